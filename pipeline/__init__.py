@@ -1,0 +1,1 @@
+"""The core of retort and the stages that need no model."""

@@ -1,0 +1,1 @@
+"""Engines, loop and trace store, shared by generate and eval."""

@@ -1,0 +1,1 @@
+"""Formatting, preflight, training and export of the student."""

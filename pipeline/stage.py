@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from pipeline.errors import StageError
 from pipeline.provenance import code_state, hardware, library_versions
+from pipeline.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,18 @@ class Start:
     force: bool = False
     argv: list[str] = field(default_factory=list)
     recipe: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every stage is given: the recipe, where runs live, and how it was asked to start."""
+
+    recipe: Recipe
+    runs: Path
+    start: Start
+
+    def directory(self, stage: str) -> Path:
+        return self.runs / self.recipe.name / stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +264,7 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def _clear_the_way(directory: Path, plan: Plan, start: Start) -> Path | None:
-    """Refuse, or under FORCE move aside, a directory of another plan; the same plan, interrupted, resumes."""
+    """Refuse, or under FORCE move aside, a directory of another plan; the same plan resumes."""
     manifest, progress = read_manifest(directory), _read_json(directory / PROGRESS)
     held = manifest or progress
     if start.force and held is not None:
@@ -263,8 +276,8 @@ def _clear_the_way(directory: Path, plan: Plan, start: Start) -> Path | None:
         if strangers:
             raise StageError(
                 f"{directory}: holds files but neither {MANIFEST} nor {PROGRESS} "
-                f"(found {', '.join(strangers[:5])}); nothing was touched. Move them away, or give the recipe "
-                "a new `name:`"
+                f"(found {', '.join(strangers[:5])}); nothing was touched. Move them away, or give the "
+                "recipe a new `name:`"
             )
         return None
     if held["fingerprint"] == plan.fingerprint:
@@ -273,7 +286,8 @@ def _clear_the_way(directory: Path, plan: Plan, start: Start) -> Path | None:
     known = {key: held[key] for key in plan.identity() if key in held}
     lines = "\n  ".join(difference(known, plan.identity()))
     raise StageError(
-        f"{directory}: {plan.stage} {state} under a different plan; nothing was touched. What differs:\n  {lines}\n"
+        f"{directory}: {plan.stage} {state} under a different plan; nothing was touched. "
+        f"What differs:\n  {lines}\n"
         f"Give the recipe a new `name:`, or run: make {plan.stage} RECIPE={start.recipe} FORCE=1 "
         "(moves the old directory aside, deletes nothing)"
     )

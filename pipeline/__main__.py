@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.exceptions import Exit, TyperException
@@ -30,6 +30,17 @@ Runs = Annotated[Path, typer.Option(help="The directory that holds one directory
 Force = Annotated[bool, typer.Option("--force", help="Move a directory that blocks aside, then run.")]
 Override = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value; changes the fingerprint.")
+]
+
+EngineKind = Annotated[
+    Literal["vllm", "server"], typer.Option(help="vLLM in this process, or OpenAI-compatible servers.")
+]
+Urls = Annotated[
+    list[str] | None, typer.Option("--url", help="A server, as http://host:8000/v1; may be repeated.")
+]
+Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
+Adopt = Annotated[
+    list[Path] | None, typer.Option("--adopt", help="A run whose traces of equal key are taken over.")
 ]
 
 DEFAULT_RUNS = Path("runs")
@@ -66,6 +77,25 @@ def filter_(
     from pipeline.filter import run
 
     run(context(recipe, runs, force, override))
+
+
+@app.command()
+def generate(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    engine: EngineKind = "vllm",
+    url: Urls = None,
+    concurrency: Concurrency = 256,
+    adopt: Adopt = None,
+) -> None:
+    """Sample the teacher until enough traces of each problem are correct, within a budget."""
+    from pipeline.sampling import EngineFlags
+    from teachers.generate import GenerateFlags, run
+
+    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
+    run(context(recipe, runs, force, override), GenerateFlags(flags, tuple(adopt or ())))
 
 
 def main() -> None:

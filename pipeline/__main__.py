@@ -69,6 +69,16 @@ def problems(
     run(context(recipe, runs, force, override))
 
 
+@app.command("filter")
+def filter_(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
+    from pipeline.filter import run
+
+    run(context(recipe, runs, force, override))
+
+
 @app.command()
 def generate(
     recipe: RecipePath,

@@ -17,7 +17,7 @@ from pipeline.cards import SampledModel
 from pipeline.errors import EngineError
 from pipeline.recipe import Sampling
 from pipeline.sampling.engine import Completion, EngineFlags, RequestFailed, completion_of
-from pipeline.sampling.prompts import ChatPrompts
+from pipeline.sampling.prompts import ChatPrompts, load_prompts
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,11 @@ class VllmEngine:
             async with self._starting:
                 if self._llm is None:
                     await self._start()
+
+    async def prompts(self) -> ChatPrompts | None:
+        if self._prompts is None:
+            self._prompts = await asyncio.to_thread(load_prompts, self._model)
+        return self._prompts
 
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
         assert self._prompts is not None, "ready() comes first"

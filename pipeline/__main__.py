@@ -40,7 +40,7 @@ Urls = Annotated[
 ]
 Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
 Adopt = Annotated[
-    list[Path] | None, typer.Option("--adopt", help="A run whose traces of equal key are taken over.")
+    list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
 ]
 
 DEFAULT_RUNS = Path("runs")

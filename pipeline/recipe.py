@@ -106,15 +106,24 @@ class Problems(Strict):
 
 
 class Samples(Strict):
-    """Stop a problem at `keep` correct traces, give it up after `max`."""
+    """Stop a problem at `keep` correct traces, give it up after `max`.
+
+    `redistribute` gives what solved problems saved to the hardest unsolved ones, up to `cap` samples each.
+    """
 
     keep: Count
     max: Count
+    redistribute: bool = False
+    cap: Count | None = None
 
     @model_validator(mode="after")
     def _keep_within_max(self) -> "Samples":
         if self.keep > self.max:
             raise ValueError(f"keep ({self.keep}) cannot be more than max ({self.max})")
+        if self.redistribute and (self.cap is None or self.cap <= self.max):
+            raise ValueError(f"redistribute needs a cap of more than max ({self.max}) samples a problem")
+        if self.cap is not None and not self.redistribute:
+            raise ValueError("cap has no meaning without redistribute: true")
         return self
 
 

@@ -1,0 +1,194 @@
+"""vLLM in this process: AsyncLLM, whose engine core is a process of its own, so traces stream out one by one.
+
+Prompts go in as token ids of the model's chat template. The core starts with the first request; when it
+dies it is started again and what was in flight is sampled again, `max_restarts` times.
+"""
+
+import asyncio
+import logging
+import os
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.cards import SampledModel
+from pipeline.errors import EngineError
+from pipeline.recipe import Sampling
+from pipeline.sampling.engine import Completion, EngineFlags, RequestFailed, completion_of
+from pipeline.sampling.prompts import ChatPrompts
+
+log = logging.getLogger(__name__)
+
+# kills the processes named on its command line when its stdin ends, which it does when this process dies
+GUARD = 'read -r _; kill -9 "$@" 2>/dev/null'
+
+
+class VllmEngine:
+    """`model` under AsyncLLM. An async context manager; no process of it outlives the context."""
+
+    def __init__(self, model: SampledModel, flags: EngineFlags) -> None:
+        self.notes: dict[str, Any] = {"engine": "vllm", "restarts": 0}
+        self._model = model
+        self._flags = flags
+        self._llm: Any = None
+        self._prompts: ChatPrompts | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._starting = asyncio.Lock()
+        self._num_requests = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    async def ready(self) -> None:
+        if self._llm is None:
+            async with self._starting:
+                if self._llm is None:
+                    await self._start()
+
+    def prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        assert self._prompts is not None, "ready() comes first"
+        return self._prompts.ids(messages)
+
+    async def sample(self, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        while True:
+            await self.ready()
+            llm = self._llm
+            try:
+                return await self._generate(llm, prompt, sampling, seed)
+            except VLLMClientError as error:
+                raise RequestFailed("refused", str(error)) from None
+            except EngineGenerateError as error:
+                raise RequestFailed("engine_error", str(error.__cause__ or error)) from None
+            except EngineDeadError:
+                await self._bury(llm)
+
+    async def _generate(self, llm: Any, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        assert self._prompts is not None
+        # Detokenising once at the end instead of at every step saves the host a twentieth of a core here.
+        params = SamplingParams(
+            **sampling.model_dump(),
+            seed=seed,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+        self._num_requests += 1
+        request = llm.generate(tokens_input(prompt), params, str(self._num_requests))
+        async for answer in request:
+            output = answer.outputs[0]
+            reason = output.finish_reason or "unknown"
+            if reason not in ("stop", "length"):
+                raise RequestFailed("engine_error", f"finish_reason {reason}")
+            ids = output.token_ids[:-1] if reason == "stop" else output.token_ids
+            text = self._prompts.decode(ids)
+            return completion_of(text, reason, (len(prompt), len(output.token_ids)), self._model.tags)
+        raise RequestFailed("engine_error", "the engine ended the request without an output")
+
+    async def _start(self) -> None:
+        log.info("starting vLLM for %s", self._model.model)
+        try:
+            self._llm = await asyncio.to_thread(start_llm, self._model, self._flags)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineError(
+                f"vLLM cannot start {self._model.model}: {_first_line(error)}. Set VLLM_LOGGING_LEVEL=INFO "
+                "to see the engine's own log"
+            ) from error
+        self._prompts = ChatPrompts(self._llm.get_tokenizer(), self._model)
+        pids = core_pids(self._llm)
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD, "guard", *map(str, pids)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C at the terminal is not for it
+        )
+
+    async def _bury(self, llm: Any) -> None:
+        """Clear a dead engine away once, however many requests report its death."""
+        async with self._starting:
+            if self._llm is not llm:
+                return
+            self._stop()
+            self.notes["restarts"] += 1
+            if self.notes["restarts"] > self._flags.max_restarts:
+                raise EngineError(
+                    f"vLLM's engine died {self.notes['restarts']} times; gave up after {self._flags.max_restarts} "
+                    "restarts. What was finished is kept. Look into the engine's log (VLLM_LOGGING_LEVEL=INFO), "
+                    "lower --concurrency or the memory it may use, and run the same command again"
+                )
+            log.warning(
+                "vLLM's engine died (restart %d): sampling again what was in flight", self.notes["restarts"]
+            )
+
+    def _stop(self) -> None:
+        llm, self._llm = self._llm, None
+        guard, self._guard = self._guard, None
+        if llm is not None:
+            llm.shutdown(timeout=5)
+        if guard is not None:
+            guard.kill()
+            guard.communicate()
+
+
+def start_llm(model: SampledModel, flags: EngineFlags) -> Any:
+    """An AsyncLLM for `model`. Blocks for the 15 seconds and more that an engine takes to start."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(flags.kv_cache_gib))
+    if Path(model.model).is_dir():
+        os.environ.setdefault(
+            "HF_HUB_OFFLINE", "1"
+        )  # else each look-up without a network retries for minutes
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, flags)))
+
+
+def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
+    """vLLM's arguments; also what `LLM` must be given to be the same engine."""
+    from vllm.platforms import current_platform
+
+    arguments: dict[str, Any] = {
+        "model": model.model,
+        "revision": model.revision,
+        "tokenizer_revision": model.revision,
+        "dtype": model.dtype,
+        "quantization": model.quantisation,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": flags.concurrency,
+        "tensor_parallel_size": flags.tensor_parallel or 1,
+        "data_parallel_size": flags.data_parallel or 1,
+        "enable_expert_parallel": bool(flags.expert_parallel),
+        "generation_config": "vllm",  # the recipe's sampling and nothing that a model directory adds to it
+        "seed": 0,
+        "disable_log_stats": True,
+    }
+    if current_platform.is_cpu():
+        # a per-request seed kills the CPU engine while chunked prefill is on
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(model.max_model_len, 4096)
+        arguments["enforce_eager"] = True
+    else:
+        arguments["gpu_memory_utilization"] = flags.gpu_memory_share
+    return arguments
+
+
+def core_pids(llm: Any) -> list[int]:
+    """The engine core's processes."""
+    manager = llm.engine_core.resources.engine_manager
+    return [process.pid for process in manager.processes] if manager is not None else []
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

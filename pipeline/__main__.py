@@ -58,6 +58,39 @@ def problems(
     run(context(recipe, runs, force, override))
 
 
+@app.command()
+def train(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    tokens_per_device: Annotated[int, typer.Option(help="Tokens of one micro-batch.")] = 8192,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third slower.")
+    ] = False,
+    liger: Annotated[bool, typer.Option("--liger", help="Liger's kernels; needs liger-kernel.")] = False,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints to resume from.")] = None,
+    log_every: Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.")] = 10,
+    tracker: Annotated[str, typer.Option(help="none, trackio, tensorboard or wandb.")] = "none",
+) -> None:
+    """Fine-tune the student of a recipe on its examples, after a preflight."""
+    from students.flags import TrainFlags
+    from students.train import run
+
+    flags = TrainFlags(
+        device=device,
+        tokens_per_device=tokens_per_device,
+        gradient_checkpointing=gradient_checkpointing,
+        liger=liger,
+        save_every=save_every,
+        log_every=log_every,
+        tracker=tracker,
+        rank=int(os.environ.get("RANK", "0")),
+    )
+    run(context(recipe, runs, force, override), flags)
+
+
 def main() -> None:
     """Run the command line; a PipelineError becomes one `error: ...` on stderr and an exit code."""
     quiet_libraries()

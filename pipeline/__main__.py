@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.exceptions import Exit, TyperException
@@ -30,6 +30,17 @@ Runs = Annotated[Path, typer.Option(help="The directory that holds one directory
 Force = Annotated[bool, typer.Option("--force", help="Move a directory that blocks aside, then run.")]
 Override = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value; changes the fingerprint.")
+]
+
+EngineKind = Annotated[
+    Literal["vllm", "server"], typer.Option(help="vLLM in this process, or OpenAI-compatible servers.")
+]
+Urls = Annotated[
+    list[str] | None, typer.Option("--url", help="A server, as http://host:8000/v1; may be repeated.")
+]
+Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
+Adopt = Annotated[
+    list[Path] | None, typer.Option("--adopt", help="A run whose traces of equal key are taken over.")
 ]
 
 DEFAULT_RUNS = Path("runs")
@@ -59,12 +70,31 @@ def problems(
 
 
 @app.command()
+def generate(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    engine: EngineKind = "vllm",
+    url: Urls = None,
+    concurrency: Concurrency = 256,
+    adopt: Adopt = None,
+) -> None:
+    """Sample the teacher until enough traces of each problem are correct, within a budget."""
+    from pipeline.sampling import EngineFlags
+    from teachers.generate import GenerateFlags, run
+
+    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
+    run(context(recipe, runs, force, override), GenerateFlags(flags, tuple(adopt or ())))
+
+
+@app.command()
 def train(
     recipe: RecipePath,
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     tokens_per_device: Annotated[int, typer.Option(help="Tokens of one micro-batch.")] = 8192,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, a third slower.")
@@ -72,7 +102,9 @@ def train(
     liger: Annotated[bool, typer.Option("--liger", help="Liger's kernels; needs liger-kernel.")] = False,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints to resume from.")] = None,
     log_every: Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.")] = 10,
-    tracker: Annotated[str, typer.Option(help="none, trackio, tensorboard or wandb.")] = "none",
+    tracker: Annotated[
+        Literal["none", "trackio", "tensorboard", "wandb"], typer.Option(help="Also log there.")
+    ] = "none",
 ) -> None:
     """Fine-tune the student of a recipe on its examples, after a preflight."""
     from students.flags import TrainFlags
@@ -87,6 +119,7 @@ def train(
         log_every=log_every,
         tracker=tracker,
         rank=int(os.environ.get("RANK", "0")),
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     run(context(recipe, runs, force, override), flags)
 

@@ -8,11 +8,12 @@ card's identity and goes into fingerprints; tensor, expert and data parallelism 
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from pipeline.errors import RecipeError
+from pipeline.recipe import Columns
 from pipeline.render import Tags
 from pipeline.strict_yaml import Strict, nearest, read_mapping, validate
 
@@ -73,6 +74,27 @@ class StudentCard(Strict):
     facts: dict[str, str] = {}
 
 
+class TaskCard(Strict):
+    """A benchmark: where its questions are, which columns hold what, how an answer is verified.
+
+    `version` goes up when a score can change; `k` is the number of samples that its scores are usual with.
+    """
+
+    version: Annotated[int, Field(ge=1)] = 1
+    hub: str | None = None
+    revision: str | None = None
+    subset: str | None = None
+    split: str = "test"
+    columns: Columns = Columns()
+    answer: Literal["plain", "hashes", "boxed"] = "plain"
+    verifier: str = "math"
+    metadata: dict[str, Any] = {}
+    prompt: str | None = None
+    k: Annotated[int, Field(ge=1)] = 1
+    licence: str
+    facts: dict[str, str] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class SampledModel:
     """All that an engine needs to know of a model; teacher, base and student are alike to it.
@@ -104,6 +126,11 @@ def student_card(name: str) -> StudentCard:
     return validate(
         StudentCard, read_mapping(_card_path("student", name), "card"), f"students/cards/{name}.yaml"
     )
+
+
+def task_card(name: str) -> TaskCard:
+    """The card eval/tasks/<name>.yaml; RecipeError names the nearest card where there is none."""
+    return validate(TaskCard, read_mapping(_card_path("task", name), "card"), f"eval/tasks/{name}.yaml")
 
 
 def card_names(kind: str) -> list[str]:

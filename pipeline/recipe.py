@@ -20,11 +20,15 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Columns(Strict):
-    """Which columns of a row hold the question and the gold answer; `metadata` columns go to the verifier."""
+    """Which columns of a row hold the question and the gold answer; `metadata` columns go to the verifier.
+
+    `options` of a choice question: one column with a list, or several columns that hold one option each.
+    """
 
     question: str = "question"
     gold: str = "answer"
     metadata: list[str] = []
+    options: list[str] = []
 
 
 class ProceduralSource(Strict):
@@ -33,7 +37,8 @@ class ProceduralSource(Strict):
     reasoning_gym: str
     size: Count
     config: dict[str, Any] = {}
-    weight: float = Field(default=1.0, gt=0)
+    name: str | None = None
+    weight: float | None = Field(default=None, gt=0)
 
 
 class FileSource(Strict):
@@ -45,7 +50,8 @@ class FileSource(Strict):
     verifier: str = "math"
     licence: str = "unknown"
     limit: Count | None = None
-    weight: float = Field(default=1.0, gt=0)
+    name: str | None = None
+    weight: float | None = Field(default=None, gt=0)
 
 
 class HubSource(Strict):
@@ -60,7 +66,8 @@ class HubSource(Strict):
     verifier: str = "math"
     licence: str = "unknown"
     limit: Count | None = None
-    weight: float = Field(default=1.0, gt=0)
+    name: str | None = None
+    weight: float | None = Field(default=None, gt=0)
 
 
 class CardTask(Strict):
@@ -69,6 +76,7 @@ class CardTask(Strict):
     task: str
     path: str | None = None
     size: Count | None = None
+    name: str | None = None
 
 
 def _kind_of(keys: dict[str, str]) -> Any:

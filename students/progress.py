@@ -27,7 +27,7 @@ class Progress(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             # a resumed run drops what it logged after the checkpoint that it goes on from
-            self._metrics.write_text("".join(_row(entry) for entry in state.log_history), encoding="utf-8")
+            self._metrics.write_text("".join(map(_row, state.log_history)), encoding="utf-8")
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
 
     def on_step_end(
@@ -63,7 +63,7 @@ class Progress(TrainerCallback):
 
 
 class Stopper(TrainerCallback):
-    """Turns the first SIGINT or SIGTERM into: finish this step, write a checkpoint, stop. The second one kills."""
+    """The first SIGINT or SIGTERM means: finish this step, write a checkpoint, stop. A second one kills."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -97,4 +97,7 @@ class Stopper(TrainerCallback):
 
 
 def _row(entry: dict[str, Any]) -> str:
+    """One line of JSON, or nothing for an entry (the library's summary) that measures no loss."""
+    if "loss" not in entry and "eval_loss" not in entry:
+        return ""
     return json.dumps({key: entry[key] for key in KEPT if key in entry}) + "\n"

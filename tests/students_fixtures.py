@@ -12,7 +12,9 @@ CHATML = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-CHATML_THINK = CHATML.replace("<|im_start|>assistant\\n' }}{%- endif %}", "<|im_start|>assistant\\n<think>\\n' }}{%- endif %}")
+CHATML_THINK = CHATML.replace(
+    "<|im_start|>assistant\\n' }}{%- endif %}", "<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
+)
 
 
 def build_tokenizer(template: str | None, special: list[str] | None = None, **tokens: str) -> Any:
@@ -26,9 +28,13 @@ def build_tokenizer(template: str | None, special: list[str] | None = None, **to
     tokenizer.decoder = decoders.ByteLevel()
     named = special or ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in named])
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
+    tokenizer.add_tokens(
+        [AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")]
+    )
     tokens = tokens or {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **tokens)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **tokens
+    )
     wrapped.chat_template = template
     return wrapped
 

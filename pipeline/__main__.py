@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.exceptions import Exit, TyperException
@@ -54,6 +54,38 @@ def problems(
 ) -> None:
     """Load, check, dedupe and decontaminate the problems of a recipe."""
     from pipeline.problems import run
+
+    run(context(recipe, runs, force, override))
+
+
+@app.command()
+def eval(  # the stage's name; the builtin is not used here
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    engine: Annotated[
+        Literal["vllm", "server"], typer.Option(help="vLLM in this process, or OpenAI-compatible servers.")
+    ] = "vllm",
+    url: Annotated[
+        list[str] | None, typer.Option("--url", help="student=http://host:8000/v1: the server of one model.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight at most.")] = 256,
+) -> None:
+    """Measure base, student and teacher on the same questions, with intervals."""
+    from eval.stage import run
+    from pipeline.sampling import EngineFlags
+
+    flags = EngineFlags(engine, tuple(url or ()), concurrency)
+    run(context(recipe, runs, force, override), flags)
+
+
+@app.command()
+def report(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Write report.html, report.md and the model card; print the path of the page."""
+    from pipeline.report import run
 
     run(context(recipe, runs, force, override))
 

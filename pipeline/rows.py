@@ -5,7 +5,7 @@ a stage wrote line by line is read with `json_lines`, which hands broken lines t
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,7 @@ def parse_line(file: str, number: int, raw: bytes) -> Line:
 
 def read_rows(path: Path) -> Iterator[Line]:
     """The rows of a .jsonl or .parquet file. RecipeError where there is no such file or a row is broken."""
-    if not path.is_file():
-        there = sorted(p.name for p in path.parent.iterdir())[:8] if path.parent.is_dir() else []
-        held = f"{path.parent} holds: {', '.join(there) or 'nothing'}" if path.parent.is_dir() else ""
-        raise RecipeError(f"{path}: there is no such file. {held or f'There is no directory {path.parent}.'}")
+    require_file(path)
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
         return
@@ -63,6 +60,25 @@ def read_rows(path: Path) -> Iterator[Line]:
         if line.values is None:
             raise RecipeError(f"{line.where}: {line.fault}. Mend or remove that line, then run again")
         yield line
+
+
+def require_file(path: Path) -> Path:
+    """The path itself; RecipeError, with what is there instead, where it is no file."""
+    if path.is_file():
+        return path
+    if not path.parent.is_dir():
+        raise RecipeError(f"{path}: there is no such file; there is no directory {path.parent} either")
+    there = ", ".join(sorted(p.name for p in path.parent.iterdir())[:8]) or "nothing"
+    raise RecipeError(f"{path}: there is no such file; {path.parent} holds: {there}")
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write one JSON object a line; how many there were."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for count, row in enumerate(rows, 1):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return count
 
 
 def _parquet_rows(path: Path) -> Iterator[Line]:

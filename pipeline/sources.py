@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import PipelineError, RecipeError, VerifyError
+from pipeline.errors import RecipeError, VerifyError
 from pipeline.recipe import Columns, FileSource, HubSource, ProceduralSource
 from pipeline.records import Problem, problem_id
 from pipeline.rows import Line, read_rows
@@ -135,7 +135,8 @@ def _dataset(source: ProceduralSource, seed: int) -> "ProceduralDataset":
     except (AssertionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise RecipeError(
-            f"{where}: reasoning-gym refuses it: {said}; found {json.dumps(source.config)} (keys: {', '.join(known)})"
+            f"{where}: reasoning-gym refuses it: {said}; found {json.dumps(source.config)} "
+            f"(keys: {', '.join(known)})"
         ) from None
 
 

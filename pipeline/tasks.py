@@ -74,7 +74,7 @@ def draw_key(seed: int, *parts: Any) -> bytes:
 
 
 def _card_source(task: CardTask, card: TaskCard) -> FileSource | HubSource:
-    shared = {
+    shared: dict[str, Any] = {
         "columns": card.columns,
         "answer": card.answer,
         "verifier": card.verifier,

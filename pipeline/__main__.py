@@ -32,6 +32,17 @@ Override = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value; changes the fingerprint.")
 ]
 
+EngineKind = Annotated[
+    Literal["vllm", "server"], typer.Option(help="vLLM in this process, or OpenAI-compatible servers.")
+]
+Urls = Annotated[
+    list[str] | None, typer.Option("--url", help="A server, as http://host:8000/v1; may be repeated.")
+]
+Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
+Adopt = Annotated[
+    list[Path] | None, typer.Option("--adopt", help="A run whose traces of equal key are taken over.")
+]
+
 DEFAULT_RUNS = Path("runs")
 
 
@@ -59,24 +70,39 @@ def problems(
 
 
 @app.command()
+def generate(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    engine: EngineKind = "vllm",
+    url: Urls = None,
+    concurrency: Concurrency = 256,
+    adopt: Adopt = None,
+) -> None:
+    """Sample the teacher until enough traces of each problem are correct, within a budget."""
+    from pipeline.sampling import EngineFlags
+    from teachers.generate import GenerateFlags, run
+
+    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
+    run(context(recipe, runs, force, override), GenerateFlags(flags, tuple(adopt or ())))
+
+
+@app.command()
 def eval(  # the stage's name; the builtin is not used here
     recipe: RecipePath,
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
-    engine: Annotated[
-        Literal["vllm", "server"], typer.Option(help="vLLM in this process, or OpenAI-compatible servers.")
-    ] = "vllm",
-    url: Annotated[
-        list[str] | None, typer.Option("--url", help="student=http://host:8000/v1: the server of one model.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests in flight at most.")] = 256,
+    engine: EngineKind = "vllm",
+    url: Urls = None,
+    concurrency: Concurrency = 256,
 ) -> None:
-    """Measure base, student and teacher on the same questions, with intervals."""
+    """Measure base, student and teacher on the same questions; with servers: --url student=http://..."""
     from eval.stage import run
     from pipeline.sampling import EngineFlags
 
-    flags = EngineFlags(engine, tuple(url or ()), concurrency)
+    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
     run(context(recipe, runs, force, override), flags)
 
 

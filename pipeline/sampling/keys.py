@@ -13,14 +13,17 @@ from pathlib import Path
 
 from pipeline.errors import StageError
 
-DONE, VERIFIED, CORRECT, CUT = 1, 2, 4, 8  # CUT: finish_reason is not "stop", so it never counts as correct
+# CUT: the finish_reason is not "stop", so the trace never counts as correct
+DONE, VERIFIED, CORRECT, CUT = 1, 2, 4, 8
 
-_HEAD = re.compile(rb'\{"problem_id": "([^"\\]*)", "sample": (\d+), "seed": \d+, "request": "([^"\\]*)", ')
-_TAIL = re.compile(
+TRACE_HEAD = re.compile(
+    rb'\{"problem_id": "([^"\\]*)", "sample": (\d+), "seed": \d+, "request": "([^"\\]*)", '
+)
+TRACE_TAIL = re.compile(
     rb', "finish_reason": "([^"\\]*)", "prompt_tokens": (\d+), "output_tokens": (\d+), '
     rb'"teacher": "[^"\\]*"\}\n?$'
 )
-_VERDICT = re.compile(rb'\{"problem_id": "([^"\\]*)", "sample": (\d+), "status": "(\w+)", ')
+VERDICT_HEAD = re.compile(rb'\{"problem_id": "([^"\\]*)", "sample": (\d+), "status": "(\w+)", ')
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def scan_verdicts(path: Path, keys: Keys) -> None:
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            match = _VERDICT.match(line)
+            match = VERDICT_HEAD.match(line)
             if match is None:
                 raise StageError(f"{path}:{number}: is no verdict: {line[:80]!r}. Move the directory aside")
             bits = VERIFIED | CORRECT if match[3] == b"correct" else VERIFIED
@@ -97,7 +100,7 @@ def scan_traces(path: Path, request: str, keys: Keys) -> Iterator[tuple[str, int
             problem_id, sample, found, cut = _read_row(line, keys, f"{path}:{number}")
             if found != wanted:
                 raise StageError(
-                    f"{path}:{number}: this trace is of request {found.decode()}, and this run's is {request} "
+                    f"{path}:{number}: this trace is of request {found.decode()}, and this run has {request} "
                     "(another model, prompt, sampling or seed). Traces of two requests are never mixed; "
                     "give the recipe a new `name:`"
                 )
@@ -115,7 +118,7 @@ def scan_traces(path: Path, request: str, keys: Keys) -> Iterator[tuple[str, int
 
 def _read_row(line: bytes, keys: Keys, where: str) -> tuple[str, int, bytes, bool]:
     """Problem id, sample, request and whether the trace was cut; its tokens are added up."""
-    head, tail = _HEAD.match(line), _TAIL.search(line, max(len(line) - 400, 0))
+    head, tail = TRACE_HEAD.match(line), TRACE_TAIL.search(line, max(len(line) - 400, 0))
     keys.num_traces += 1
     if head is None or tail is None:
         return _parse_row(line, keys, where)

@@ -1,7 +1,7 @@
 """The trace store: append-only shards of finished traces, with verdicts and failures beside them.
 
     <prefix>-00000.jsonl, ...   one trace a line, flushed the moment it finishes, before it is verified
-    verdicts.jsonl              one verdict a line     (<stem>.verdicts.jsonl where the prefix is <stem>.samples)
+    verdicts.jsonl              one verdict a line (<stem>.verdicts.jsonl for a prefix <stem>.samples)
     failures.jsonl              one request that gave no trace a line, by kind
 
 Opening a store repairs a line that a kill tore, refuses rows of another request, and holds of all traces
@@ -39,7 +39,7 @@ class Failure:
 
 
 class Appender:
-    """One file that grows by whole lines; every line is handed to the system at once, so a kill loses none."""
+    """One file that grows by whole lines; every line goes to the system at once, so a kill loses none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,7 +85,7 @@ class Store:
         self.close()
 
     def load(self, request: str) -> None:
-        """Repair and read what is there. StageError where a row is of another request or a key stands twice."""
+        """Repair and read what is there. StageError where a row is of another request or a key is double."""
         self.directory.mkdir(parents=True, exist_ok=True)
         shards = self.shards()
         for path in [*shards, self.verdicts_path, self.failures_path]:
@@ -104,6 +104,8 @@ class Store:
 
     def add_trace(self, trace: Trace) -> None:
         """Append a finished trace; it survives any kill from here on."""
+        self.keys.prompt_tokens += trace.prompt_tokens
+        self.keys.output_tokens += trace.output_tokens
         assert self._shard is not None, "load() opens the store"
         if self._shard.size >= self._max_shard_bytes:
             self._shard.close()
@@ -160,7 +162,7 @@ class Store:
 
 
 def repair(path: Path) -> int:
-    """Cut a last line that a kill left without its end; the number of bytes cut. The request is made again."""
+    """Cut a last line that a kill left without its end; how many bytes. The request is made again."""
     if not path.exists() or path.stat().st_size == 0:
         return 0
     with path.open("r+b") as file:

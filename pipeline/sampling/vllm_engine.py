@@ -5,6 +5,7 @@ dies it is started again and what was in flight is sampled again, `max_restarts`
 """
 
 import asyncio
+import gc
 import logging
 import os
 import subprocess
@@ -123,9 +124,8 @@ class VllmEngine:
             self.notes["restarts"] += 1
             if self.notes["restarts"] > self._flags.max_restarts:
                 raise EngineError(
-                    f"vLLM's engine died {self.notes['restarts']} times; gave up after {self._flags.max_restarts} "
-                    "restarts. What was finished is kept. Look into the engine's log (VLLM_LOGGING_LEVEL=INFO), "
-                    "lower --concurrency or the memory it may use, and run the same command again"
+                    f"vLLM's engine died more than {self._flags.max_restarts} times, the restarts that it has. "
+                    "What was finished is kept. See the engine's own log (VLLM_LOGGING_LEVEL=INFO), lower  --concurrency or the memory it may use, and run the same command again"
                 )
             log.warning(
                 "vLLM's engine died (restart %d): sampling again what was in flight", self.notes["restarts"]
@@ -136,6 +136,8 @@ class VllmEngine:
         guard, self._guard = self._guard, None
         if llm is not None:
             llm.shutdown(timeout=5)
+            del llm
+            gc.collect()  # its destructor shuts down once more, and fails if that is left to the interpreter's end
         if guard is not None:
             guard.kill()
             guard.communicate()
@@ -143,7 +145,8 @@ class VllmEngine:
 
 def start_llm(model: SampledModel, flags: EngineFlags) -> Any:
     """An AsyncLLM for `model`. Blocks for the 15 seconds and more that an engine takes to start."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(level)  # it logs while it is imported, before it reads the variable
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(flags.kv_cache_gib))
     if Path(model.model).is_dir():
         os.environ.setdefault(

@@ -134,6 +134,34 @@ def train(
     run(context(recipe, runs, force, override), flags)
 
 
+@app.command("eval")
+def eval_(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    engine: EngineKind = "vllm",
+    url: Urls = None,
+    concurrency: Concurrency = 256,
+) -> None:
+    """Measure base, student and teacher on the same questions; with servers: --url student=http://..."""
+    from eval.stage import run
+    from pipeline.sampling import EngineFlags
+
+    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
+    run(context(recipe, runs, force, override), flags)
+
+
+@app.command()
+def report(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Write report.html, report.md and the model card; print the path of the page."""
+    from pipeline.report import run
+
+    run(context(recipe, runs, force, override))
+
+
 def main() -> None:
     """Run the command line; a PipelineError becomes one `error: ...` on stderr and an exit code."""
     quiet_libraries()

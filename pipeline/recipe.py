@@ -294,10 +294,13 @@ Compared = Literal["base", "student", "teacher"]
 
 
 class Eval(Strict):
-    """`prompt` and `sampling` are those of generate unless given; the same for every model compared."""
+    """`prompt` and `sampling` are those of generate unless given; the same for every model compared.
+
+    `samples` of each question and model; null takes the task card's usual number (1 where there is no card).
+    """
 
     tasks: list[Task] = Field(min_length=1)
-    samples: Count = 1
+    samples: Count | None = None
     compare: list[Compared] = ["base", "student", "teacher"]
     prompt: str | None = None
     sampling: Sampling | None = None

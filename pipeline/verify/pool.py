@@ -1,0 +1,316 @@
+"""Verification that cannot hang: warm worker processes, each killed when a response outlives its deadline.
+
+One host thread serves one worker over a socket. The deadline counts from dispatch; a breach costs the
+worker its life and the response a verdict "timeout", and the zygote (pipeline.verify.worker) has a fresh
+worker within milliseconds. Threads call `submit` or `map`, coroutines await `verify`.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.errors import VerifyError
+from pipeline.records import Verdict
+from pipeline.verify.frames import frame_of, read_frame
+from pipeline.verify.table import VERSIONS, check_verifier
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, int]
+Row = tuple[Key, str, str, str, dict[str, Any]]  # key, verifier, gold, response, metadata
+
+START_SECONDS = 120.0  # the zygote's imports take 1 s; a loaded machine may need far more
+MAX_RESPONSE = 4_000_000  # characters; of a longer response the end is read, where answers stand
+
+
+@dataclass(slots=True)
+class Task:
+    key: Key
+    verifier: str
+    gold: str
+    response: str
+    metadata: dict[str, Any]
+    future: Future[Verdict]
+
+
+class Permits:
+    """At most `count` tasks in flight, waited for by threads and coroutines alike, first come first served."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: deque[Future[None]] = deque()
+        self._lock = threading.Lock()
+
+    def request(self) -> Future[None]:
+        """A future that is done when a permit is the caller's."""
+        permit: Future[None] = Future()
+        with self._lock:
+            if self._free == 0:
+                self._waiting.append(permit)
+                return permit
+            self._free -= 1
+        permit.set_result(None)
+        return permit
+
+    def release(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._free += 1
+                    return
+                permit = self._waiting.popleft()
+            if permit.set_running_or_notify_cancel():
+                permit.set_result(None)
+                return
+
+
+class Zygote:
+    """The host's handle on the process that forks workers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(START_SECONDS)
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.verify.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        self._ready = False
+
+    def _ask(self, request: dict[str, int], descriptors: list[int]) -> dict[str, Any]:
+        with self._lock:
+            try:
+                if not self._ready:
+                    read_frame(self._control)
+                    self._ready = True
+                socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
+                return read_frame(self._control)
+            except (EOFError, OSError) as error:
+                raise VerifyError(
+                    f"the verifier process ended or does not answer ({error}); its own message, if any, is above. "
+                    "Try: python -c 'import math_verify, reasoning_gym'"
+                ) from error
+
+    def spawn(self, memory_mb: int) -> tuple[int, socket.socket]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            return self._ask({"spawn": memory_mb}, [theirs.fileno()])["pid"], ours
+
+    def kill(self, pid: int) -> int:
+        """Kill and reap a worker. Its exit code: negative for the signal that ended it."""
+        code: int = self._ask({"kill": pid}, [])["exit"]
+        return code
+
+    def close(self) -> None:
+        self._control.close()  # it kills its workers and ends
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Worker:
+    """One forked worker, its socket, and how many tasks it has had."""
+
+    def __init__(self, zygote: Zygote, memory_mb: int) -> None:
+        self._zygote = zygote
+        self._pid, self._socket = zygote.spawn(memory_mb)
+        self.num_tasks = 0
+
+    def run(self, task: Task, deadline_seconds: float) -> dict[str, Any]:
+        """The worker's answer. Raises TimeoutError past the deadline, EOFError or ConnectionError on death."""
+        self.num_tasks += 1
+        end = time.monotonic() + deadline_seconds
+        message = {
+            "verifier": task.verifier,
+            "gold": task.gold,
+            "response": task.response[-MAX_RESPONSE:],
+            "metadata": task.metadata,
+            "deadline": deadline_seconds,
+        }
+        self._socket.settimeout(deadline_seconds)
+        self._socket.sendall(frame_of(message))
+        self._socket.settimeout(max(end - time.monotonic(), 0.001))
+        return read_frame(self._socket)
+
+    def kill(self) -> int:
+        self._socket.close()
+        return self._zygote.kill(self._pid)
+
+
+class VerifierPool:
+    """A context manager around `workers` processes. Leaving it waits for what was submitted; leaving it by an
+    exception cancels that. `memory_mb` limits the address space of each worker."""
+
+    def __init__(
+        self,
+        workers: int = 2,
+        deadline_seconds: float = 5.0,
+        memory_mb: int = 1024,
+        recycle_after: int = 5_000,
+    ) -> None:
+        self.deadline_seconds = deadline_seconds
+        self._memory_mb = memory_mb
+        self._recycle_after = recycle_after
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._window = 64 * workers
+        self._permits = Permits(self._window)
+        self._zygote: Zygote | None = None
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"verifier-{i}", daemon=True) for i in range(workers)
+        ]
+
+    def __enter__(self) -> "VerifierPool":
+        self._zygote = Zygote()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(cancel=kind is not None)
+
+    def close(self, cancel: bool = False) -> None:
+        """Kill all workers, after the submitted tasks are done unless `cancel`. A second call does nothing."""
+        if self._zygote is None:
+            return
+        if cancel:
+            self._cancel_waiting()
+        for _ in self._threads:
+            self._tasks.put(None)
+        if not cancel:
+            for thread in self._threads:
+                thread.join()
+        zygote, self._zygote = self._zygote, None
+        zygote.close()
+        for thread in self._threads:
+            thread.join()
+
+    def submit(
+        self, key: Key, verifier: str, gold: str, response: str, metadata: dict[str, Any]
+    ) -> Future[Verdict]:
+        """Blocks while too many are in flight. Raises VerifyError for an unknown or refused verifier."""
+        check_verifier(verifier, metadata)
+        self._permits.request().result()
+        return self._put(Task(key, verifier, gold, response, metadata, Future()))
+
+    async def verify(
+        self, key: Key, verifier: str, gold: str, response: str, metadata: dict[str, Any]
+    ) -> Verdict:
+        """`submit` for coroutines: waits for its turn and for the verdict without blocking the event loop."""
+        check_verifier(verifier, metadata)
+        permit = self._permits.request()
+        try:
+            await asyncio.wrap_future(permit)
+        except asyncio.CancelledError:
+            if permit.done() and not permit.cancelled():
+                self._permits.release()
+            raise
+        return await asyncio.wrap_future(self._put(Task(key, verifier, gold, response, metadata, Future())))
+
+    def map(self, rows: Iterable[Row]) -> Iterator[Verdict]:
+        """Verdicts in the order of `rows`, which is read only as far ahead as may be in flight."""
+        flying: deque[Future[Verdict]] = deque()
+        for row in rows:
+            if len(flying) == self._window:
+                yield flying.popleft().result()
+            flying.append(self.submit(*row))
+        while flying:
+            yield flying.popleft().result()
+
+    def _put(self, task: Task) -> Future[Verdict]:
+        if self._zygote is None:
+            raise VerifyError("this VerifierPool is not open: use it as `with VerifierPool() as pool`")
+        self._tasks.put(task)
+        return task.future
+
+    def _cancel_waiting(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                task = self._tasks.get_nowait()
+                if task is not None:
+                    task.future.cancel()
+
+    def _serve(self) -> None:
+        """One host thread: tasks from the queue to its worker, one at a time."""
+        worker: Worker | None = None
+        while (task := self._tasks.get()) is not None:
+            try:
+                if task.future.set_running_or_notify_cancel():
+                    worker = self._answer(task, worker)
+            finally:
+                self._permits.release()
+
+    def _answer(self, task: Task, worker: Worker | None) -> Worker | None:
+        """Resolve the task's future. The worker to go on with, None where the next task needs a new one."""
+        try:
+            if worker is None:
+                worker = self._spawn()
+            start = time.monotonic()
+            answer = self._run(task, worker)
+            seconds = time.monotonic() - start
+            if not answer["fit"] or worker.num_tasks >= self._recycle_after:
+                if answer["fit"] is not None:
+                    worker.kill()
+                worker = None
+        except VerifyError as error:
+            task.future.set_exception(error)
+            return None
+        task.future.set_result(verdict_of(task, answer, seconds))
+        return worker
+
+    def _spawn(self) -> Worker:
+        if self._zygote is None:
+            raise VerifyError("the VerifierPool was closed")
+        return Worker(self._zygote, self._memory_mb)
+
+    def _run(self, task: Task, worker: Worker) -> dict[str, Any]:
+        """The worker's answer, or the account of its death (`fit` None: already reaped)."""
+        try:
+            return worker.run(task, self.deadline_seconds)
+        except TimeoutError:
+            worker.kill()
+            reason = "timeout"
+        except (EOFError, ConnectionError):
+            reason = "timeout" if worker.kill() == -signal.SIGXCPU else "crash"
+        logger.info("verifier worker replaced: %s on %s sample %d", reason, *task.key)
+        return {"status": "unverifiable", "reason": reason, "extracted": None, "layer": "", "fit": None}
+
+
+def verdict_of(task: Task, answer: dict[str, Any], seconds: float) -> Verdict:
+    problem_id, sample = task.key
+    return Verdict(
+        problem_id=problem_id,
+        sample=sample,
+        status=answer["status"],
+        reason=answer["reason"],
+        extracted=answer["extracted"],
+        layer=answer["layer"],
+        verifier=task.verifier,
+        version=VERSIONS[task.verifier],
+        seconds=round(seconds, 6),
+    )

@@ -57,6 +57,8 @@ def same_kind(gold: Node, answer: Node, rounded: bool) -> bool | None:
         sets = same_real_set(gold, answer)
         if sets is not None:
             return sets
+    if isinstance(gold, Matrix) or isinstance(answer, Matrix):
+        gold, answer = nested_matrix(gold), nested_matrix(answer)
     left, right = collect(gold), collect(answer)
     if left is not None or right is not None:
         return same_collection(left, right, (gold, answer), same)
@@ -65,6 +67,17 @@ def same_kind(gold: Node, answer: Node, rounded: bool) -> bool | None:
     if isinstance(gold, Relation | Definition) or isinstance(answer, Relation | Definition):
         return same_labelled(gold, answer, rounded)
     return same_single(gold, answer, rounded)
+
+
+def nested_matrix(node: Node) -> Node:
+    """[[1, 2], [3, 4]] and A = ... as a matrix."""
+    named = assignment(node) if isinstance(node, Relation) else None
+    node = node if named is None else named.value
+    if isinstance(node, Group) and all(isinstance(item, Group) and item.kind == "bracket" for item in node.items):
+        rows = tuple(item.items for item in node.items if isinstance(item, Group))
+        if len({len(row) for row in rows}) == 1:
+            return Matrix(rows)
+    return node
 
 
 def python_list(gold: Node, answer: Node) -> bool:
@@ -131,7 +144,7 @@ def same_based(gold: Node, answer: Node) -> bool | None:
     """Equal digits in an equal base; a base that one side leaves out is taken from the other."""
     match gold, answer:
         case Based(left, left_base), Based(right, right_base):
-            return left_base == right_base and left == right
+            return left_base == right_base and left.lstrip("0") == right.lstrip("0")
         case (Based(digits, _), Number(value)) | (Number(value), Based(digits, _)):
             return digits.isdigit() and Fraction(int(digits)) == value
     return None

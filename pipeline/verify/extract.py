@@ -20,7 +20,8 @@ STATED = re.compile(
     r"""
     (?: ^[ \t]{0,20} \#{4} [ \t]{0,20}
       | <answer>
-      | ^[ \t*_#>-]{0,20} (?:the\ )? (?:final\ |correct\ )? (?:answer|ans|result|solution|A)
+      | ^[ \t*_]{0,5} A \ ?:
+      | ^[ \t*_#>-]{0,20} (?:the\ )? (?:final\ |correct\ )? (?:answer|ans|result|solution)
         \ {0,5} [*_]{0,3} \ {0,5} [:=] \ {0,5} [*_]{0,3}
       | \b(?:final\ |correct\ )?(?:answer|result|solution)s?
         (?:\ (?:to|of|for)\ [^.\n$]{1,80}?)?
@@ -78,10 +79,16 @@ def box_content(text: str, start: int) -> tuple[str, int]:
 
 def stated_answer(text: str) -> str | None:
     """What follows the last "####", "A:", "Answer:", "the answer is" or <answer>, to the end of its line."""
-    answer = None
-    for match in STATED.finditer(text[-TAIL:]):
-        answer = match.group("answer")
-    return answer if answer is None else tidy(answer.split("</answer>")[0])
+    text = text[-TAIL:]
+    last = None
+    for match in STATED.finditer(text):
+        last = match
+    if last is None:
+        return None
+    answer = last.group("answer").split("</answer>")[0]
+    if answer.count("$") % 2 and 0 <= (closing := text.find("$", last.end())) < last.end() + WHOLE:
+        answer += " " + text[last.end() : closing + 1]  # the formula goes on in the next line
+    return tidy(answer)
 
 
 def tidy(text: str) -> str:

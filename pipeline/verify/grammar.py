@@ -39,10 +39,25 @@ CONNECTORS = {"or": "or", "and": "and", "\\lor": "or", "\\land": "and", "&": "an
 HEDGES = frozenset("approximately about exactly roughly approx around only just simply precisely".split())
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\langle": ("\\rangle",), "\\{": ("\\}",)}
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"})
-BASED = re.compile(r"^([0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\s?(?:_\s?\{?\s?(\w{1,9})\s?\}?|\(?\s?(?:in )?base[ -](\w{1,9})\)?)$")
+BASED = re.compile(r"^(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\s?(?:_\s?\{?\s?(\w{1,9})\s?\}?|\(?\s?(?:in )?base[ -](\w{1,9})\)?)$")
 BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
          "eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
+BRACKETS = (  # ]0, 1[ is (0, 1)
+    (re.compile(r"\]([^\[\]()]+[,;][^\[\]()]+)\["), r"(\1)"),
+    (re.compile(r"\[([^\[\]()]+[,;][^\[\]()]+)\["), r"[\1)"),
+    (re.compile(r"^\]([^\[\]()]+[,;][^\[\]()]+)\]"), r"(\1]"),
+    (re.compile(r"^<([^<>=]+,[^<>=]+)>$"), r"\\langle \1 \\rangle"),
+    (re.compile(r"(?<=\d) (m(?:/s(?:\^\{?2\}?)?|\^\{?[23]\}?))$"), r" «\1»"),
+)
+LABEL = re.compile(
+    r"(?:^|[,;\n]|\band\b)\s{0,5}(?:\$\s{0,3})?(?:[Pp]art\s{0,3})?(?:\\text(?:bf)?\{)?(?:\(([a-zA-Z]{1,4}|\d)\)|([a-zA-Z]{1,4}|\d)(?:\)|:|\.(?=\s)))\}?\s{0,5}"
+)
+SEQUENCES = (tuple("abcdefgh"), ("i", "ii", "iii", "iv", "v", "vi"), tuple("12345678"))
 PHRASES = (
+    (re.compile(r"(?<=\d) ?\bthousand\b", re.I), "*10^3"),
+    (re.compile(r"(?<=\d) ?\bmillion\b", re.I), "*10^6"),
+    (re.compile(r"(?<=\d) ?\bbillion\b", re.I), "*10^9"),
+    (re.compile(r"(?<=\d) ?\btrillion\b", re.I), "*10^{12}"),
     (re.compile(r"\b(?:is )?(?:greater|more|larger) than or equal to\b|\bat least\b|\bno less than\b", re.I), r" \\ge "),
     (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than or equal to\b|\bat most\b|\bno more than\b", re.I), r" \\le "),
     (re.compile(r"\b(?:is )?(?:greater|more|larger) than\b", re.I), " > "),
@@ -69,17 +84,28 @@ def read_answer(text: str) -> tuple[Node, ...]:
     if len(text) > MAX_LENGTH:
         return ()
     cleaned = strip_marks(clean(text))
-    if (special := read_special(plain(cleaned))) is not None:
+    special = read_labelled(text) or read_special(plain(cleaned))
+    if special is not None:
         return (special,)
     readings: list[Node] = []
     with_commas = rephrase(cleaned)
-    joined = COMMA_THOUSANDS.sub(lambda match: match.group().replace(",", ""), with_commas)
+    joined = COMMA_THOUSANDS.sub(join_thousands, with_commas)
     for candidate in dict.fromkeys((joined, with_commas)):
         try:
             readings.append(read_text(candidate))
         except Unreadable:
             continue
     return tuple(readings)
+
+
+def join_thousands(match: re.Match[str]) -> str:
+    """Only outside brackets: (1,234) is a pair."""
+    before = match.string[: match.start()]
+    if before.startswith("{"):
+        return match.group()
+    depth = before.count("(") + before.count("[") + before.count(r"\{")
+    depth -= before.count(")") + before.count("]") + before.count(r"\}")
+    return match.group().replace(",", "") if depth <= 0 else match.group()
 
 
 def strip_marks(text: str) -> str:
@@ -92,6 +118,8 @@ def strip_marks(text: str) -> str:
 
 def rephrase(text: str) -> str:
     """Words that stand for operators and sets become those."""
+    for pattern, replacement in BRACKETS:
+        text = pattern.sub(replacement, text)
     if re.search(r"[A-Za-z]{3}", text) is None:
         return text
     unmarked = text
@@ -106,9 +134,7 @@ def rephrase(text: str) -> str:
 def read_special(text: str) -> Node | None:
     """Whole answers with a notation of their own: 506_7, 5th, words with a fixed meaning."""
     if (match := BASED.match(text)) and (base := read_base(match.group(2) or match.group(3))):
-        digits = match.group(1)
-        if all(int(digit, 36) < base for digit in digits.replace(".", "")):
-            return Based(digits.lstrip("0") or "0", base)
+        return Based(match.group(1), base)
     if match := ORDINAL.match(text):
         return read_text(match.group(1).replace(",", ""))
     words = meaning(text)
@@ -119,9 +145,23 @@ def read_special(text: str) -> Node | None:
     return None
 
 
+def read_labelled(text: str) -> Node | None:
+    """(a) 1, (b) 2 and its kin: two items or more, labelled in sequence, which makes them ordered."""
+    labels = list(LABEL.finditer(text[:MAX_LENGTH]))
+    names = [(match.group(1) or match.group(2)).casefold() for match in labels]
+    if len(names) < 2 or labels[0].start() > 0 or not any(names == list(row[: len(names)]) for row in SEQUENCES):
+        return None
+    ends = [match.start() for match in labels[1:]] + [len(text)]
+    parts = [text[match.end() : end].strip(" ,;\n") for match, end in zip(labels, ends, strict=True)]
+    items = [read_answer(part) for part in parts]
+    if not all(items):
+        return None
+    return Group("bracket", tuple(readings[0] for readings in items), "(", ")")
+
+
 def read_base(text: str) -> int | None:
     base = int(text) if text.isdigit() else BASES.get(text.casefold(), 0)
-    return base if 2 <= base <= 36 else None
+    return base if base >= 2 else None
 
 
 def read_text(text: str) -> Node:
@@ -183,7 +223,7 @@ def read_item(cursor: Cursor) -> Node:
         sides.append(read_side(cursor))
     if not operators:
         return sides[0]
-    if sides[0] == Variable("") and operators in (["="], ["approx"]) and operators != ["approx"]:
+    if sides[0] == Variable("") and operators in (["="], ["approx"]):
         return sides[1]
     return Relation(tuple(sides), tuple(operators))
 

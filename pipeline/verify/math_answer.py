@@ -23,10 +23,11 @@ from pipeline.verify.tree import Node, Relation, Text
 from pipeline.verify.words import meaning
 
 SPELLED = re.compile(r"[^\W\d_]{2}")
-SQUEEZE = re.compile(r"[\s{}«»]")
+# blanks that separate nothing: "1 1/2" is not "11/2"
+SQUEEZE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 ROUNDED = re.compile(r"\\approx|\\sim|≈|\bapprox|\brounded\b|\babout\b|\bdecimal places?\b|\bnearest\b", re.IGNORECASE)
 NOTE = re.compile(
-    r",?\s*\(?\s*(?:rounded|correct|to (?:the nearest|\w+ (?:decimal|significant))|approximately|approx\.?)\b[^()]{0,60}\)?$",
+    r"(?<=[^\s,(])(?:\s|,\s?)\(?(?:rounded|correct|to (?:the nearest|\w+ (?:decimal|significant))|approximately|approx\.?)\b[^()]{0,60}\)?$",
     re.IGNORECASE,
 )
 

@@ -116,7 +116,7 @@ def interval(low: Node, high: Node, has_low: bool, has_high: bool) -> RealSet | 
         return None
     if start == end:
         return (Interval(start, end, True, True),) if has_low and has_high else ()
-    return (Interval(start, end, has_low and start > -math.inf, has_high and end < math.inf),)
+    return (Interval(start, end, has_low, has_high),)  # closed at infinity is kept, and equals nothing
 
 
 def points(items: tuple[Node, ...]) -> RealSet | None:

@@ -89,7 +89,18 @@ def same_collection(
     if "ordered" in orders:
         square = isinstance(nodes[1], Group) and nodes[1].left == "[" and gold.order == "free"
         return (same_unordered if square else same_ordered)(gold.items, answer.items, same)
-    return same_unordered(gold.items, answer.items, same)
+    verdict = same_unordered(gold.items, answer.items, same)
+    if verdict and orders == {"free"} and len(gold.items) <= MAX_PAIRS:
+        return same_repeats(gold.items, answer.items, same)
+    return verdict
+
+
+def same_repeats(gold: tuple[Node, ...], answer: tuple[Node, ...], same: Same) -> bool:
+    """In a plain list what is written twice counts twice."""
+    return all(
+        sum(bool(same(item, other)) for other in gold) == sum(bool(same(item, other)) for other in answer)
+        for item in gold
+    )
 
 
 def same_named(gold: Collection, answer: Collection, same: Same) -> bool | None:

@@ -5,7 +5,7 @@ import re
 from pipeline.verify.grammar import read_answer
 from pipeline.verify.words import meaning
 
-LETTER = re.compile(r"^(?:option|choice|answer|answer choice)?\s?\(?([A-J])\)?[.:]?$")
+LETTER = re.compile(r"^(?:(?i:option|choice|answer choice|answer))?\s?\(?([A-J])\)?[.:]?$")
 LETTERED = re.compile(
     r"^(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s)?(?:\(([A-J])\)|([A-J])\s?[.):]|(?:[Oo]ption|[Cc]hoice)\s([A-J])[,:]?)\s?(.{1,300})$"
 )

@@ -29,6 +29,7 @@ CONSTANTS = {
 }  # fmt: skip
 STOP_WORDS = frozenset({"or", "and", "to", "mod", "base", "union", "intersect", "intersection", "where", "for", "with"})
 FENCES = {"lfloor": ("rfloor", "floor"), "lceil": ("rceil", "ceil")}
+UNKNOWN_FUNCTIONS = frozenset("fgh")
 SKIPPED = frozenset({"angle", "measuredangle", "triangle", "vec", "hat", "overrightarrow"})
 
 
@@ -322,7 +323,21 @@ def read_variable(cursor: Cursor) -> Node:
         name += "_" + read_subscript(cursor)
     while cursor.take("'"):
         name += "'"
+    if name in UNKNOWN_FUNCTIONS and cursor.at("(") and not cursor.token.spaced:
+        name += read_call(cursor)
     return Variable(name)
+
+
+def read_call(cursor: Cursor) -> str:
+    """The argument of f(2): the value of an unknown function is a variable of its own."""
+    parts, depth = [], 0
+    while cursor.token.kind != "end":
+        token = cursor.next()
+        parts.append(token.text)
+        depth += (token.text == "(") - (token.text == ")")
+        if depth == 0:
+            return "".join(parts)
+    raise Unreadable("an open bracket")
 
 
 def read_subscript(cursor: Cursor) -> str:

@@ -88,8 +88,8 @@ def read_unit(phrase: str) -> Unit:
             dimensions[known[0]] = dimensions.get(known[0], 0) + exponent
             size *= known[1] ** exponent
             power = 1
-        elif word in ("unit", "units") and power > 1:
-            return Unit(POWER_DIMENSION[("length", power)], Fraction(0), words)
+        elif word in ("unit", "units") and (exponent := int(match.group(2) or power)) in (1, 2, 3):
+            return Unit(POWER_DIMENSION.get(("length", exponent), ""), Fraction(0), words)
         elif word not in ("a", "an", "the", "of"):
             return Unit("", Fraction(1), words)
     return Unit(name_dimensions(dimensions), size, words)

@@ -34,7 +34,7 @@ SYNONYMS = (
     ("no", "false"),
 )  # fmt: skip
 MEANING = {text: line[0] for line in SYNONYMS for text in line}
-ORDINAL = re.compile(r"^(\d[\d,]*)\s*(?:st|nd|rd|th)\b")
+ORDINAL = re.compile(r"^(\d[\d,]*)\s?\^?\s?\{?\s?(?:st|nd|rd|th)\b")
 
 
 def number_in_words(text: str) -> tuple[int, int] | None:

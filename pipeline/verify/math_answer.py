@@ -22,6 +22,7 @@ from pipeline.verify.symbolic import Unparsable, same_symbolic
 from pipeline.verify.tree import Node, Relation, Text
 from pipeline.verify.words import meaning
 
+LAYERS = frozenset({"string", "values", "math_verify"})
 SPELLED = re.compile(r"[^\W\d_]{2}")
 # blanks that separate nothing: "1 1/2" is not "11/2"
 SQUEEZE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
@@ -33,35 +34,57 @@ NOTE = re.compile(
 
 
 def verify_math(response: str, gold: str, metadata: dict[str, Any]) -> Outcome:
+    """`metadata` may hold {"layers": [names]} to ask only some layers: what an audit does."""
     if not gold.strip():
         return unverifiable("bad_gold")
+    layers = frozenset(metadata.get("layers", LAYERS))
     if boxes := last_boxes(response):
-        return compare_boxes(gold, boxes)
+        return compare_boxes(gold, boxes, layers)
     first: Outcome | None = None
     for candidate in answers(response):
-        outcome = compare_answers(gold, candidate)
+        outcome = compare_answers(gold, candidate, layers)
         if outcome.status != "unverifiable":
             return outcome
         first = first or outcome
     return first or wrong(None, "", "no_answer")
 
 
-def compare_boxes(gold: str, boxes: list[str]) -> Outcome:
+def compare_boxes(gold: str, boxes: list[str], layers: frozenset[str]) -> Outcome:
     """The last box counts; with boxes right before it, it may be the last value of several."""
-    outcome = compare_answers(gold, boxes[-1])
+    outcome = compare_answers(gold, boxes[-1], layers)
     if outcome.status == "correct" or len(boxes) == 1:
         return outcome
-    joined = compare_answers(gold, ", ".join(boxes))
+    joined = compare_answers(gold, ", ".join(boxes), layers)
     return joined if joined.status == "correct" else outcome
 
 
-def compare_answers(gold: str, answer: str) -> Outcome:
+def compare_answers(gold: str, answer: str, layers: frozenset[str] = LAYERS) -> Outcome:
     """The verdict on an answer that has been extracted."""
+    if "string" in layers and (outcome := compare_strings(gold, answer)) is not None:
+        return outcome
+    if "values" in layers and (outcome := compare_values(gold, answer)) is not None:
+        return outcome
+    if "math_verify" not in layers:
+        return unverifiable("unparsable_answer", answer)
+    try:
+        verdict = same_symbolic(gold, answer)
+    except Unparsable as error:
+        return unverifiable(str(error), answer, "math_verify")
+    return (correct if verdict else wrong)(answer, "math_verify")
+
+
+def compare_strings(gold: str, answer: str) -> Outcome | None:
     left, right = strip_marks(clean(gold)), strip_marks(clean(answer))
     if SQUEEZE.sub("", left) == SQUEEZE.sub("", right):
         return correct(answer, "string")
     if SPELLED.search(right) and meaning(plain(left)) == meaning(plain(right)):
         return correct(answer, "string")
+    return None
+
+
+def compare_values(gold: str, answer: str) -> Outcome | None:
+    """None where the two cannot be read or compared here."""
+    left, right = strip_marks(clean(gold)), strip_marks(clean(answer))
     special = same_special(plain(left), plain(right))
     if special is not None:
         return (correct if special else wrong)(answer, "special")
@@ -77,11 +100,7 @@ def compare_answers(gold: str, answer: str) -> Outcome:
         return (correct if verdict else wrong)(answer, layer)
     if words_against_mathematics(golds, found):
         return unverifiable("unparsable_answer", answer, "numeric")
-    try:
-        verdict = same_symbolic(gold, answer)
-    except Unparsable as error:
-        return unverifiable(str(error), answer, "math_verify")
-    return (correct if verdict else wrong)(answer, "math_verify")
+    return None
 
 
 def same_readings(golds: tuple[Node, ...], found: tuple[Node, ...], rounded: bool) -> tuple[bool | None, str]:

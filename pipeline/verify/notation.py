@@ -7,6 +7,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 MAX_DIGITS = 4_000  # of one number; conversion is quadratic, and Python refuses more than 4,300
 
@@ -71,6 +72,7 @@ REPEATING = re.compile(r"(?<![\d.])(\d{0,30})\.(\d{0,30})(?:\\overline\s?\{(\d{1
 COMMA_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,]*\d)")
 
 
+@lru_cache(maxsize=1024)
 def clean(text: str) -> str:
     """One spelling for what looks the same. Words from \\text{...} come out between « and »."""
     text = text.replace("«", "").replace("»", "").replace(r"\$", DOLLAR)

@@ -15,7 +15,7 @@ Status = Literal["correct", "wrong", "unverifiable"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`id` is `problem_id(question, gold, verifier)`; `metadata` is what the verifier needs beyond the gold."""
+    """`id` is `problem_id(question, gold, verifier)`; `metadata` is the rest that its verifier needs."""
 
     id: str
     question: str
@@ -48,7 +48,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`layer` names what decided (string, numeric, math_verify, ...); `extracted` is the answer that was read."""
+    """`layer` names what decided (string, numeric, ...); `extracted` is the answer that was read."""
 
     problem_id: str
     sample: int

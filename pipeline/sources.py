@@ -6,9 +6,39 @@ embedded models never saw one.
 """
 
 import hashlib
+import json
 import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import RecipeError, VerifyError
+from pipeline.recipe import Columns, FileSource, HubSource, ProceduralSource
+from pipeline.records import Problem, problem_id
+from pipeline.rows import Line, read_rows
+from pipeline.strict_yaml import nearest
+from pipeline.verify.extract import last_boxed
+from pipeline.verify.table import check_verifier
+
+if TYPE_CHECKING:
+    from reasoning_gym.dataset import ProceduralDataset
 
 RESERVED_MODULUS = 10
+PROCEDURAL_LICENCE = "Apache-2.0 (reasoning-gym)"
+# a family that gave no new question for this many draws has no more to give
+MAX_BARREN_DRAWS = 5_000
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row of a source that is no problem, and why; `where` is its file and line."""
+
+    reason: str
+    where: str
+    row: dict[str, Any] = field(default_factory=dict)
 
 
 def normalise_question(text: str) -> str:
@@ -20,3 +50,209 @@ def is_reserved(question: str) -> bool:
     """True for the tenth of all questions that only evaluation may use."""
     digest = hashlib.sha256(normalise_question(question).encode()).digest()
     return int.from_bytes(digest, "big") % RESERVED_MODULUS == 0
+
+
+def source_name(source: ProceduralSource | FileSource | HubSource) -> str:
+    """The name that a source's problems carry: the one that it was given, or what it was made from."""
+    if source.name:
+        return source.name
+    if isinstance(source, ProceduralSource):
+        return source.reasoning_gym
+    if isinstance(source, HubSource):
+        return source.hub
+    return Path(source.path).stem
+
+
+def load_source(source: ProceduralSource | FileSource | HubSource, seed: int) -> Iterator[Problem]:
+    """The problems of a training source, none of them reserved, in an order that the seed decides."""
+    return (item for item in read_source(source, seed) if isinstance(item, Problem))
+
+
+def read_source(
+    source: ProceduralSource | FileSource | HubSource, seed: int, revision: str | None = None
+) -> Iterator[Problem | Rejected]:
+    """Every row of a training source, as a problem or with the reason why it is none."""
+    if isinstance(source, ProceduralSource):
+        yield from procedural_problems(source, seed, reserved=False)
+        return
+    for item in row_problems(source, source_name(source), revision):
+        if isinstance(item, Problem) and is_reserved(item.question):
+            yield Rejected("reserved", "", {"question": item.question, "source": item.source})
+        else:
+            yield item
+
+
+def procedural_problems(source: ProceduralSource, seed: int, *, reserved: bool) -> Iterator[Problem]:
+    """`size` distinct questions of a family, all reserved or none. RecipeError where it cannot give them.
+
+    Item i of a family comes from Random(seed + i), so the draws of two seeds overlap almost wholly: only the
+    reservation keeps training and evaluation apart.
+    """
+    family, name = source.reasoning_gym, source_name(source)
+    try:
+        check_verifier("reasoning_gym", {"family": family})
+    except VerifyError as error:
+        raise RecipeError(f"reasoning_gym: {family}: {error}") from None
+    dataset = _dataset(source, seed)
+    seen: set[str] = set()
+    index = barren = 0
+    while len(seen) < source.size:
+        if barren == MAX_BARREN_DRAWS:
+            raise _exhausted(source, len(seen), index, reserved)
+        entry = _draw(dataset, source, index)
+        index += 1
+        text = normalise_question(entry["question"])
+        if text in seen or is_reserved(entry["question"]) is not reserved:
+            barren += 1
+            continue
+        barren = 0
+        seen.add(text)
+        yield _procedural_problem(family, name, entry)
+
+
+def _exhausted(source: ProceduralSource, found: int, draws: int, reserved: bool) -> RecipeError:
+    kind = "reserved for evaluation" if reserved else "free for training"
+    return RecipeError(
+        f"reasoning_gym: {source.reasoning_gym} with config {json.dumps(source.config)} has only {found:,} "
+        f"distinct questions {kind} in {draws:,} draws, size asks for {source.size:,}. Lower size, or widen "
+        "the config"
+    )
+
+
+def _dataset(source: ProceduralSource, seed: int) -> "ProceduralDataset":
+    from reasoning_gym import create_dataset
+    from reasoning_gym.factory import DATASETS
+
+    where = f"reasoning_gym: {source.reasoning_gym}: config"
+    known = sorted(set(DATASETS[source.reasoning_gym][1].__dataclass_fields__) - {"seed", "size"})
+    for key in source.config:
+        if key in ("seed", "size"):
+            raise RecipeError(f"{where}.{key}: is decided by the recipe's own seed and size; remove it here")
+        if key not in known:
+            raise RecipeError(f"{where}.{key}: unknown key; {nearest(key, known)}")
+    try:
+        return create_dataset(source.reasoning_gym, seed=seed, size=source.size, **source.config)
+    except (AssertionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise RecipeError(
+            f"{where}: reasoning-gym refuses it: {said}; found {json.dumps(source.config)} "
+            f"(keys: {', '.join(known)})"
+        ) from None
+
+
+def _draw(dataset: "ProceduralDataset", source: ProceduralSource, index: int) -> dict[str, Any]:
+    try:
+        return dataset[index]
+    except (AssertionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise RecipeError(
+            f"reasoning_gym: {source.reasoning_gym} with config {json.dumps(source.config)} fails at item "
+            f"{index:,}: {type(error).__name__}: {error}. Lower size, or change the config"
+        ) from error
+
+
+def _procedural_problem(family: str, name: str, entry: dict[str, Any]) -> Problem:
+    try:
+        entry = json.loads(json.dumps(entry, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"reasoning_gym: {family}: its items hold what JSON cannot ({error}); choose another family"
+        ) from None
+    question, gold = entry["question"], str(entry["answer"])
+    return Problem(
+        id=problem_id(question, gold, "reasoning_gym"),
+        question=question,
+        gold=gold,
+        verifier="reasoning_gym",
+        source=name,
+        licence=PROCEDURAL_LICENCE,
+        metadata={"family": family, "entry": entry},
+    )
+
+
+def row_problems(
+    source: FileSource | HubSource, name: str, revision: str | None = None
+) -> Iterator[Problem | Rejected]:
+    """The rows of a file or a hub data set as problems; nothing is skipped for reservation here."""
+    try:
+        check_verifier(source.verifier, {"family": "chain_sum"})
+    except VerifyError as error:
+        raise RecipeError(f"source {name}: verifier: {error}") from None
+    lines = read_rows(Path(source.path)) if isinstance(source, FileSource) else _hub_rows(source, revision)
+    for line in lines:
+        yield _row_problem(source, name, line)
+
+
+def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Problem | Rejected:
+    values, columns = line.values or {}, source.columns
+    wanted = [columns.question, columns.gold, *columns.metadata, *columns.options]
+    for column in wanted:
+        if column not in values:
+            raise RecipeError(f"{line.where}: there is no column '{column}'; {nearest(column, list(values))}")
+    question = values[columns.question]
+    gold = _gold(values[columns.gold], source.answer)
+    if not isinstance(question, str) or not question.strip():
+        return Rejected("no_question", line.where, values)
+    if gold is None:
+        return Rejected("no_answer", line.where, values)
+    metadata = {column: values[column] for column in columns.metadata}
+    if columns.options:
+        options, gold = _options(columns, values, question, gold)
+        metadata["options"] = options
+        question = question.rstrip() + "\n\n" + "\n".join(f"{k}. {v}" for k, v in options.items())
+    return Problem(
+        problem_id(question, gold, source.verifier),
+        question,
+        gold,
+        source.verifier,
+        name,
+        source.licence,
+        metadata,
+    )
+
+
+def _gold(value: Any, kind: str) -> str | None:
+    """The gold answer that stands in a column: as it is, after GSM8K's `####`, or in the last \\boxed."""
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    text = "" if value is None else str(value)
+    if kind == "hashes":
+        _, found, tail = text.rpartition("####")
+        return (tail.strip() or None) if found else None
+    if kind == "boxed":
+        return last_boxed(text)
+    return text.strip() or None
+
+
+def _options(
+    columns: Columns, values: dict[str, Any], question: str, gold: str
+) -> tuple[dict[str, str], str]:
+    """Lettered options and the right letter. One column holds a list; of several the gold's is one among
+    them, and they are put into an order that the question decides."""
+    if len(columns.options) == 1:
+        texts = [str(text) for text in values[columns.options[0]]]
+        letters = dict(zip(LETTERS, texts, strict=False))
+        if gold.isdigit() and int(gold) < len(letters) and gold not in texts:
+            gold = LETTERS[int(gold)]
+        return letters, gold
+    texts = [str(values[column]).strip() for column in columns.options]
+    Random(question).shuffle(texts)
+    letters = dict(zip(LETTERS, texts, strict=False))
+    return letters, next((letter for letter, text in letters.items() if text == gold), gold)
+
+
+def _hub_rows(source: HubSource, revision: str | None) -> Iterator[Line]:
+    import datasets
+
+    where = f"hub: {source.hub}"
+    try:
+        rows = datasets.load_dataset(
+            source.hub, source.subset, split=source.split, revision=revision or source.revision
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise RecipeError(
+            f"{where}: the data set cannot be loaded: {said}. Without a network, give a local copy as a "
+            "source with `path:`"
+        ) from None
+    for number, values in enumerate(rows, 1):
+        yield Line(where, number, values)

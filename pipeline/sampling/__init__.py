@@ -1,1 +1,28 @@
-"""Engines, loop and trace store, shared by generate and eval."""
+"""Engines, loop and trace store, shared by generate and eval: teacher, base and student are alike to them.
+
+    job = Job(model, prompt="boxed", sampling=sampling, samples=Samples(keep=4, max=4), seed=0)
+    async with start_engine(job.model, EngineFlags()) as engine:        # once per model
+        with VerifierPool() as pool, Store(directory, "chain_sum.base.samples") as store:
+            tally = await collect(job, problems, engine, store, pool)
+    for trace in store.traces(): ...                                    # streamed
+    outputs = store.outputs()                                           # {file: rows} for StageRun.finish
+
+The engine starts with the first sample that must be bought: a collection that is complete, or whose traces
+are adopted, starts none.
+"""
+
+from pipeline.sampling.engine import EngineFlags, start_engine
+from pipeline.sampling.job import Job, request_fingerprint
+from pipeline.sampling.loop import Options, Tally, collect
+from pipeline.sampling.store import Store
+
+__all__ = [
+    "EngineFlags",
+    "Job",
+    "Options",
+    "Store",
+    "Tally",
+    "collect",
+    "request_fingerprint",
+    "start_engine",
+]

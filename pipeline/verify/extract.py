@@ -56,6 +56,12 @@ def last_boxes(text: str) -> list[str]:
     return list(dict.fromkeys(reversed(found)))
 
 
+def last_boxed(text: str) -> str | None:
+    """The content of the last non-empty \\boxed."""
+    boxes = last_boxes(text)
+    return boxes[-1] if boxes else None
+
+
 def box_content(text: str, start: int) -> tuple[str, int]:
     """The braced group (or single token) at `start`, and where it ends; "" for one that never closes."""
     if text[start] != "{":
@@ -74,6 +80,9 @@ def box_content(text: str, start: int) -> tuple[str, int]:
             if depth == 0:
                 return text[start + 1 : position], position + 1
         position += 1
+    whole = text[start:stop].rstrip()
+    if start <= len("\\boxed") and whole.endswith("}"):
+        return whole[1:-1], stop  # the text is one box around something with a brace of its own
     return "", stop
 
 

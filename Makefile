@@ -1,0 +1,82 @@
+# Make targets per stage. `make` prints this help; timestamps never decide, manifests do.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+RECIPE ?= recipes/demo.yaml
+RUNS ?= runs
+FORCE ?=
+SET ?=
+ADOPT ?=
+ARGS ?=
+PYTHON ?= python3
+VENV ?= .venv
+ACCEL ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+LOCK := requirements/$(ACCEL).lock
+READY := $(VENV)/.ready-$(ACCEL)
+PY := $(VENV)/bin/python
+COMMON = --recipe $(RECIPE) --runs $(RUNS) $(if $(FORCE),--force) $(foreach pair,$(SET),--set $(pair))
+STAGE = $(PY) -m pipeline $@ $(COMMON) $(ARGS)
+STAGES := problems generate filter train eval report
+
+.PHONY: help setup demo all $(STAGES) test test-slow test-real check format embedded clean-venv
+
+help:  ## Print this help
+	@echo "retort: distil verified reasoning from a large MoE teacher into a small dense student"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+( [a-z-]+)*:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables: RECIPE=$(RECIPE) RUNS=$(RUNS) FORCE=1 SET='train.epochs=1 seed=2' ADOPT=<run> ARGS='<flags>'"
+	@echo "           ACCEL=cpu|gpu (found: $(ACCEL)) PYTHON=$(PYTHON) TORCH_INDEX=<wheel index for torch alone>"
+	@echo "Examples:  make demo"
+	@echo "           make generate RECIPE=recipes/demo.yaml"
+	@echo "           make all RECIPE=recipes/demo-lora.yaml ADOPT=demo"
+
+setup: $(READY)  ## Make the virtual environment with exact versions (CPU or GPU lock)
+
+# torch comes first and alone: the CPU build is a local file on some machines, and on PyTorch's index elsewhere
+$(READY): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); name one: make setup PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@torch=$$(grep '^torch==' $(LOCK)); echo "installing $$torch"; \
+	  $(PY) -m pip install -q --no-deps "$$torch" || $(PY) -m pip install -q --no-deps --index-url $(TORCH_INDEX) "$$torch"
+	@echo "installing $$(grep -c '==' $(LOCK)) packages of $(LOCK) (some minutes, about 4 GB)"
+	@$(PY) -m pip install -q --no-deps -r $(LOCK)
+	@$(PY) -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## The whole pipeline on this machine: teacher, traces, student, report
+	@$(MAKE) --no-print-directory all RECIPE=recipes/demo.yaml
+
+all: setup  ## Every stage of RECIPE, in order
+	@$(MAKE) --no-print-directory problems RECIPE=$(RECIPE) ARGS=
+	@$(MAKE) --no-print-directory generate RECIPE=$(RECIPE) ARGS="$(foreach run,$(ADOPT),--adopt $(run))"
+	@for stage in filter train eval report; do $(MAKE) --no-print-directory $$stage RECIPE=$(RECIPE) ARGS= || exit $$?; done
+
+problems: setup  ## Load, check, dedupe and decontaminate the problems
+	@$(STAGE)
+generate: setup  ## Sample the teacher through vLLM, verify beside it
+	@$(STAGE)
+filter: setup  ## Keep verified traces, drop the rest for a reason
+	@$(STAGE)
+train: setup  ## Fine-tune the student (TRL, full or LoRA)
+	@$(STAGE)
+eval: setup  ## Measure base, student and teacher alike, with intervals
+	@$(STAGE)
+report: setup  ## Write report.html, report.md and the model card
+	@$(STAGE)
+
+test: setup  ## The default tests (no network, under 90 s)
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(ARGS)
+test-slow: setup  ## Tests with real vLLM and the demo recipe end to end
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow $(ARGS)
+check: setup  ## ruff, mypy and the default tests
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(MAKE) --no-print-directory test
+format: setup  ## Format the code and sort imports
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+embedded: setup  ## Train the embedded teacher and base again from their seed
+	@$(PY) -m teachers.embedded.build && $(PY) -m students.embedded.build

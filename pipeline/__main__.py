@@ -1,0 +1,202 @@
+"""The command line: one subcommand a stage, the only place that imports the stages, lazily.
+
+python -m pipeline problems --recipe recipes/demo.yaml
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from typer.exceptions import Exit, TyperException
+
+if TYPE_CHECKING:
+    from pipeline.stage import Context
+
+app = typer.Typer(
+    name="retort",
+    help="Distil verified chain-of-thought from a large MoE teacher into a small dense student.",
+    epilog="Example: python -m pipeline all --recipe recipes/demo.yaml",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Option("--recipe", "-r", help="The recipe file, recipes/*.yaml.")]
+Runs = Annotated[Path, typer.Option(help="The directory that holds one directory per run.")]
+Force = Annotated[bool, typer.Option("--force", help="Move a directory that blocks aside, then run.")]
+Override = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value; changes the fingerprint.")
+]
+
+EngineKind = Annotated[
+    Literal["vllm", "server"], typer.Option(help="vLLM in this process, or OpenAI-compatible servers.")
+]
+Urls = Annotated[
+    list[str] | None, typer.Option("--url", help="A server, as http://host:8000/v1; may be repeated.")
+]
+Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
+Adopt = Annotated[
+    list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
+]
+
+DEFAULT_RUNS = Path("runs")
+
+
+def context(recipe: Path, runs: Path, force: bool, override: list[str] | None) -> "Context":
+    """Load the recipe and say how the stage was asked to start. RecipeError on any fault of the recipe."""
+    from pipeline.recipe import load_recipe
+    from pipeline.stage import Context, Start
+
+    return Context(load_recipe(recipe, override), runs, Start(force, sys.argv, str(recipe)))
+
+
+@app.callback()
+def retort() -> None:
+    """Distil verified chain-of-thought from a large MoE teacher into a small dense student."""
+
+
+@app.command()
+def problems(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Load, check, dedupe and decontaminate the problems of a recipe."""
+    from pipeline.problems import run
+
+    run(context(recipe, runs, force, override))
+
+
+@app.command("filter")
+def filter_(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
+    from pipeline.filter import run
+
+    run(context(recipe, runs, force, override))
+
+
+@app.command()
+def generate(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    engine: EngineKind = "vllm",
+    url: Urls = None,
+    concurrency: Concurrency = 256,
+    adopt: Adopt = None,
+) -> None:
+    """Sample the teacher until enough traces of each problem are correct, within a budget."""
+    from pipeline.sampling import EngineFlags
+    from teachers.generate import GenerateFlags, run
+
+    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
+    run(context(recipe, runs, force, override), GenerateFlags(flags, tuple(adopt or ())))
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    tokens_per_device: Annotated[int, typer.Option(help="Tokens of one micro-batch.")] = 8192,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third slower.")
+    ] = False,
+    liger: Annotated[bool, typer.Option("--liger", help="Liger's kernels; needs liger-kernel.")] = False,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints to resume from.")] = None,
+    log_every: Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.")] = 10,
+    tracker: Annotated[
+        Literal["none", "trackio", "tensorboard", "wandb"], typer.Option(help="Also log there.")
+    ] = "none",
+) -> None:
+    """Fine-tune the student of a recipe on its examples, after a preflight."""
+    from students.flags import TrainFlags
+    from students.train import run
+
+    flags = TrainFlags(
+        device=device,
+        tokens_per_device=tokens_per_device,
+        gradient_checkpointing=gradient_checkpointing,
+        liger=liger,
+        save_every=save_every,
+        log_every=log_every,
+        tracker=tracker,
+        rank=int(os.environ.get("RANK", "0")),
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    run(context(recipe, runs, force, override), flags)
+
+
+@app.command("eval")
+def eval_(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    engine: EngineKind = "vllm",
+    url: Urls = None,
+    concurrency: Concurrency = 256,
+) -> None:
+    """Measure base, student and teacher on the same questions; with servers: --url student=http://..."""
+    from eval.stage import run
+    from pipeline.sampling import EngineFlags
+
+    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
+    run(context(recipe, runs, force, override), flags)
+
+
+@app.command()
+def report(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Write report.html, report.md and the model card; print the path of the page."""
+    from pipeline.report import run
+
+    run(context(recipe, runs, force, override))
+
+
+def main() -> None:
+    """Run the command line; a PipelineError becomes one `error: ...` on stderr and an exit code."""
+    quiet_libraries()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    from pipeline.errors import PipelineError
+
+    try:
+        code = app(standalone_mode=False)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except TyperException as error:
+        print(f"error: {error.format_message()} Try: python -m pipeline --help", file=sys.stderr)
+        sys.exit(2)
+    except Exit as stop:
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        print("\ninterrupted: what is finished is kept; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def quiet_libraries() -> None:
+    """No telemetry of any library unless the user turned it on by setting the variable."""
+    for name, value in {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRACKIO_DISABLE": "1",
+        "WANDB_MODE": "disabled",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    main()

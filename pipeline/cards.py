@@ -1,0 +1,233 @@
+"""Cards: YAML that describes a teacher, a student or a task, read as data and never imported.
+
+A card's `revision` may be null: it is resolved at the first run, written into the run and enforced from
+then on. What changes a result (model, revision, dtype, quantisation, template, thinking tags) is the
+card's identity and goes into fingerprints; tensor, expert and data parallelism are not.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.errors import RecipeError
+from pipeline.recipe import Columns
+from pipeline.render import Tags
+from pipeline.strict_yaml import Strict, nearest, read_mapping, validate
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {
+    "teacher": ROOT / "teachers/cards",
+    "student": ROOT / "students/cards",
+    "task": ROOT / "eval/tasks",
+}
+
+
+class Thinking(Strict):
+    """`opened_by_prompt`: the generation prompt ends with the opening tag, so responses lack it."""
+
+    open: str = "<think>"
+    close: str = "</think>"
+    opened_by_prompt: bool = True
+
+
+class EngineNeeds(Strict):
+    """What the engine needs to hold the model. Only dtype and quantisation bear identity."""
+
+    dtype: Literal["bfloat16", "float16", "float32", "auto"] = "bfloat16"
+    quantisation: str | None = None
+    max_model_len: int = Field(ge=1)
+    tensor_parallel: int = Field(default=1, ge=1)
+    expert_parallel: bool = False
+    data_parallel: int = Field(default=1, ge=1)
+
+
+class TeacherCard(Strict):
+    """`model` is a hub id or a directory relative to the project; `facts` maps each field to its source."""
+
+    model: str
+    revision: str | None = None
+    thinking: Thinking = Thinking()
+    template_options: dict[str, Any] = {}
+    engine: EngineNeeds
+    licence: str
+    training_on_outputs: Literal["allowed", "restricted"]
+    facts: dict[str, str] = {}
+
+
+class StudentCard(Strict):
+    """`template` null means the tokenizer's own; otherwise the name of a file in students/templates/."""
+
+    model: str
+    revision: str | None = None
+    thinking: Thinking = Thinking()
+    template: str | None = None
+    template_options: dict[str, Any] = {}
+    eos: str | None = None
+    max_positions: int = Field(ge=1)
+    config_overrides: dict[str, Any] = {}
+    lora_targets: str | list[str] = "all-linear"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    licence: str
+    facts: dict[str, str] = {}
+
+
+class TaskCard(Strict):
+    """A benchmark: where its questions are, which columns hold what, how an answer is verified.
+
+    `version` goes up when a score can change; `k` is the number of samples that its scores are usual with.
+    """
+
+    version: Annotated[int, Field(ge=1)] = 1
+    hub: str | None = None
+    revision: str | None = None
+    subset: str | None = None
+    split: str = "test"
+    columns: Columns = Columns()
+    answer: Literal["plain", "hashes", "boxed"] = "plain"
+    verifier: str = "math"
+    metadata: dict[str, Any] = {}
+    prompt: str | None = None
+    k: Annotated[int, Field(ge=1)] = 1
+    licence: str
+    facts: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class SampledModel:
+    """All that an engine needs to know of a model; teacher, base and student are alike to it.
+
+    `model` is a local directory or a hub id. `identity` is what fingerprints and request keys are made of.
+    """
+
+    name: str
+    model: str
+    revision: str | None
+    dtype: str
+    quantisation: str | None
+    max_model_len: int
+    tags: Tags
+    template: str | None = None
+    template_options: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+
+
+def teacher_card(name: str) -> TeacherCard:
+    """The card teachers/cards/<name>.yaml; RecipeError names the nearest card where there is none."""
+    return validate(
+        TeacherCard, read_mapping(_card_path("teacher", name), "card"), f"teachers/cards/{name}.yaml"
+    )
+
+
+def student_card(name: str) -> StudentCard:
+    """The card students/cards/<name>.yaml; RecipeError names the nearest card where there is none."""
+    return validate(
+        StudentCard, read_mapping(_card_path("student", name), "card"), f"students/cards/{name}.yaml"
+    )
+
+
+def task_card(name: str) -> TaskCard:
+    """The card eval/tasks/<name>.yaml; RecipeError names the nearest card where there is none."""
+    return validate(TaskCard, read_mapping(_card_path("task", name), "card"), f"eval/tasks/{name}.yaml")
+
+
+def card_names(kind: str) -> list[str]:
+    return sorted(path.stem for path in FOLDERS[kind].glob("*.yaml"))
+
+
+def model_location(model: str) -> str:
+    """A directory of the project as an absolute path, anything else (a hub id) as it is."""
+    local = ROOT / model
+    return str(local) if local.is_dir() else model
+
+
+def model_identity(model: str, revision: str | None) -> dict[str, Any]:
+    """Hub id and revision, or for a local directory the sha256 over its model and tokenizer files."""
+    directory = Path(model_location(model))
+    if not directory.is_dir():
+        return {"model": model, "revision": revision}
+    return {
+        "model": directory.name if directory.is_absolute() else model,
+        "content": hash_checkpoint(directory),
+    }
+
+
+def hash_checkpoint(directory: Path) -> str:
+    """sha256 over names and contents of what makes a checkpoint: weights, configuration, tokenizer."""
+    kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.suffix in kinds)
+    if not any(path.suffix == ".safetensors" for path in files):
+        held = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
+        raise RecipeError(
+            f"{directory}: no *.safetensors weights in this checkpoint directory (it holds {held}); "
+            "name a directory that train or save_pretrained wrote"
+        )
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def sampled_teacher(name: str) -> SampledModel:
+    """The teacher of a card, as engines see it."""
+    card = teacher_card(name)
+    tags = Tags(**card.thinking.model_dump())
+    identity = {
+        **model_identity(card.model, card.revision),
+        "dtype": card.engine.dtype,
+        "quantisation": card.engine.quantisation,
+        "thinking": card.thinking.model_dump(),
+        "template_options": card.template_options,
+    }
+    return SampledModel(
+        name=name,
+        model=model_location(card.model),
+        revision=card.revision,
+        dtype=card.engine.dtype,
+        quantisation=card.engine.quantisation,
+        max_model_len=card.engine.max_model_len,
+        tags=tags,
+        template_options=card.template_options,
+        identity=identity,
+    )
+
+
+def sampled_student(name: str, checkpoint: Path | None = None) -> SampledModel:
+    """The student of a card: its base, or with `checkpoint` the trained student in that directory."""
+    card = student_card(name)
+    model = str(checkpoint) if checkpoint else card.model
+    template = str(ROOT / "students/templates" / card.template) if card.template and not checkpoint else None
+    identity = {
+        **model_identity(model, None if checkpoint else card.revision),
+        "dtype": card.dtype,
+        "thinking": card.thinking.model_dump(),
+        "template": hashlib.sha256(Path(template).read_bytes()).hexdigest() if template else None,
+        "template_options": card.template_options,
+        "config_overrides": card.config_overrides,
+    }
+    return SampledModel(
+        name="student" if checkpoint else "base",
+        model=model_location(model),
+        revision=None if checkpoint else card.revision,
+        dtype=card.dtype,
+        quantisation=None,
+        max_model_len=card.max_positions,
+        tags=Tags(**card.thinking.model_dump()),
+        template=template,
+        template_options=card.template_options,
+        identity=identity,
+    )
+
+
+def _card_path(kind: str, name: str) -> Path:
+    path = FOLDERS[kind] / f"{name}.yaml"
+    if not path.is_file():
+        folder = FOLDERS[kind].relative_to(ROOT)
+        raise RecipeError(
+            f"{folder}/{name}.yaml: there is no such {kind} card; {nearest(name, card_names(kind))}"
+        )
+    return path

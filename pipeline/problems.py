@@ -1,0 +1,276 @@
+"""The problems stage: load, check each gold answer, dedupe, decontaminate, cap.
+
+Reads the sources and the eval tasks of the recipe. Writes runs/<name>/problems/: problems.jsonl,
+dropped.jsonl (every dropped row with its reason and what it matched), protected.jsonl (the eval questions,
+which filter keeps out of traces), templates.json (runs of words ignored as a source's template) and
+contaminated.jsonl (up to 20 examples of each decontamination rule, to be read).
+
+    python -m pipeline problems --recipe recipes/demo.yaml
+"""
+
+import dataclasses
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline.cards import task_card
+from pipeline.errors import StageError
+from pipeline.recipe import CardTask, HubSource, ProceduralSource, Recipe, Source
+from pipeline.records import Problem
+from pipeline.revisions import resolved_revisions
+from pipeline.rows import require_file, write_rows
+from pipeline.stage import Context, Counts, Plan, begin, hash_file
+from pipeline.tasks import TaskProblems, draw_key, seeded_part, task_names, task_problems
+from pipeline.verify.table import VERSIONS
+
+log = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+EXAMPLES_PER_RULE = 20
+
+# one step's result: the problems that stay, and a row for each that goes
+Step = tuple[list[Problem], list[dict[str, Any]]]
+
+
+def run(context: Context, workers: int = 2) -> None:
+    """Run the stage, or say that it is up to date. `workers` processes verify the gold answers."""
+    revisions = resolved_revisions(context)
+    stage = begin(context.directory("problems"), plan_of(context.recipe, revisions), context.start)
+    if stage is None:
+        return
+    with stage:
+        recipe, directory = context.recipe, stage.directory
+        names = source_names(recipe.problems.sources)
+        procedural = {
+            name
+            for name, source in zip(names, recipe.problems.sources, strict=True)
+            if isinstance(source, ProceduralSource)
+        }
+        tasks = load_tasks(recipe, revisions)
+        problems, drops = load(recipe, names, revisions)
+        num_in = len(problems) + len(drops)
+        for step in (
+            lambda kept: check_golds(kept, workers),
+            lambda kept: drop_duplicates(kept, procedural),
+            lambda kept: decontaminate(kept, procedural, tasks, recipe, directory),
+            lambda kept: cap(kept, names, recipe),
+        ):
+            problems, dropped = step(problems)
+            drops += dropped
+        reasons = dict(Counter(drop["reason"] for drop in drops).most_common())
+        if not problems:
+            raise StageError(
+                f"{directory}: none of {num_in:,} problems is left (dropped: {reasons}); look at the sources "
+                "of the recipe"
+            )
+        rows = {
+            "problems.jsonl": write_rows(directory / "problems.jsonl", map(dataclasses.asdict, problems)),
+            "dropped.jsonl": write_rows(directory / "dropped.jsonl", drops),
+            "protected.jsonl": None,
+            "templates.json": None,
+            "contaminated.jsonl": None,
+        }
+        stage.finish(Counts(num_in, len(problems), reasons), rows, notes=notes_of(problems, drops))
+    log.info("problems: kept %s of %s; dropped %s", f"{len(problems):,}", f"{num_in:,}", reasons or "none")
+
+
+def plan_of(recipe: Recipe, revisions: dict[str, str]) -> Plan:
+    """Everything that decides which problems there are; local files go in by their content."""
+    task_names(list(recipe.eval.tasks))
+    cards = {t.task: task_card(t.task).model_dump() for t in recipe.eval.tasks if isinstance(t, CardTask)}
+    config = {
+        "problems": recipe.problems.model_dump(),
+        "eval_tasks": [task.model_dump() for task in recipe.eval.tasks],
+        "task_cards": cards,
+        "revisions": revisions,
+        "verifiers": VERSIONS,
+    }
+    paths = [getattr(entry, "path", None) for entry in [*recipe.problems.sources, *recipe.eval.tasks]]
+    inputs = {path: hash_file(require_file(Path(path))) for path in paths if path}
+    return Plan("problems", STAGE_VERSION, config, inputs, recipe.seed)
+
+
+def source_names(sources: list[Source]) -> list[str]:
+    """A name for each source, in order; a name that is taken gets a number: chain_sum, chain_sum-2."""
+    from pipeline.sources import source_name
+
+    names: list[str] = []
+    for source in sources:
+        name, number = source_name(source), 1
+        while name in names:
+            number += 1
+            name = f"{source_name(source)}-{number}"
+        names.append(name)
+    return names
+
+
+def load_tasks(recipe: Recipe, revisions: dict[str, str]) -> list[TaskProblems]:
+    """The eval tasks of the recipe with their questions."""
+    tasks = []
+    for task in recipe.eval.tasks:
+        card = task_card(task.task) if isinstance(task, CardTask) else None
+        tasks.append(task_problems(task, recipe.seed, revisions.get(card.hub or "") if card else None))
+    return tasks
+
+
+def load(recipe: Recipe, names: list[str], revisions: dict[str, str]) -> Step:
+    """All rows of all sources, as problems or as drops (reserved, no_question, no_answer)."""
+    from pipeline.sources import read_source
+
+    problems: list[Problem] = []
+    drops: list[dict[str, Any]] = []
+    for name, source in zip(names, recipe.problems.sources, strict=True):
+        named = source.model_copy(update={"name": name})
+        revision = revisions.get(source.hub) if isinstance(source, HubSource) else None
+        for item in read_source(named, recipe.seed, revision):
+            if isinstance(item, Problem):
+                problems.append(item)
+            else:
+                drops.append({"reason": item.reason, "source": name, "where": item.where, "row": item.row})
+    return problems, drops
+
+
+def check_golds(problems: list[Problem], workers: int) -> Step:
+    """bad_gold: the verifier does not accept the problem's own gold answer as a response."""
+    from tqdm import tqdm
+
+    from pipeline.verify import VerifierPool
+
+    kept, drops = [], []
+    rows = (((p.id, 0), p.verifier, p.gold, own_answer(p), p.metadata) for p in problems)
+    with VerifierPool(workers=workers) as pool:
+        verdicts = tqdm(pool.map(rows), "gold answers", len(problems), unit=" problems", disable=None)
+        for problem, verdict in zip(problems, verdicts, strict=True):
+            if verdict.status == "correct":
+                kept.append(problem)
+            else:
+                drops.append(drop_row(problem, "bad_gold", detail=f"{verdict.status}: {verdict.reason}"))
+    return kept, drops
+
+
+def own_answer(problem: Problem) -> str:
+    """The gold answer as a response would state it; of several golds the first."""
+    gold = problem.gold
+    if problem.verifier == "any":
+        gold = str((json.loads(gold) or [""])[0])
+    return f"\\boxed{{{gold}}}"
+
+
+def drop_duplicates(problems: list[Problem], procedural: set[str]) -> Step:
+    """duplicate and near_duplicate: the first of equals stays (pipeline.dedupe)."""
+    from pipeline.dedupe import duplicates
+
+    found = duplicates(problems, procedural)
+    drops = []
+    for position, duplicate in sorted(found.items()):
+        first = duplicate.first
+        matched = {"id": first.id, "source": first.source, "question": first.question}
+        drops.append(drop_row(problems[position], duplicate.rule, matched=matched, detail=duplicate.detail))
+    return [problem for position, problem in enumerate(problems) if position not in found], drops
+
+
+def decontaminate(
+    problems: list[Problem],
+    procedural: set[str],
+    tasks: list[TaskProblems],
+    recipe: Recipe,
+    directory: Path,
+) -> Step:
+    """contaminated: an eval question of the recipe, or nearly one (pipeline.decontaminate)."""
+    from pipeline.decontaminate import EvalIndex, eval_questions, find_matches
+
+    questions = eval_questions(tasks)
+    matches, templates = find_matches(problems, procedural, EvalIndex(questions))
+    if not recipe.problems.decontaminate:
+        same = [match for match in matches.values() if match.rule in ("exact", "whole")]
+        if same:
+            raise StageError(
+                f"{len(same):,} of {len(problems):,} training problems are questions of the eval task "
+                f"{same[0].matched.task}, for example {same[0].matched.question[:120]!r}, and "
+                "problems.decontaminate is false. Set it to true, or take another source or task"
+            )
+        matches = {}
+    drops = [
+        drop_row(p, "contaminated", rule=m.rule, matched=dataclasses.asdict(m.matched), detail=m.detail)
+        for p in problems
+        if (m := matches.get(p.id))
+    ]
+    write_rows(directory / "protected.jsonl", map(dataclasses.asdict, questions))
+    write_rows(directory / "contaminated.jsonl", examples_of(drops, recipe.seed))
+    ignored = {source: sorted(map(" ".join, runs)) for source, runs in templates.items() if runs}
+    text = json.dumps(ignored, indent=1, ensure_ascii=False)
+    (directory / "templates.json").write_text(text + "\n", encoding="utf-8")
+    return [problem for problem in problems if problem.id not in matches], drops
+
+
+def examples_of(drops: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Up to 20 drops of each rule, drawn by the seed."""
+    rows = []
+    for rule in sorted({drop["rule"] for drop in drops}):
+        hits = sorted((d for d in drops if d["rule"] == rule), key=lambda d: draw_key(seed, d["id"]))
+        for hit in hits[:EXAMPLES_PER_RULE]:
+            matched = hit["matched"]
+            rows.append(
+                {
+                    "rule": rule,
+                    "detail": hit["detail"],
+                    "source": hit["source"],
+                    "question": hit["question"],
+                    "task": matched["task"],
+                    "matched": matched["question"],
+                }
+            )
+    return rows
+
+
+def cap(problems: list[Problem], names: list[str], recipe: Recipe) -> Step:
+    """over_limit and over_weight: a source's `limit`, then the proportions of those that state a `weight`."""
+    drops: list[dict[str, Any]] = []
+    by_source = {name: [p for p in problems if p.source == name] for name in names}
+    limits = {
+        name: getattr(source, "limit", None)
+        for name, source in zip(names, recipe.problems.sources, strict=True)
+    }
+    for name, limit in limits.items():
+        by_source[name], over = split_part(by_source[name], limit, recipe.seed)
+        drops += [drop_row(problem, "over_limit", detail=f"limit {limit}") for problem in over]
+    for name, size in weighted_sizes(by_source, names, recipe.problems.sources).items():
+        by_source[name], over = split_part(by_source[name], size, recipe.seed)
+        drops += [drop_row(problem, "over_weight", detail=f"weight allows {size}") for problem in over]
+    return [problem for name in names for problem in by_source[name]], drops
+
+
+def split_part(problems: list[Problem], size: int | None, seed: int) -> tuple[list[Problem], list[Problem]]:
+    kept = seeded_part(problems, size, seed)
+    ids = {problem.id for problem in kept}
+    return kept, [problem for problem in problems if problem.id not in ids]
+
+
+def weighted_sizes(
+    by_source: dict[str, list[Problem]], names: list[str], sources: list[Source]
+) -> dict[str, int]:
+    """How many problems each source with a weight keeps: the most that stand in the weights' proportions."""
+    weights = {n: s.weight for n, s in zip(names, sources, strict=True) if s.weight is not None}
+    unit = min((len(by_source[name]) / weight for name, weight in weights.items()), default=0.0)
+    return {name: round(unit * weight) for name, weight in weights.items()}
+
+
+def drop_row(problem: Problem, reason: str, **why: Any) -> dict[str, Any]:
+    return {"reason": reason, **why, **dataclasses.asdict(problem)}
+
+
+def notes_of(problems: list[Problem], drops: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts that the manifest's totals do not show: by source, and by rule of decontamination."""
+    sources = Counter(problem.source for problem in problems)
+    dropped = Counter((drop["source"], drop["reason"]) for drop in drops)
+    return {
+        "kept_by_source": dict(sources),
+        "dropped_by_source": {
+            source: {reason: n for (name, reason), n in dropped.items() if name == source}
+            for source in {name: None for name, _ in dropped}
+        },
+        "contaminated_by_rule": dict(Counter(d["rule"] for d in drops if d["reason"] == "contaminated")),
+        "licences": dict(Counter(problem.licence for problem in problems)),
+    }

@@ -1,0 +1,71 @@
+"""Revisions of hub data sets that a recipe or a card leaves null: resolved at the first run, then enforced.
+
+Reads and writes runs/<name>/revisions.json, {data set: commit}. A revision is never invented: without a
+network and without that file the run stops and says so.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+from pipeline.cards import task_card
+from pipeline.errors import RecipeError, StageError
+from pipeline.recipe import CardTask, HubSource, Recipe
+from pipeline.stage import Context
+
+log = logging.getLogger(__name__)
+
+
+def resolved_revisions(context: Context) -> dict[str, str]:
+    """Data set -> commit, for every hub data set of the recipe whose revision is null."""
+    wanted = unpinned(context.recipe)
+    if not wanted:
+        return {}
+    path = context.runs / context.recipe.name / "revisions.json"
+    known = read_revisions(path)
+    missing = sorted(wanted - known.keys())
+    if missing:
+        known |= {name: latest_commit(name) for name in missing}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        log.info("resolved %s; enforced from now on by %s", ", ".join(missing), path)
+    return {name: known[name] for name in sorted(wanted)}
+
+
+def unpinned(recipe: Recipe) -> set[str]:
+    """The hub data sets that neither the recipe nor their task card pins."""
+    names = {s.hub for s in recipe.problems.sources if isinstance(s, HubSource) and s.revision is None}
+    for task in recipe.eval.tasks:
+        if isinstance(task, CardTask) and task.path is None:
+            card = task_card(task.task)
+            if card.hub and card.revision is None:
+                names.add(card.hub)
+    return names
+
+
+def read_revisions(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise StageError(f"{path}: cannot be read as JSON ({error}); remove it to resolve again") from None
+
+
+def latest_commit(name: str) -> str:
+    """The commit that the hub's main branch of a data set points to now."""
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        commit = HfApi().dataset_info(name).sha
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise RecipeError(
+            f"hub: {name}: its revision is null and cannot be resolved ({said}). State a `revision`, or give "
+            "a local copy with `path:`"
+        ) from None
+    if commit is None:
+        raise RecipeError(f"hub: {name}: the hub names no commit for it; state a `revision`")
+    return commit

@@ -1,0 +1,338 @@
+"""The loop that collects traces: bounded in flight, no barrier, verification beside the engine.
+
+A problem's next sample is launched only while correct + in flight < keep (and below max), so which samples
+are taken does not depend on timing: they are the first n, n the smallest number that holds `keep` correct
+ones. Traces that the store has already, or that are adopted, count in their order as if just sampled.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipeline.records import Problem, Trace, Verdict
+from pipeline.render import messages
+from pipeline.sampling.engine import Engine, RequestFailed
+from pipeline.sampling.interrupt import interruptible
+from pipeline.sampling.job import Job, request_fingerprint, sample_seed
+from pipeline.sampling.keys import CORRECT, CUT, DONE, VERIFIED, counts
+from pipeline.sampling.prompts import check_lengths
+from pipeline.sampling.store import Failure, Store
+from pipeline.verify import VerifierPool
+
+log = logging.getLogger(__name__)
+
+MAX_UNVERIFIED = 2048  # traces that wait for their verdict are held in memory; beyond it nothing is launched
+
+
+class Source(Protocol):
+    """Traces paid for elsewhere: the one of a key, with its verdict where that still holds, or None."""
+
+    def take(self, problem_id: str, sample: int) -> tuple[Trace, Verdict | None] | None: ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has happened so far, for progress, manifest and forecast.
+
+    `found` were in the store, `adopted` came from a source, `sampled` from the engine; tokens and seconds
+    are those of `sampled`, from the first launch to the last trace, so engine start is not in them.
+    """
+
+    solved: int = 0
+    given_up: int = 0
+    found: int = 0
+    adopted: int = 0
+    sampled: int = 0
+    correct: int = 0
+    cut: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    first_launch: float = 0.0
+    last_trace: float = 0.0
+
+    @property
+    def engine_seconds(self) -> float:
+        return max(self.last_trace - self.first_launch, 0.0)
+
+
+class Watcher(Protocol):
+    """Shows a tally that grows until it is cancelled."""
+
+    async def watch(self, tally: Tally) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a collection runs: none of it changes which samples are taken. `sources` come before the engine."""
+
+    concurrency: int = 256
+    sources: tuple[Source, ...] = ()
+    watcher: Watcher | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A problem of which samples are wanted. `known` are its bits in the store when it was begun."""
+
+    problem: Problem
+    known: int
+    max: int
+    next: int = 0
+    in_flight: int = 0
+    correct: int = 0
+    queued: bool = False
+    prompt: Any = None
+
+
+async def collect(
+    job: Job,
+    problems: Iterable[Problem],
+    engine: Engine,
+    store: Store,
+    pool: VerifierPool | None,
+    options: Options | None = None,
+) -> Tally:
+    """Take all samples that `job` wants of `problems` and that `store` lacks.
+
+    `problems` is iterated more than once: a list, or an object that streams them anew each time. Without a
+    pool nothing is verified and every problem gets `max` samples. A failed request is data: `Tally.failed`.
+    Ctrl-C stops launching and raises KeyboardInterrupt; EngineError and VerifyError come through likewise.
+    What was finished is in the store by then, and the same call goes on from there.
+    """
+    store.load(request_fingerprint(job))
+    loop = Loop(job, engine, store, pool, options or Options())
+    with interruptible(loop.stop):
+        await loop.run(problems, {})
+        if job.samples.redistribute:
+            allowance = redistribute(job, problems, store)
+            loop.tally.given_up -= len(allowance)
+            await loop.run([problem for problem in problems if problem.id in allowance], allowance)
+    return loop.tally
+
+
+def redistribute(job: Job, problems: Iterable[Problem], store: Store) -> dict[str, int]:
+    """New `max` of the hardest unsolved problems: what solved ones saved, up to `cap` samples each.
+
+    Hardest first is fewest correct first, then by id, and what they save in turn is not given on: so the
+    result depends on the verdicts alone, never on timing.
+    """
+    samples = job.samples
+    saved, unsolved = 0, []
+    for problem in problems:
+        tries, correct = counts(store.keys.all_bits(problem.id), samples.max)
+        saved += samples.max - tries if correct >= samples.keep else 0
+        if correct < samples.keep:
+            unsolved.append((correct, problem.id))
+    allowance = {}
+    for _, problem_id in sorted(unsolved):
+        extra = min((samples.cap or samples.max) - samples.max, saved)
+        if extra > 0:
+            allowance[problem_id] = samples.max + extra
+            saved -= extra
+    return allowance
+
+
+class Loop:
+    """State of one collection: problems with samples in flight, and the tasks that serve them."""
+
+    def __init__(
+        self, job: Job, engine: Engine, store: Store, pool: VerifierPool | None, options: Options
+    ) -> None:
+        self.tally = Tally()
+        self._job = job
+        self._request = request_fingerprint(job)
+        self._engine = engine
+        self._store = store
+        self._pool = pool
+        self._options = options
+        self._prepared = False
+        self._preparing = asyncio.Lock()
+        self._all_problems: Iterable[Problem] = ()
+        self._problems: Iterator[Problem] = iter(())
+        self._allowance: dict[str, int] = {}
+        self._ready: deque[Asked] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sampling = 0
+        self._verifying = 0
+        self._stopped: BaseException | None = None
+        self._done = asyncio.Event()
+
+    async def run(self, problems: Iterable[Problem], allowance: dict[str, int]) -> None:
+        """Take the samples of `problems`; `allowance` are those whose max is another than the job's."""
+        self._all_problems = problems
+        self._problems, self._allowance = iter(problems), allowance
+        self._done.clear()
+        watcher = self._options.watcher
+        watching = asyncio.create_task(watcher.watch(self.tally)) if watcher else None
+        try:
+            self._launch()
+            await self._done.wait()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if watching:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        if self._stopped is not None:
+            raise self._stopped
+
+    def stop(self, reason: BaseException) -> None:
+        """Launch nothing more; `run` ends and raises `reason`. An interrupt outweighs what it caused."""
+        if self._stopped is None or isinstance(reason, KeyboardInterrupt):
+            self._stopped = reason
+        self._done.set()
+
+    def _launch(self) -> None:
+        """Fill the free places: first with problems that have begun, then with the next ones."""
+        while self._stopped is None and self._has_room():
+            asked = self._ready.popleft() if self._ready else self._begin()
+            if asked is None:
+                break
+            asked.queued = False
+            if self._wants(asked):
+                self._take(asked)
+            self._put_back(asked)
+        if not self._tasks:
+            self._done.set()
+
+    def _has_room(self) -> bool:
+        return self._sampling < self._options.concurrency and self._verifying < MAX_UNVERIFIED
+
+    def _begin(self) -> Asked | None:
+        problem = next(self._problems, None)
+        if problem is None:
+            return None
+        max_samples = self._allowance.get(problem.id, self._job.samples.max)
+        return Asked(problem, self._store.keys.all_bits(problem.id), max_samples)
+
+    def _wants(self, asked: Asked) -> bool:
+        keep = self._job.samples.keep if self._pool else asked.max
+        return asked.next < asked.max and asked.correct + asked.in_flight < keep
+
+    def _put_back(self, asked: Asked) -> None:
+        """Queue a problem that wants a sample; count one that wants none and waits for none."""
+        if self._wants(asked):
+            if not asked.queued:
+                asked.queued = True
+                self._ready.appendleft(asked)
+        elif asked.in_flight == 0:
+            if asked.correct >= self._job.samples.keep:
+                self.tally.solved += 1
+            else:
+                self.tally.given_up += 1
+
+    def _take(self, asked: Asked) -> None:
+        """The next sample of a problem: from the store, from a source, or from the engine."""
+        sample, asked.next = asked.next, asked.next + 1
+        bits = asked.known >> 4 * sample & 15
+        if bits & DONE:
+            self.tally.found += 1
+            if bits & VERIFIED or self._pool is None:
+                asked.correct += counts_as_correct(bits)
+                return
+            self._start(asked, self._judge(asked, self._store.unverified_trace(asked.problem.id, sample)))
+            return
+        for source in self._options.sources:
+            taken = source.take(asked.problem.id, sample)
+            if taken is not None:
+                self._adopt(asked, *taken)
+                return
+        self._sampling += 1
+        self._start(asked, self._sample(asked, sample))
+
+    def _adopt(self, asked: Asked, trace: Trace, verdict: Verdict | None) -> None:
+        self.tally.adopted += 1
+        self._store.add_trace(trace)
+        if verdict is not None:
+            self._count(asked, trace, verdict)
+        elif self._pool is not None:
+            self._start(asked, self._judge(asked, trace))
+
+    def _start(self, asked: Asked, work: Any) -> None:
+        asked.in_flight += 1
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.stop(error)
+        elif not self._tasks:
+            self._launch()
+
+    async def _sample(self, asked: Asked, sample: int) -> None:
+        problem, job = asked.problem, self._job
+        seed = sample_seed(job.seed, problem.id, sample)
+        try:
+            if not self._prepared:
+                await self._prepare()
+            if asked.prompt is None:
+                asked.prompt = self._engine.prompt(messages(problem.question, job.prompt))
+            done = await self._engine.sample(asked.prompt, job.sampling, seed)
+        except RequestFailed as failure:
+            self._sampling -= 1
+            self.tally.failed[failure.kind] += 1
+            self._store.add_failure(Failure(problem.id, sample, self._request, failure.kind, failure.detail))
+            self._land(asked)
+            return
+        trace = Trace(
+            problem.id, sample, seed, self._request, done.thinking, done.answer, done.finish_reason,
+            done.prompt_tokens, done.output_tokens, job.model.name,
+        )  # fmt: skip
+        self._store.add_trace(trace)
+        self._sampling -= 1
+        tally = self.tally
+        tally.sampled += 1
+        tally.prompt_tokens += done.prompt_tokens
+        tally.output_tokens += done.output_tokens
+        tally.last_trace = time.monotonic()
+        await self._judge(asked, trace)
+
+    async def _prepare(self) -> None:
+        """Before the first request: check the lengths of all prompts, then start the engine."""
+        async with self._preparing:
+            if self._prepared:
+                return
+            prompts = await self._engine.prompts()
+            if prompts is not None:
+                await asyncio.to_thread(check_lengths, self._job, self._all_problems, prompts)
+            await self._engine.ready()
+            self.tally.first_launch = time.monotonic()
+            self._prepared = True
+
+    async def _judge(self, asked: Asked, trace: Trace) -> None:
+        """Verify a trace that is in the store; its place at the engine is given away meanwhile."""
+        if self._pool is not None:
+            self._verifying += 1
+            self._launch()
+            problem = asked.problem
+            verdict = await self._pool.verify(
+                (problem.id, trace.sample), problem.verifier, problem.gold, trace.answer, problem.metadata
+            )
+            self._verifying -= 1
+            self._count(asked, trace, verdict)
+        self._land(asked)
+
+    def _count(self, asked: Asked, trace: Trace, verdict: Verdict) -> None:
+        self._store.add_verdict(verdict)
+        cut = trace.finish_reason != "stop"
+        correct = verdict.status == "correct" and not cut  # a cut trace is never kept, so it is never enough
+        asked.correct += correct
+        self.tally.correct += correct
+        self.tally.cut += cut
+
+    def _land(self, asked: Asked) -> None:
+        asked.in_flight -= 1
+        self._put_back(asked)
+        self._launch()
+
+
+def counts_as_correct(bits: int) -> bool:
+    return bool(bits & CORRECT) and not bits & CUT

@@ -1,0 +1,90 @@
+"""The questions of the recipe's eval tasks: task cards, local files, and procedural families.
+
+A procedural task takes reserved questions only, so no training source can hold one of them.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.cards import TaskCard, task_card
+from pipeline.errors import RecipeError
+from pipeline.recipe import CardTask, FileSource, HubSource, ProceduralSource
+from pipeline.records import Problem
+from pipeline.sources import procedural_problems, row_problems, source_name
+
+Task = ProceduralSource | CardTask | FileSource
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProblems:
+    """`card` is None for procedural tasks and bare files; no two problems have the same id."""
+
+    name: str
+    problems: list[Problem]
+    card: TaskCard | None
+    procedural: bool
+
+
+def task_name(task: Task) -> str:
+    """What results and files call a task: its card, its family, or the stem of its file."""
+    return (task.name or task.task) if isinstance(task, CardTask) else source_name(task)
+
+
+def task_names(tasks: list[Task]) -> list[str]:
+    """The names of all tasks. RecipeError where two are the same: their files would overwrite each other."""
+    names = [task_name(task) for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"eval.tasks: two tasks are called '{name}'; give one of them a `name:`")
+    return names
+
+
+def task_problems(task: Task, seed: int, revision: str | None = None) -> TaskProblems:
+    """The questions of one eval task. RecipeError where the task cannot be had or holds no question."""
+    name = task_name(task)
+    if isinstance(task, ProceduralSource):
+        return TaskProblems(name, list(procedural_problems(task, seed, reserved=True)), None, True)
+    card = task_card(task.task) if isinstance(task, CardTask) else None
+    source = task if isinstance(task, FileSource) else _card_source(task, card or task_card(task.task))
+    loaded = [item for item in row_problems(source, name, revision) if isinstance(item, Problem)]
+    problems = list({problem.id: problem for problem in loaded}.values())
+    size = task.size if isinstance(task, CardTask) else task.limit
+    if not problems:
+        raise RecipeError(
+            f"eval task {name}: has no question with an answer; look at its file and its columns"
+        )
+    if size is not None and size > len(problems):
+        raise RecipeError(f"eval task {name}: has {len(problems):,} questions, size asks for {size:,}")
+    return TaskProblems(name, seeded_part(problems, size, seed), card, False)
+
+
+def seeded_part(problems: list[Problem], size: int | None, seed: int) -> list[Problem]:
+    """`size` of the problems, in their own order; a problem's place in the draw is a hash of seed and id."""
+    if size is None or size >= len(problems):
+        return problems
+    chosen = {p.id for p in sorted(problems, key=lambda p: draw_key(seed, p.id))[:size]}
+    return [problem for problem in problems if problem.id in chosen]
+
+
+def draw_key(seed: int, *parts: Any) -> bytes:
+    """Eight bytes that put things into an order which depends on seed and content, never on position."""
+    text = "\0".join([str(seed), *map(str, parts)])
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def _card_source(task: CardTask, card: TaskCard) -> FileSource | HubSource:
+    shared: dict[str, Any] = {
+        "columns": card.columns,
+        "answer": card.answer,
+        "verifier": card.verifier,
+        "licence": card.licence,
+        "name": task_name(task),
+    }
+    if task.path is not None:
+        return FileSource(path=task.path, **shared)
+    if card.hub is None:
+        raise RecipeError(
+            f"eval/tasks/{task.task}.yaml: names no hub data set; give the task a `path:` to a local copy"
+        )
+    return HubSource(hub=card.hub, revision=card.revision, subset=card.subset, split=card.split, **shared)

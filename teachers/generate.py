@@ -1,0 +1,177 @@
+"""The generate stage: sample the teacher until enough traces of each problem are correct, within a budget.
+
+Reads runs/<name>/problems. Writes traces-*.jsonl, verdicts.jsonl, failures.jsonl and tries.jsonl (how hard
+each problem was) to runs/<name>/generate. A run that was killed goes on where it was.
+
+    python -m pipeline generate --recipe recipes/demo.yaml
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.cards import SampledModel, sampled_teacher
+from pipeline.errors import RecipeError, StageError
+from pipeline.recipe import Recipe
+from pipeline.records import Problem, from_json
+from pipeline.render import PROMPTS
+from pipeline.sampling import EngineFlags, Job, Options, Store, Tally, collect, start_engine
+from pipeline.sampling.adopt import AdoptedRun
+from pipeline.sampling.progress import Progress
+from pipeline.stage import Context, Counts, Plan, StageRun, begin, inputs_of, require
+from pipeline.verify import VERSIONS, VerifierPool
+from teachers.tries import write_tries
+
+log = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateFlags:
+    """How generate runs, not which samples are taken. `adopt` are runs to take traces from."""
+
+    engine: EngineFlags = field(default_factory=EngineFlags)
+    adopt: tuple[str, ...] = ()
+    verifier_workers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemFile:
+    """The problems of a finished problems stage, streamed anew at each iteration."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[Problem]:
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                yield from_json(Problem, line)
+
+
+def run(context: Context, flags: GenerateFlags | None = None) -> None:
+    """Run or resume the stage. StageError above `max_failure_rate`, with all that was finished saved."""
+    flags = flags or GenerateFlags()
+    source = context.directory("problems")
+    manifest = require(source, "generate", context.start.recipe)
+    model = sampled_teacher(context.recipe.generate.teacher)
+    stage = begin(context.directory("generate"), plan_of(context.recipe, model, manifest), context.start)
+    if stage is None:
+        return
+    with stage, Store(stage.directory) as store:
+        problems = ProblemFile(source / "problems.jsonl")
+        job = job_of(context.recipe, model)
+        num_problems = manifest["outputs"]["problems.jsonl"]["rows"]
+        tally, notes = asyncio.run(
+            sample(job, problems, store, Work(stage, context.runs, flags, num_problems))
+        )
+        refuse_failures(tally, context.recipe.generate.max_failure_rate, stage.directory)
+        close_books(stage, job, problems, store, (tally, notes))
+
+
+def plan_of(recipe: Recipe, model: SampledModel, problems: dict[str, Any]) -> Plan:
+    """All that decides which traces there are: teacher, prompt, sampling, budget, verifiers, problems."""
+    section = recipe.generate
+    config = {
+        **section.model_dump(),
+        "teacher_identity": model.identity,
+        "prompt_text": PROMPTS[section.prompt],
+        "verifiers": VERSIONS,
+    }
+    return Plan("generate", STAGE_VERSION, config, inputs_of({"problems": problems}), recipe.seed)
+
+
+def job_of(recipe: Recipe, model: SampledModel) -> Job:
+    """What generate samples. RecipeError where all samples of a problem would be the same text."""
+    section = recipe.generate
+    if section.sampling.temperature == 0 and section.samples.max > 1:
+        raise RecipeError(
+            "generate.sampling.temperature: 0 makes all samples of a problem the same text, and samples.max "
+            f"is {section.samples.max}; set temperature above 0, or samples: {{keep: 1, max: 1}}"
+        )
+    return Job(model, section.prompt, section.sampling, section.samples, recipe.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    stage: StageRun
+    runs: Path
+    flags: GenerateFlags
+    num_problems: int
+
+
+async def sample(job: Job, problems: ProblemFile, store: Store, work: Work) -> tuple[Tally, dict[str, Any]]:
+    """Engine, verifiers and loop together; the tally and what the engine has to note."""
+    folders = [work.stage.aside] if work.stage.aside else []
+    folders += [adopted_directory(work.runs, name) for name in work.flags.adopt]
+    with ExitStack() as stack:
+        pool = stack.enter_context(VerifierPool(workers=work.flags.verifier_workers))
+        sources = tuple(stack.enter_context(closing(AdoptedRun(folder, job))) for folder in folders)
+        options = Options(work.flags.engine.concurrency, sources, Progress(work.num_problems, job.samples))
+        async with start_engine(job.model, work.flags.engine) as engine:
+            tally = await collect(job, problems, engine, store, pool, options)
+        return tally, engine.notes
+
+
+def adopted_directory(runs: Path, name: str) -> Path:
+    """The generate directory of the run that `--adopt` names. RecipeError where there is none."""
+    directory = runs / name / "generate"
+    if not directory.is_dir():
+        known = sorted(path.parent.name for path in runs.glob("*/generate"))
+        raise RecipeError(
+            f"--adopt {name}: {directory} does not exist; runs with traces: {', '.join(known) or 'none'}"
+        )
+    return directory
+
+
+def refuse_failures(tally: Tally, limit: float, directory: Path) -> None:
+    """StageError where more than `limit` of the requests failed; everything is saved by then."""
+    num_failed = sum(tally.failed.values())
+    num_traces = tally.found + tally.adopted + tally.sampled
+    if num_failed > limit * (num_traces + num_failed):
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.failed.most_common())
+        raise StageError(
+            f"generate: {num_failed:,} of {num_traces + num_failed:,} requests failed ({kinds}), more than "
+            f"generate.max_failure_rate {limit:g} allows. All {num_traces:,} finished traces are saved in "
+            f"{directory}, each failure is in failures.jsonl. Repair the cause and run the same command "
+            "again: it asks only for what is missing"
+        )
+
+
+def close_books(
+    stage: StageRun, job: Job, problems: ProblemFile, store: Store, result: tuple[Tally, dict[str, Any]]
+) -> None:
+    """Write tries.jsonl and the manifest."""
+    tally, notes = result
+    summary = write_tries(stage.directory / "tries.jsonl", problems, store, job)
+    outputs = {**store.outputs(), "tries.jsonl": summary["problems"]}
+    num_traces = sum(rows for name, rows in outputs.items() if name.startswith("traces-"))
+    num_failed = sum(tally.failed.values())
+    stage.finish(
+        Counts(num_in=num_traces + num_failed, kept=num_traces, failed=dict(tally.failed)),
+        dict(outputs),
+        usage=usage_of(tally, store),
+        notes={**summary, **notes},
+    )
+    log.info(
+        "generate: %d of %d problems solved, %d traces (%d adopted) in %s",
+        summary["solved"], summary["problems"], num_traces, tally.adopted, stage.directory,
+    )  # fmt: skip
+
+
+def usage_of(tally: Tally, store: Store) -> dict[str, Any]:
+    """Tokens of all traces in the store, and what this process had the engine make of them."""
+    return {
+        "prompt_tokens": store.keys.prompt_tokens,
+        "output_tokens": store.keys.output_tokens,
+        "sampled": tally.sampled,
+        "adopted": tally.adopted,
+        "found": tally.found,
+        "sampled_output_tokens": tally.output_tokens,
+        "engine_seconds": round(tally.engine_seconds, 2),
+        "tokens_per_second": round(tally.output_tokens / tally.engine_seconds, 1) if tally.sampled else None,
+        "tokens_per_kept": round(tally.output_tokens / tally.correct, 1) if tally.correct else None,
+    }

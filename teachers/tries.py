@@ -1,0 +1,41 @@
+"""How hard each problem was for the teacher: tries.jsonl, one line a problem, difficulty as data.
+
+    {"problem_id": ..., "tries": 3, "correct": 2, "pass_rate": 0.6667, "solved": true}
+
+`pass_rate` is correct/tries. Where sampling stopped at `keep` correct traces that is a little high: an
+unbiased estimate is (keep - 1) / (tries - 1).
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.records import Problem
+from pipeline.sampling import Job, Store
+from pipeline.sampling.keys import counts
+
+
+def write_tries(path: Path, problems: Iterable[Problem], store: Store, job: Job) -> dict[str, Any]:
+    """Write a line for each problem; the totals of them, for the manifest."""
+    totals = {"problems": 0, "solved": 0, "tries": 0, "correct": 0}
+    with path.open("w", encoding="utf-8") as file:
+        for problem in problems:
+            row = tries_of(problem, store, job)
+            file.write(json.dumps(row) + "\n")
+            totals["problems"] += 1
+            for name in ("solved", "tries", "correct"):
+                totals[name] += int(row[name])
+    totals["given_up"] = totals["problems"] - totals["solved"]
+    return totals
+
+
+def tries_of(problem: Problem, store: Store, job: Job) -> dict[str, Any]:
+    tries, correct = counts(store.keys.all_bits(problem.id), job.samples.cap or job.samples.max)
+    return {
+        "problem_id": problem.id,
+        "tries": tries,
+        "correct": correct,
+        "pass_rate": round(correct / tries, 4) if tries else None,
+        "solved": correct >= job.samples.keep,
+    }

@@ -1,0 +1,74 @@
+"""The command line: help, one-line errors, exit codes; the commands that documents and Makefile name."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "recipes").glob("*.yaml"))]
+
+
+def named(pattern: str) -> list[str]:
+    """What the documents name, as `pattern` finds it in code blocks and inline code, each once."""
+    return sorted({match for path in DOCUMENTS for match in re.findall(pattern, path.read_text())})
+
+
+def test_help_names_every_stage_and_an_example(retort: Run) -> None:
+    done = retort("--help")
+    assert done.returncode == 0
+    for word in ("problems", "generate", "filter", "train", "eval", "report", "Example:"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["problems", "--recipe", "recipes/dmo.yaml"],
+            r"^error: recipes/dmo\.yaml: there is no such recipe; .*demo\.yaml",
+        ),
+        (["problems"], r"^error: Missing option '--recipe'"),
+        (["problems", "--recipe", "recipes/demo.yaml", "--frce"], r"^error: No such option: --frce"),
+        (["problms"], r"^error: No such command 'problms'"),
+    ],
+    ids=["missing file", "missing option", "unknown option", "unknown command"],
+)
+def test_wrong_usage_is_one_error_line_and_exit_2(retort: Run, arguments: list[str], message: str) -> None:
+    done = retort(*arguments)
+    assert done.returncode == 2
+    assert re.search(message, done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("stage", ["filter", "train", "eval", "report"])
+def test_a_stage_without_its_input_names_the_one_to_run(
+    retort: Run, recipe_file: Path, tmp_path: Path, stage: str
+) -> None:
+    done = retort(stage, "--recipe", recipe_file, "--runs", tmp_path / "runs")
+    assert done.returncode == 1
+    assert re.search(
+        r"^error: .*manifest\.json, which does not exist: .* Run: make \w+ RECIPE=", done.stderr, re.M
+    )
+
+
+@pytest.mark.parametrize("command", named(r"python -m pipeline ([a-z-]+)"))
+def test_every_subcommand_that_a_document_names_exists(retort: Run, command: str) -> None:
+    done = retort(command, "--help")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("target", named(r"(?:`|^|\n)make ([a-z-]+)"))
+def test_every_make_target_that_a_document_names_exists(target: str) -> None:
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_prints_its_help() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for word in ("make demo", "make test", "make generate", "RECIPE="):
+        assert word in done.stdout

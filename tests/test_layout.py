@@ -1,0 +1,83 @@
+"""Layering, sizes and places: static questions about the checkout, asked of its syntax trees."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGES = ("pipeline", "teachers", "students", "eval")
+HEAVY = {"torch", "transformers", "vllm", "trl", "peft", "accelerate", "datasets", "sympy", "math_verify"}
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """Modules imported when `path` is imported (imports inside functions and TYPE_CHECKING do not count)."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def all_imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_package_resolves_inside_this_checkout(package: str) -> None:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert Path(str(spec.origin)).resolve().is_relative_to(ROOT)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_packages_import_in_the_direction_of_the_layers(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    tops = {module.split(".")[0] for module in all_imports(path)} & set(PACKAGES)
+    is_entry = path == ROOT / "pipeline/__main__.py"
+    assert is_entry or tops <= {package, "pipeline"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pipeline").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_the_core_imports_nothing_heavy(path: Path) -> None:
+    assert not {module.split(".")[0] for module in top_level_imports(path)} & HEAVY
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("[a-z]*/**/*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_nobody_writes_import_eval(path: Path) -> None:
+    if ".venv" in path.parts:
+        pytest.skip("not ours")
+    statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)]
+    assert "eval" not in {alias.name for node in statements for alias in node.names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_functions_keep_their_size(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is longer than 60 lines"
+
+
+def test_help_imports_no_stage_and_no_heavy_library() -> None:
+    code = "import pipeline.__main__, sys; print(sorted(m for m in sys.modules if '.' not in m))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(ast.literal_eval(done.stdout)) & (
+        HEAVY | {"numpy", "pyarrow", "teachers", "students", "eval"}
+    )

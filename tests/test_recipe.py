@@ -1,0 +1,101 @@
+"""Recipes: what is valid, and one clear error for each thing that is not."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import RecipeError
+from pipeline.recipe import CardTask, FileSource, HubSource, ProceduralSource, load_recipe
+from tests.conftest import RECIPE, ROOT
+
+CHECKED_IN = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def test_every_checked_in_recipe_is_found() -> None:
+    assert {path.stem for path in CHECKED_IN} >= {"demo", "demo-lora", "demo-unverified"}
+
+
+@pytest.mark.parametrize("path", CHECKED_IN, ids=lambda path: path.stem)
+def test_every_checked_in_recipe_loads_under_its_own_name(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", CHECKED_IN, ids=lambda path: path.stem)
+def test_every_checked_in_recipe_states_purpose_needs_command_and_result(path: Path) -> None:
+    header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
+    for word in ("Purpose:", "Needs:", "Command:", "Expected:"):
+        assert word in header, f"{path}: the header comment lacks '{word}'"
+
+
+def test_kinds_of_sources_and_tasks_are_told_by_their_key(tmp_path: Path) -> None:
+    text = RECIPE.replace(
+        "    - {reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}}",
+        "    - {reasoning_gym: gcd, size: 5}\n    - {path: a.jsonl}\n    - {hub: openai/gsm8k, subset: main}",
+    ).replace("tasks: [{", "tasks: [{task: gsm8k}, {")
+    path = tmp_path / "kinds.yaml"
+    path.write_text(text)
+    recipe = load_recipe(path)
+    assert [type(source) for source in recipe.problems.sources] == [ProceduralSource, FileSource, HubSource]
+    assert [type(task) for task in recipe.eval.tasks] == [CardTask, ProceduralSource]
+
+
+# fmt: off
+FAULTS = {
+    "unknown key": (("epochs: 1", "epoch: 1"), r"train\.epoch: unknown key; did you mean 'epochs'\?"),
+    "unknown key in a source": (("size: 20", "siez: 20"), r"\[0\]\.siez: unknown key; did you mean 'size'"),
+    "wrong type": (("epochs: 1", "epochs: three"), r"train\.epochs: .*valid number, found 'three'"),
+    "a number as text is text": (("size: 20", "size: '20'"), r"size: .*valid integer, found '20'"),
+    "missing key": (("  student: embedded-dense\n", ""), r"train\.student: this key is missing"),
+    "impossible value": (("keep: 1, max: 2", "keep: 3, max: 2"), r"keep \(3\) cannot be more than max \(2\)"),
+    "unknown prompt": (("prompt: boxed", "prompt: boxd"), r"unknown prompt style; did you mean 'boxed'\?"),
+    "unknown source kind": (("reasoning_gym: chain_sum, size: 20", "gym: x"), r"with the key reasoning_gym or path"),
+    "duplicate key": (("seed: 0", "seed: 0\nseed: 1"), r"line 3 is not valid YAML: the key 'seed' stands here"),
+    "anchor": (("seed: 0", "seed: &s 0"), r"anchors and aliases are not allowed"),
+    "name that is no directory": (("name: small", "name: ../small"), r"name: a name becomes a directory"),
+    "broken YAML": (("name: small", "name: [small"), r"is not valid YAML"),
+    "not a number": (("temperature: 1.0", "temperature: .nan"), r"temperature: .*finite number"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_one_error_with_place_and_next_step(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    path = tmp_path / "faulty.yaml"
+    assert change[0] in RECIPE
+    path.write_text(RECIPE.replace(change[0], change[1], 1))
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_missing_recipe_lists_what_is_there(recipe_file: Path) -> None:
+    with pytest.raises(RecipeError, match=r"there is no such recipe; .* holds: small\.yaml"):
+        load_recipe(recipe_file.with_name("smal.yaml"))
+
+
+def test_exponents_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "float.yaml"
+    path.write_text(RECIPE.replace("1.0e-3", "1e-3"))
+    assert load_recipe(path).train.learning_rate == pytest.approx(0.001)
+
+
+def test_set_overrides_one_value(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file, ["train.epochs=3", "filter.select.per_problem=2"])
+    assert (recipe.train.epochs, recipe.filter.select.per_problem) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=1", "unknown key; did you mean 'epochs'"),
+        ("train.epochs", r"expected section\.key=value"),
+        ("seed.x=1", "'seed' holds int, not a section"),
+        ("train.epochs=[", "is not valid YAML"),
+    ],
+)
+def test_a_faulty_override_names_itself(recipe_file: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(recipe_file, [override])
+    assert f"--set {override}" in str(caught.value)

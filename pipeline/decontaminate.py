@@ -116,9 +116,7 @@ class EvalIndex:
             counts.update({run for run in ngrams_of(words_of(question)) if run in self.ngrams})
         least = max(TEMPLATE_MIN_QUESTIONS, TEMPLATE_SHARE * num_questions)
         return {
-            run
-            for run, count in counts.items()
-            if count > TEMPLATE_SHARE * num_questions and count >= least
+            run for run, count in counts.items() if count > TEMPLATE_SHARE * num_questions and count >= least
         }
 
 

@@ -251,7 +251,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         scheduler.step()
         losses.append(loss.item())
-        tokens += inputs['input_ids'].numel()
+        tokens += inputs["input_ids"].numel()
         if (step + 1) % 50 == 0:
             rate = tokens / (time.monotonic() - started)
             recent = sum(losses[-50:]) / 50

@@ -77,7 +77,9 @@ def parse_rule(entry: str | dict[str, dict[str, Any]]) -> tuple[str, Strict]:
     elif len(entry) == 1:
         [(name, values)] = entry.items()
     else:
-        raise ValueError(f"a rule is a name or {{name: {{parameter: value}}}}, found {len(entry)} names in one entry")
+        raise ValueError(
+            f"a rule is a name or {{name: {{parameter: value}}}}, found {len(entry)} names in one entry"
+        )
     if name not in PARAMETERS:
         raise ValueError(f"unknown rule '{name}'; {nearest(name, list(PARAMETERS))}")
     try:

@@ -115,7 +115,11 @@ def one_language(candidate: Candidate, parameters: OneLanguage) -> Hit | None:
 
 def scripts_of(text: str) -> set[str]:
     """The scripts other than Latin and Greek that a text uses."""
-    return set() if text.isascii() else {name for name, letters in SCRIPT_LETTERS.items() if letters.search(text)}
+    return (
+        set()
+        if text.isascii()
+        else {name for name, letters in SCRIPT_LETTERS.items() if letters.search(text)}
+    )
 
 
 def no_leaked_template(candidate: Candidate, parameters: NoParameters) -> Hit | None:

@@ -72,6 +72,7 @@ PARAMETERS: dict[str, type[Strict]] = {
 
 def parse_rule(entry: str | dict[str, dict[str, Any]]) -> tuple[str, Strict]:
     """Name and parameters of one entry of `filter.rules`. ValueError says what is wrong with it."""
+    values: dict[str, Any]
     if isinstance(entry, str):
         name, values = entry, {}
     elif len(entry) == 1:

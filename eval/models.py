@@ -1,0 +1,66 @@
+"""Which models eval compares, as engines see them, and the faults that can be seen before one starts."""
+
+import json
+from pathlib import Path
+
+from pipeline.cards import SampledModel, sampled_student, sampled_teacher
+from pipeline.errors import RecipeError, StageError
+from pipeline.recipe import Recipe
+from pipeline.stage import hash_file, read_manifest
+
+CHECKPOINT = "checkpoint"
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+def compared_models(recipe: Recipe, train: Path) -> dict[str, SampledModel]:
+    """Each model of eval.compare by its name; the student is the checkpoint that train wrote."""
+    models: dict[str, SampledModel] = {}
+    for name in recipe.eval.compare:
+        if name == "teacher":
+            models[name] = sampled_teacher(recipe.generate.teacher)
+        elif name == "base":
+            models[name] = sampled_student(recipe.train.student)
+        else:
+            models[name] = sampled_student(recipe.train.student, checkpoint=train / CHECKPOINT)
+    return models
+
+
+def check_model(name: str, model: SampledModel, max_tokens: int) -> None:
+    """RecipeError where a local model cannot stop or cannot hold what it is asked to write."""
+    if model.max_model_len <= max_tokens:
+        raise RecipeError(
+            f"eval: {name} holds {model.max_model_len:,} tokens and max_tokens is {max_tokens:,}: no room is "
+            "left for a question. Set eval.sampling.max_tokens lower; every model gets the same budget"
+        )
+    directory = Path(model.model)
+    if directory.is_dir() and not has_eos(directory):
+        raise RecipeError(
+            f"eval: {name} ({model.model}) names no end-of-sequence token in generation_config.json, "
+            "config.json or tokenizer_config.json: every response would run to the token limit. Name one "
+            "in generation_config.json (eos_token_id)"
+        )
+
+
+def has_eos(directory: Path) -> bool:
+    """True where one of the files from which an engine takes the token names it."""
+    names = [("generation_config.json", "eos_token_id"), ("config.json", "eos_token_id")]
+    for file, key in [*names, ("tokenizer_config.json", "eos_token")]:
+        path = directory / file
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get(key) is not None:
+            return True
+    return False
+
+
+def check_template(train: Path) -> None:
+    """StageError where the checkpoint's chat template is not the one that the student was trained with."""
+    manifest = read_manifest(train)
+    path = train / CHECKPOINT / TEMPLATE_FILE
+    recorded = (manifest or {"outputs": {}})["outputs"].get(f"{CHECKPOINT}/{TEMPLATE_FILE}")
+    if recorded is None:
+        return
+    if not path.is_file() or hash_file(path) != recorded["sha256"]:
+        raise StageError(
+            f"{path}: is not the chat template that the student was trained with (its sha256 is not the one "
+            "in train's manifest): the score would be of another prompt than the training's. Put the "
+            "template back, or train again with FORCE=1"
+        )

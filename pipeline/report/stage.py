@@ -1,0 +1,45 @@
+"""The report stage. Needs neither torch nor vLLM.
+
+Reads the manifests of all finished stages, eval's results.json and samples, and filter's kept and dropped
+traces. Writes runs/<name>/report/: report.html, report.md and README.md (the model card).
+
+    python -m pipeline report --recipe recipes/demo.yaml
+"""
+
+import logging
+
+from pipeline.report.gather import STAGES
+from pipeline.stage import Context, Counts, Plan, begin, inputs_of, read_manifest, require
+
+log = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+
+
+def run(context: Context) -> None:
+    """Write the report and print its path on stdout; opens nothing."""
+    run_directory = context.directory("report").parent
+    require(run_directory / "eval", "report", context.start.recipe)
+    found = {stage: read_manifest(run_directory / stage) for stage in STAGES}
+    manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
+    plan = Plan(
+        "report", STAGE_VERSION, context.recipe.model_dump(), inputs_of(manifests), context.recipe.seed
+    )
+    directory = context.directory("report")
+    stage = begin(directory, plan, context.start)
+    if stage is not None:
+        from pipeline.report.gather import gather
+        from pipeline.report.markdown import card_markdown, report_markdown
+        from pipeline.report.page import report_page
+
+        with stage:
+            findings = gather(context.recipe, run_directory)
+            pages = {
+                "report.html": report_page(findings),
+                "report.md": report_markdown(findings),
+                "README.md": card_markdown(findings),
+            }
+            for name, text in pages.items():
+                (directory / name).write_text(text, encoding="utf-8")
+            stage.finish(Counts(len(manifests), len(manifests)), dict.fromkeys(pages))
+    print(directory / "report.html")

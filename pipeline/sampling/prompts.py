@@ -77,6 +77,6 @@ def check_lengths(job: Job, problems: Iterable[Problem], prompts: ChatPrompts) -
         raise RecipeError(
             f"sampling.max_tokens: {job.sampling.max_tokens:,} and the longest prompt of {longest:,} tokens "
             f"exceed the max_model_len {job.model.max_model_len:,} of {job.model.name} ({num_long:,} "
-            f"problems do). Set max_tokens to at most {max(job.model.max_model_len - longest, 1):,}, or raise "
-            "engine.max_model_len in the card as far as the model allows"
+            f"problems do). Set max_tokens to at most {max(job.model.max_model_len - longest, 1):,}, or "
+            "raise engine.max_model_len in the card as far as the model allows"
         )

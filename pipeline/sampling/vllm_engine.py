@@ -204,7 +204,6 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
         "tensor_parallel_size": flags.tensor_parallel or 1,
         "data_parallel_size": flags.data_parallel or 1,
         "enable_expert_parallel": bool(flags.expert_parallel),
-        "generation_config": "vllm",  # the recipe's sampling and nothing that a model directory adds to it
         "seed": 0,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline.cards import SampledModel
 from pipeline.errors import EngineError, RecipeError, StageError
 from pipeline.recipe import Samples, Sampling
-from pipeline.records import Problem, Trace, problem_id, to_json
-from pipeline.render import Tags
+from pipeline.records import Problem, Trace, to_json
 from pipeline.sampling import (
     EngineFlags,
     Job,
@@ -29,27 +27,16 @@ from pipeline.sampling import (
 from pipeline.sampling.adopt import AdoptedRun
 from pipeline.sampling.job import sample_seed
 from pipeline.verify import VerifierPool
+from tests.collect_child import MODEL, make_problems
 from tests.scripted_teacher import BEHAVIOURS, ScriptedTeacher, answer
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=100)
-MODEL = SampledModel(
-    "scripted", "scripted", None, "bfloat16", None, 1000, Tags(), identity={"model": "scripted"}
-)
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
     with VerifierPool(workers=1) as workers:
         yield workers
-
-
-def make_problems(count: int, behaviour: str = "") -> list[Problem]:
-    texts = [f"What is {i} + {7 * i % 97}? {behaviour}".strip() for i in range(count)]
-    golds = [str(i + 7 * i % 97) for i in range(count)]
-    return [
-        Problem(problem_id(text, gold, "text"), text, gold, "text", "test", "none")
-        for text, gold in zip(texts, golds, strict=True)
-    ]
 
 
 def make_job(keep: int, most: int, **more: Any) -> Job:
@@ -225,7 +212,7 @@ def test_each_behaviour_ends_as_a_trace_or_a_failure_kind(
         "empty_choices": "empty_choices", "wrong_model": "wrong_model", "error_400": "http_400",
     }  # fmt: skip
     reasons = {"cut_thinking": "length", "unclosed": "unclosed", "no_tags": "unclosed"}
-    run = Run(request_timeout_seconds=0.3)
+    run = Run(request_timeout_seconds=0.3 if behaviour == "hang" else 5.0, outage_seconds=10.0)
     tally = run(make_job(2, 2), make_problems(2, f"[{behaviour}]"), tmp_path, pool)
     traces = list(Store(tmp_path).traces())
     if behaviour in kinds:

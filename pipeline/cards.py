@@ -130,6 +130,9 @@ class SampledModel:
     template: str | None = None
     template_options: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+    expert_parallel: bool = False
 
 
 def teacher_card(name: str) -> TeacherCard:
@@ -211,6 +214,9 @@ def sampled_teacher(name: str) -> SampledModel:
         tags=tags,
         template_options=card.template_options,
         identity=identity,
+        tensor_parallel=card.engine.tensor_parallel,
+        data_parallel=card.engine.data_parallel,
+        expert_parallel=card.engine.expert_parallel,
     )
 
 

@@ -5,7 +5,6 @@ dies it is started again and what was in flight is sampled again, `max_restarts`
 """
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -19,6 +18,7 @@ from pipeline.cards import SampledModel
 from pipeline.errors import EngineError
 from pipeline.recipe import Sampling
 from pipeline.sampling.engine import Completion, EngineFlags, RequestFailed, completion_of
+from pipeline.sampling.processes import kill, with_children
 from pipeline.sampling.prompts import ChatPrompts, load_prompts
 
 log = logging.getLogger(__name__)
@@ -201,9 +201,9 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
         "quantization": model.quantisation,
         "max_model_len": model.max_model_len,
         "max_num_seqs": flags.concurrency,
-        "tensor_parallel_size": flags.tensor_parallel or 1,
-        "data_parallel_size": flags.data_parallel or 1,
-        "enable_expert_parallel": bool(flags.expert_parallel),
+        "tensor_parallel_size": flags.tensor_parallel or model.tensor_parallel,
+        "data_parallel_size": flags.data_parallel or model.data_parallel,
+        "enable_expert_parallel": model.expert_parallel,
         "seed": 0,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
@@ -219,22 +219,10 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
 
 
 def processes_of(llm: Any) -> list[Any]:
-    """The engine's processes: workers first, then the cores that started them (psutil.Process)."""
-    import psutil
-
+    """The engine's processes (psutil.Process), each core after the workers that it started."""
     manager = llm.engine_core.resources.engine_manager
-    cores = [psutil.Process(process.pid) for process in manager.processes] if manager is not None else []
-    return [worker for core in cores for worker in core.children(recursive=True)] + cores
-
-
-def kill(processes: list[Any]) -> None:
-    """Kill those that are still there; psutil knows a process from another that has got its number."""
-    import psutil
-
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.is_running():
-                process.kill()
+    cores = manager.processes if manager is not None else []
+    return [process for core in cores for process in with_children(core.pid)]
 
 
 def _first_line(error: BaseException) -> str:

@@ -39,6 +39,11 @@ Urls = Annotated[
     list[str] | None, typer.Option("--url", help="A server, as http://host:8000/v1; may be repeated.")
 ]
 Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
+TensorParallel = Annotated[int | None, typer.Option(help="Devices that share one model; else the card's.")]
+DataParallel = Annotated[int | None, typer.Option(help="Copies of the model; else the card's.")]
+ServedName = Annotated[
+    str | None, typer.Option(help="The model's name at the servers, where it has another.")
+]
 Adopt = Annotated[
     list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
 ]
@@ -88,13 +93,23 @@ def generate(
     engine: EngineKind = "vllm",
     url: Urls = None,
     concurrency: Concurrency = 256,
+    tensor_parallel: TensorParallel = None,
+    data_parallel: DataParallel = None,
+    served_name: ServedName = None,
     adopt: Adopt = None,
 ) -> None:
     """Sample the teacher until enough traces of each problem are correct, within a budget."""
     from pipeline.sampling import EngineFlags
     from teachers.generate import GenerateFlags, run
 
-    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
+    flags = EngineFlags(
+        engine=engine,
+        urls=tuple(url or ()),
+        concurrency=concurrency,
+        tensor_parallel=tensor_parallel,
+        data_parallel=data_parallel,
+        served_name=served_name,
+    )
     run(context(recipe, runs, force, override), GenerateFlags(flags, tuple(adopt or ())))
 
 
@@ -160,6 +175,22 @@ def report(
     from pipeline.report import run
 
     run(context(recipe, runs, force, override))
+
+
+@app.command("serve-teacher")
+def serve_teacher(
+    teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
+    port: Annotated[int, typer.Option(help="The port on loopback.")] = 8000,
+    concurrency: Concurrency = 256,
+    tensor_parallel: TensorParallel = None,
+    data_parallel: DataParallel = None,
+) -> None:
+    """Serve a teacher on loopback with vllm serve and the settings of its card, until Ctrl-C."""
+    from pipeline.sampling import EngineFlags
+    from teachers.serve import run
+
+    flags = EngineFlags(concurrency=concurrency, tensor_parallel=tensor_parallel, data_parallel=data_parallel)
+    run(teacher, port, flags)
 
 
 def main() -> None:

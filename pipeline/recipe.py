@@ -158,6 +158,7 @@ class Generate(Strict):
     samples: Samples
     sampling: Sampling
     max_failure_rate: Share = 0.02
+    accept_licence: str | None = None
 
     _prompt = field_validator("prompt")(_known_prompt)
 

@@ -76,7 +76,7 @@ def check_lengths(job: Job, problems: Iterable[Problem], prompts: ChatPrompts) -
     if num_long:
         raise RecipeError(
             f"sampling.max_tokens: {job.sampling.max_tokens:,} and the longest prompt of {longest:,} tokens "
-            f"exceed the max_model_len {job.model.max_model_len:,} of {job.model.name} ({num_long:,} problems "
-            f"do). Set max_tokens to at most {max(job.model.max_model_len - longest, 1):,}, or raise "
-            "engine.max_model_len in the card as far as the model allows"
+            f"exceed the max_model_len {job.model.max_model_len:,} of {job.model.name} ({num_long:,} "
+            f"problems do). Set max_tokens to at most {max(job.model.max_model_len - longest, 1):,}, or "
+            "raise engine.max_model_len in the card as far as the model allows"
         )

@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline.examples import Format, example_row, write_parquet
+from pipeline.mix import Mixer
 from pipeline.selection import KEPT, REASONS, Selected
 
 SELECT = "select"
@@ -27,16 +29,18 @@ def write_unselected(passed: Path, dropped: Path, selected: Selected) -> Counter
     return counts
 
 
-def write_kept(
-    passed: Path, out: Path, selected: Selected, form: Format, mixed: Iterable[dict[str, Any]]
-) -> int:
+def write_kept(passed: Path, out: Path, selected: Selected, form: Format, mixer: Mixer) -> int:
     """Write kept.jsonl and examples.parquet together: selected traces in their order, then the mix."""
-    rows = chain(selected_rows(passed, selected), mixed)
-    with (out / "kept.jsonl").open("w", encoding="utf-8", errors="surrogatepass") as file:
-        return write_parquet(out / "examples.parquet", _examples(rows, file, form))
+    with ExitStack() as stack:
+        kept, dropped, failed = (
+            stack.enter_context((out / name).open(mode, encoding="utf-8", errors="surrogatepass"))
+            for name, mode in (("kept.jsonl", "w"), ("dropped.jsonl", "a"), ("failed.jsonl", "a"))
+        )
+        rows = chain(selected_rows(passed, selected), mixer.rows(dropped, failed))
+        return write_parquet(out / "examples.parquet", _examples(rows, kept, form))
 
 
-def _examples(rows: Iterable[dict[str, Any]], file: Any, form: Format) -> Iterator[dict[str, Any]]:
+def _examples(rows: Iterable[dict[str, Any]], file: IO[str], form: Format) -> Iterator[dict[str, Any]]:
     for row in rows:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
         yield example_row(row, form)

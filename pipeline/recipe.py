@@ -268,7 +268,11 @@ class Lora(Strict):
 
 
 class Train(Strict):
-    """`batch_size` is the global batch in examples; the per-device batch is derived, never stated here."""
+    """`batch_size` is the global batch in examples; the per-device batch is derived, never stated here.
+
+    `held_out_share` of the problems is not trained on; its loss is taken `evaluations` times a run, and with
+    `early_stopping` the run ends after so many evaluations without a better one, and the best one is kept.
+    """
 
     student: str
     method: Literal["full", "lora", "qlora"]
@@ -283,16 +287,28 @@ class Train(Strict):
     max_grad_norm: float = Field(default=1.0, gt=0)
     lora: Lora = Lora()
     max_dropped_share: Share = 0.1
+    held_out_share: float = Field(default=0.0, ge=0, lt=1)
+    evaluations: Count = 10
+    early_stopping: Count | None = None
+
+    @model_validator(mode="after")
+    def _early_stopping_needs_a_held_out_slice(self) -> "Train":
+        if self.early_stopping is not None and not self.held_out_share:
+            raise ValueError("early_stopping needs held_out_share, for example 0.02")
+        return self
 
 
 Compared = Literal["base", "student", "teacher"]
 
 
 class Eval(Strict):
-    """`prompt` and `sampling` are those of generate unless given; the same for every model compared."""
+    """`prompt` and `sampling` are those of generate unless given; the same for every model compared.
+
+    `samples` of each question and model; null takes the task card's usual number (1 where there is no card).
+    """
 
     tasks: list[Task] = Field(min_length=1)
-    samples: Count = 1
+    samples: Count | None = None
     compare: list[Compared] = ["base", "student", "teacher"]
     prompt: str | None = None
     sampling: Sampling | None = None

@@ -95,7 +95,7 @@ def header(parent: Path, sibling: Path, change: str, budget: int) -> str:
         f"# Purpose:  {parent.name} with one change: {change}. Written by `python -m pipeline ablate`.\n"
         f"# Needs:    the finished run of {parent.name}; its problems and traces are shared.\n"
         f"# Command:  make all RECIPE={sibling}\n"
-        f"# Expected: a student trained on as many tokens as its parent ({budget:,}), to be compared with it.\n"
+        f"# Expected: a student trained on as many tokens as its parent, {budget:,}; compare the two.\n"
     )
 
 

@@ -58,14 +58,15 @@ REFUSAL_LETTERS = 400  # a refusal stands at the start of an answer
 KEY_WORDS = ("answer", "solution", "ground truth", "ground-truth", "result is given")
 GOLD_LEAK = re.compile(
     r"\banswer key\b|\bground[ -]truth\b|\bgold(?:en)? (?:answer|solution|label)"
-    r"|\b(?:given|provided|reference|expected|official|known|stated|target|supplied) (?:final )?"
-    r"(?:answer|solution)\b(?! (?:choice|option|format))"
-    r"|\b(?:according to|based on|as per|from) the (?:answer|solution|official|reference)\b"
+    r"|\b(?:given|provided|reference|expected|official|stated|target|supplied) (?:final |correct )?"
+    r"answer\b(?! (?:choice|option|format))"
+    r"|\b(?:reference|official|provided) solution\b"
+    r"|\b(?:according to|based on|as per) the (?:answer|solution|official|reference)\b"
     r"|\b(?:answer|solution) (?:is|was) (?:already )?(?:given|provided|known|supplied|stated) "
     r"(?:as|to be|in|to us)\b"
     r"|\b(?:we|i)(?:'ve| have| were| was|'re| are) (?:been )?(?:told|given) (?:that )?"
     r"the (?:final |correct )?answer\b"
-    r"|\b(?:the )?(?:correct|final|right) answer (?:that )?(?:is|was|has been) (?:given|provided|supplied)\b"
+    r"|\b(?:correct|final|right) answer (?:that )?(?:is|was|has been) (?:given|provided|supplied)\b"
 )
 
 

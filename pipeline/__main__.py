@@ -193,6 +193,48 @@ def serve_teacher(
     run(teacher, port, flags)
 
 
+@app.command()
+def funnel(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    show: Annotated[str | None, typer.Option(help="A reason or a rule: print five examples of it.")] = None,
+) -> None:
+    """Show how many traces each rule dropped, by source and by difficulty, or examples of a reason."""
+    from pipeline.funnel import show_funnel
+
+    show_funnel(context(recipe, runs, False, override), show)
+
+
+@app.command()
+def export(
+    recipe: RecipePath,
+    layout: Annotated[Literal["trl", "sharegpt", "alpaca"], typer.Option("--format", help="Whose layout.")],
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+) -> None:
+    """Write the examples in the layout of another trainer; prints the path."""
+    from pipeline.exports import export as write
+
+    print(write(context(recipe, runs, False, override), layout))
+
+
+@app.command()
+def ablate(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    drop_rule: Annotated[str | None, typer.Option(help="Leave this rule out.")] = None,
+    select: Annotated[str | None, typer.Option(help="Prefer shortest, first or random traces.")] = None,
+    change: Annotated[str | None, typer.Option("--set", help="One field of filter or train.")] = None,
+) -> None:
+    """Write a sibling recipe that differs in one field and shares the run's traces; prints its path."""
+    from pipeline.ablate import ablate as write
+
+    asked = {"drop-rule": drop_rule, "select": select, "set": change}
+    changes = [(kind, value) for kind, value in asked.items() if value is not None]
+    print(write(context(recipe, runs, False, None), recipe, changes))
+
+
 def main() -> None:
     """Run the command line; a PipelineError becomes one `error: ...` on stderr and an exit code."""
     quiet_libraries()

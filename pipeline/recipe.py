@@ -252,6 +252,14 @@ class Filter(Strict):
                 raise ValueError(f"the rule '{name}' stands here {names.count(name)} times")
         return rules
 
+    @field_validator("mix")
+    @classmethod
+    def _each_name_once(cls, mix: list[MixSource]) -> list[MixSource]:
+        names = [source.name for source in mix]
+        if len(set(names)) < len(names):
+            raise ValueError("two entries of the mix have the same name")
+        return mix
+
 
 class Lora(Strict):
     rank: Count = 16

@@ -67,7 +67,7 @@ def wilson(share: float, trials: float) -> tuple[float, float]:
     return low, high
 
 
-def mean_score(values: Array, k: int, seed: int = 0) -> Estimate:
+def mean_score(values: Array, k: int, seed: int = 0, draws: int = DRAWS) -> Estimate:
     """The mean over questions of a score in [0, 1] that was made from `k` samples each, with its interval.
 
     k = 1, or few informative questions: Wilson, with the number of trials that gives the binomial the
@@ -78,13 +78,13 @@ def mean_score(values: Array, k: int, seed: int = 0) -> Estimate:
     if k == 1 or min(mean, 1 - mean) * n < MIN_INFORMATIVE:
         low, high = wilson(mean, _effective_trials(values, k))
     else:
-        low, high = _percentiles(resampled_means(values[:, None], seed)[:, 0], n)
+        low, high = _percentiles(resampled_means(values[:, None], seed, draws)[:, 0], n)
     return Estimate(mean, min(low, mean), max(high, mean))
 
 
-def pass_at_1(correct: Array, k: int, seed: int = 0) -> Estimate:
+def pass_at_1(correct: Array, k: int, seed: int = 0, draws: int = DRAWS) -> Estimate:
     """Mean over questions of the share of correct samples: the unbiased estimate of pass@1 from k samples."""
-    return mean_score(_questions(correct) / k, k, seed)
+    return mean_score(_questions(correct) / k, k, seed, draws)
 
 
 def pass_at_k(correct: Array, samples: int, k: int) -> Array:
@@ -126,7 +126,7 @@ def _consensus(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
     return float(np.mean([np.mean(verdicts) for verdicts in right.values()]))
 
 
-def paired(first: Array, second: Array, k: int, seed: int = 0) -> Paired:
+def paired(first: Array, second: Array, k: int, seed: int = 0, draws: int = DRAWS) -> Paired:
     """first - second, from the share of correct samples of each question (same questions, same order).
 
     The interval resamples questions. p at k = 1 is McNemar's exact test, at k > 1 the test that flips the
@@ -137,7 +137,7 @@ def paired(first: Array, second: Array, k: int, seed: int = 0) -> Paired:
     if np.count_nonzero(difference) < MIN_INFORMATIVE:
         low, high = _sparse_difference(difference)
     else:
-        low, high = _percentiles(resampled_means(difference[:, None], seed)[:, 0], n)
+        low, high = _percentiles(resampled_means(difference[:, None], seed, draws)[:, 0], n)
     estimate = Estimate(delta, max(-1.0, min(low, delta)), min(1.0, max(high, delta)))
     if k == 1:
         return Paired(estimate, mcnemar(difference), "mcnemar", minimum_detectable(difference))

@@ -16,17 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.sampling.engine import EngineFlags, start_engine
-from pipeline.sampling.job import Job, request_fingerprint
-from pipeline.sampling.keys import DONE, VERIFIED
-from pipeline.sampling.loop import Options, collect
-from pipeline.sampling.store import Store
-
 from eval.models import check_model, check_template, compared_models
 from pipeline.cards import SampledModel, task_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import CardTask, ProceduralSource, Recipe, Samples, Sampling
 from pipeline.records import Problem, to_json
+from pipeline.sampling import EngineFlags, Job, Options, Store, collect, start_engine
 from pipeline.stage import Context, Counts, Plan, StageRun, begin, hash_file, inputs_of, require
 from pipeline.tasks import task_names
 from pipeline.verify.table import VERSIONS
@@ -116,22 +111,16 @@ def load_tasks(recipe: Recipe, directory: Path) -> list[Asked]:
 async def sample_all(
     stage: StageRun, models: dict[str, SampledModel], tasks: Sequence[Asked], flags: EngineFlags, workers: int
 ) -> dict[str, Any]:
-    """Sample every model on every task; usage by model. One engine start a model, none where all is there."""
+    """Sample every model on every task; usage by model. One engine start a model at most."""
     from pipeline.verify import VerifierPool
 
     usage: dict[str, Any] = {}
     with VerifierPool(workers=workers) as pool:
         for name, model in models.items():
             jobs = [job_of(stage, model, task) for task in tasks]
-            missing = [
-                (task, job)
-                for task, job in zip(tasks, jobs, strict=True)
-                if not complete(stage.directory, name, task, job)
-            ]
-            usage[name] = {"engine_seconds": 0.0, "start_seconds": 0.0}
-            if missing:
-                own = dataclasses.replace(flags, urls=urls_of(name, flags.urls))
-                usage[name] = await sample_model(stage.directory, name, missing, own, pool)
+            own = dataclasses.replace(flags, urls=urls_of(name, flags.urls))
+            work = list(zip(tasks, jobs, strict=True))
+            usage[name] = await sample_model(stage.directory, name, work, own, pool)
     return usage
 
 
@@ -153,33 +142,20 @@ def urls_of(name: str, urls: tuple[str, ...]) -> tuple[str, ...]:
 async def sample_model(
     directory: Path, name: str, work: Sequence[tuple[Asked, Job]], flags: EngineFlags, pool: Any
 ) -> dict[str, Any]:
-    """Start the engine of one model and take what is missing of every task."""
+    """Take what is missing of every task; the engine starts with the first sample that must be taken."""
     begun, sampled = time.monotonic(), 0.0
     async with start_engine(work[0][1].model, flags) as engine:
-        started = time.monotonic()
         for task, job in work:
+            log.info("eval: %s on %s (%d questions x %d)", name, task.name, len(task.problems), task.k)
             with store_of(directory, task.name, name) as store:
-                log.info("eval: %s on %s (%d questions x %d)", name, task.name, len(task.problems), task.k)
                 options = Options(concurrency=flags.concurrency)
                 tally = await collect(job, task.problems, engine, store, pool, options)
-                sampled += tally.engine_seconds
-    return {"engine_seconds": round(sampled, 2), "start_seconds": round(started - begun, 2)}
+            sampled += tally.engine_seconds
+    return {"engine_seconds": round(sampled, 2), "seconds": round(time.monotonic() - begun, 2)}
 
 
 def store_of(directory: Path, task: str, model: str) -> Store:
     return Store(directory, f"{task}.{model}.samples")
-
-
-def complete(directory: Path, model: str, task: Asked, job: Job) -> bool:
-    """True where every sample is on disk with its verdict, so that no engine has to start."""
-    with store_of(directory, task.name, model) as store:
-        store.load(request_fingerprint(job))
-        wanted = DONE | VERIFIED
-        return all(
-            store.keys.bits(problem.id, sample) & wanted == wanted
-            for problem in task.problems
-            for sample in range(task.k)
-        )
 
 
 def finish(

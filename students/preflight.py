@@ -6,7 +6,8 @@ or a fault, which says what is wrong, what was found and how to mend it; all fau
     python -m pipeline preflight --recipe recipes/demo.yaml
 """
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -14,11 +15,13 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from pipeline.cards import SampledModel, StudentCard
 from pipeline.errors import StageError
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, Train
+from pipeline.records import Example
 from pipeline.sampling.prompts import load_prompts
 from students.format import IGNORED, Encoded, Format, split_message
 
 DIM, GREEN, PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[0m"
+NUM_SHOWN = 3
 MARK = "retort-marks-the-answer"
 
 
@@ -40,6 +43,7 @@ class Subject:
     style: Format
     student: PreTrainedModel
     shown: list[Shown]
+    largest_id: int
 
     @property
     def config(self) -> PretrainedConfig:
@@ -48,9 +52,7 @@ class Subject:
 
 def preflight(subject: Subject) -> list[str]:
     """Names of the checks that passed. StageError with every fault where any did not."""
-    faults = [
-        f"{name}: {fault}" for name, check in CHECKS.items() if (fault := check(subject)) is not None
-    ]
+    faults = [f"{name}: {fault}" for name, check in CHECKS.items() if (fault := check(subject)) is not None]
     if faults:
         raise StageError(
             f"preflight of {subject.recipe.train.student}: {len(faults)} of {len(CHECKS)} checks failed, nothing "
@@ -59,8 +61,11 @@ def preflight(subject: Subject) -> list[str]:
     return list(CHECKS)
 
 
-def choose(examples: Iterable[list[dict[str, str]]], style: Format) -> list[Shown]:
-    return [Shown(messages, style.encode(messages)) for messages in examples]
+def choose(examples: list[Example], style: Format, recipe: Train) -> list[Shown]:
+    """The first examples that will be trained on."""
+    shown = (Shown(example.messages, style.encode(example.messages)) for example in examples)
+    fits = (one for one in shown if len(one.encoded.ids) <= recipe.max_length)
+    return list(itertools.islice(fits, NUM_SHOWN))
 
 
 def render(encoded: Encoded, style: Format, colour: bool) -> str:
@@ -186,8 +191,7 @@ def same_template_in_eval(subject: Subject) -> str | None:
 
 def tokens_in_embedding(subject: Subject) -> str | None:
     rows = subject.student.get_input_embeddings().weight.shape[0]
-    largest = max(max(shown.encoded.ids) for shown in subject.shown)
-    largest = max(largest, subject.style.turn_end_id)
+    largest = max(subject.largest_id, subject.style.turn_end_id)
     if largest < rows:
         return None
     token = subject.style.tokenizer.convert_ids_to_tokens(largest)

@@ -43,7 +43,7 @@ class OrderedTrainer(SFTTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         share = functools.partial(learning_rate_share, num_steps=num_training_steps, recipe=self.recipe)
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)  # type: ignore[arg-type]
         self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -1,4 +1,4 @@
-"""`python -m pipeline publish`: a finished run to the hub, as a model and a data set. A command, never a stage.
+"""`python -m pipeline publish`: a finished run to the hub, as a model and a data set. Never a stage.
 
 Reads the checkpoint, the examples, the manifests and the model card that report wrote; with --dry-run writes
 the two directories to runs/<name>/publish/ and contacts nobody.
@@ -87,7 +87,7 @@ configs:
 gold answer, and only traces that every rule let pass were kept.
 
 - Thinking stands between `{tags.open}` and `{tags.close}` in the assistant's message.
-- Sampling: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, at most {sampling.max_tokens:,} tokens.
+- Sampling: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, {sampling.max_tokens:,} tokens at most.
 - Of {counts["in"]:,} traces {counts["kept"]:,} were kept and {dropped:,} dropped.
 - Fingerprint of the stage that wrote them: `{manifest["fingerprint"]}`.
 
@@ -120,7 +120,7 @@ def upload(repos: dict[str, str | None], target: Path) -> None:
         except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
             said = " ".join(str(error).split())[:200]
             raise StageError(
-                f"publish: {repo}: the hub refused it ({said}). {folder} is complete: log in with `hf auth login` "
-                "and run the same command again"
+                f"publish: {repo}: the hub refused it ({said}). {folder} is complete: log in with "
+                "`hf auth login` and run the same command again"
             ) from None
         log.info("publish: %s -> %s", folder, where)

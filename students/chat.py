@@ -7,7 +7,7 @@ as in the student's training. An empty line or Ctrl-D ends.
 import sys
 from collections.abc import Iterator
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, TextIteratorStreamer
@@ -30,9 +30,8 @@ def run(context: Context, device: str = "auto") -> None:
     place = pick_device(device)
     dtype = torch.float32 if place == "cpu" else getattr(torch, model.dtype)
     tokenizer = load_tokenizer(model.model, None)
-    student = AutoModelForCausalLM.from_pretrained(model.model, dtype=dtype, trust_remote_code=False).to(
-        place
-    )
+    student = AutoModelForCausalLM.from_pretrained(model.model, dtype=dtype, trust_remote_code=False)
+    student.to(torch.device(place))
     prompts = ChatPrompts(tokenizer, model)
     history: list[dict[str, str]] = []
     print(f"{context.recipe.name}: ask something; an empty line ends.", file=sys.stderr)
@@ -52,7 +51,7 @@ def stream(student: PreTrainedModel, tokenizer: Any, prompt: list[int]) -> Itera
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = torch.tensor([prompt], device=student.device)
     options = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "streamer": streamer}
-    worker = Thread(target=student.generate, kwargs=options, daemon=True)
+    worker = Thread(target=cast(Any, student).generate, kwargs=options, daemon=True)
     worker.start()
     yield from streamer
     worker.join()

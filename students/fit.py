@@ -96,6 +96,7 @@ def result(
     trainer: OrderedTrainer, data: TrainingSet, directory: Path, files: list[str], seconds: float
 ) -> Result:
     """Counts, outputs and usage of a finished run."""
+    attention = getattr(getattr(trainer.model, "config", None), "_attn_implementation", None)
     metrics = (directory / METRICS).read_text(encoding="utf-8").splitlines()
     tokens = sum(len(example.ids) for example in data.train)
     kept = len(data.train) + len(data.held_out)
@@ -111,7 +112,7 @@ def result(
             "held_out": len(data.held_out),
             "device": str(trainer.args.device),
             "processes": trainer.args.world_size,
-            "attention": trainer.model.config._attn_implementation,
+            "attention": attention,
         },
     )
 

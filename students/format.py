@@ -32,7 +32,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How one student writes: its tokenizer, the prompts of its template, its tags and the end of its turn."""
+    """How one student writes: tokenizer, prompts of its template, tags and the end of its turn."""
 
     tokenizer: Any
     prompts: ChatPrompts
@@ -91,6 +91,11 @@ def completion_text(split: Split, opening: str, tags: Tags) -> str:
 def load_format(card: StudentCard, model: SampledModel) -> Format:
     """The format of a student. Reads the tokenizer's files, never the weights."""
     tokenizer = load_tokenizer(model.model, model.revision)
+    if tokenizer.chat_template is None and model.template is None:
+        raise StageError(
+            f"{model.model}: its tokenizer has no chat template; name one of students/templates/*.jinja as "
+            "`template` in the student's card"
+        )
     return Format(
         tokenizer=tokenizer,
         prompts=ChatPrompts(tokenizer, model),

@@ -9,7 +9,9 @@ or a fault, which says what is wrong, what was found and how to mend it; all fau
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -55,8 +57,8 @@ def preflight(subject: Subject) -> list[str]:
     faults = [f"{name}: {fault}" for name, check in CHECKS.items() if (fault := check(subject)) is not None]
     if faults:
         raise StageError(
-            f"preflight of {subject.recipe.train.student}: {len(faults)} of {len(CHECKS)} checks failed, nothing "
-            "was trained.\n  " + "\n  ".join(faults)
+            f"preflight of {subject.recipe.train.student}: {len(faults)} of {len(CHECKS)} checks failed, "
+            "nothing was trained.\n  " + "\n  ".join(faults)
         )
     return list(CHECKS)
 
@@ -98,13 +100,13 @@ def thinking_once(subject: Subject) -> str | None:
         if counts != wanted:
             return (
                 f"the trained turn has {counts[0]} opening and {counts[1]} closing thinking tags, expected "
-                f"{wanted[0]} and {wanted[1]}. Its tags are {tags.open} and {tags.close}: state the student's "
-                "own in its card (thinking.open, thinking.close), and run: make filter again"
+                f"{wanted[0]} and {wanted[1]}. Its tags are {tags.open} and {tags.close}: state the "
+                "student's own in its card (thinking.open, thinking.close), and run: make filter again"
             )
         if thinking is not None and thinking not in turn:
             return (
-                "the thinking does not survive the tokenizer: decoding the trained tokens gives another text. "
-                "The tokenizer in the student's card normalises or lacks characters; choose another student"
+                "the thinking does not survive the tokenizer: decoding the trained tokens gives "
+                "another text. The tokenizer in the student's card normalises or lacks characters; choose another student"
             )
     return None
 
@@ -117,8 +119,8 @@ def tags_where_the_card_says(subject: Subject) -> str | None:
         return None
     found = "does" if opening else "does not"
     return (
-        f"the generation prompt {found} end with {subject.style.tags.open}, and the card says opened_by_prompt: "
-        f"{str(stated).lower()}, so eval would split answers wrongly. Set thinking.opened_by_prompt: "
+        f"the generation prompt {found} end with {subject.style.tags.open}, and the "
+        f"card says opened_by_prompt: {str(stated).lower()}, so eval would split answers wrongly. Set thinking.opened_by_prompt: "
         f"{str(bool(opening)).lower()} in students/cards/{subject.recipe.train.student}.yaml"
     )
 
@@ -129,13 +131,13 @@ def no_double_special(subject: Subject) -> str | None:
         ids, start = shown.encoded.ids, shown.encoded.num_prompt
         if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
             return (
-                f"the prompt begins with {tokenizer.bos_token} twice: the template writes it and the tokenizer "
-                "adds it again. Remove it from the template named in the card"
+                f"the prompt begins with {tokenizer.bos_token} twice: the template writes it and the "
+                "tokenizer adds it again. Remove it from the template named in the card"
             )
         if ids[start:].count(end) > 1:
             return (
-                f"the trained turn holds {subject.style.turn_end} {ids[start:].count(end)} times, so the student "
-                "would stop inside its answer. The examples contain it as text: run: make filter again"
+                f"the trained turn holds {subject.style.turn_end} {ids[start:].count(end)} times, so "
+                "the student would stop inside its answer. The examples contain it as text: run: make filter again"
             )
     return None
 
@@ -151,8 +153,8 @@ def turn_end_is_trained(subject: Subject) -> str | None:
         return None
     reason = " (its padding token is the same one)" if pad == end else ""
     return (
-        f"{subject.style.turn_end} is not trained on at the end of the turn{reason}, so the student would never "
-        "stop. State the token that ends its template's turn as `eos` in the card"
+        f"{subject.style.turn_end} is not trained on at the end of the turn{reason}, so the student would "
+        "never stop. State the token that ends its template's turn as `eos` in the card"
     )
 
 
@@ -165,8 +167,8 @@ def turn_end_of_template(subject: Subject) -> str | None:
     if not after or after.startswith(style.turn_end):
         return None
     return (
-        f"the template ends the assistant's turn with {after[:24]!r}, and the student would be trained to end it "
-        f"with {style.turn_end!r}. State the template's own token as `eos` in "
+        f"the template ends the assistant's turn with {after[:24]!r}, and the student would be trained to "
+        f"end it with {style.turn_end!r}. State the template's own token as `eos` in "
         f"students/cards/{subject.recipe.train.student}.yaml"
     )
 
@@ -175,29 +177,30 @@ def same_template_in_eval(subject: Subject) -> str | None:
     recipe = subject.recipe
     if recipe.eval.prompt not in (None, recipe.generate.prompt):
         return (
-            f"eval.prompt is {recipe.eval.prompt!r} and the examples were asked in {recipe.generate.prompt!r}. "
-            "Remove eval.prompt, so that both are the same"
+            f"eval.prompt is {recipe.eval.prompt!r} and the examples were asked in "
+            f"{recipe.generate.prompt!r}. Remove eval.prompt, so that both are the same"
         )
     prompts = load_prompts(subject.model)
     for shown in subject.shown:
-        trained, asked = shown.encoded.ids[: shown.encoded.num_prompt], prompts.ids(shown.messages[:-1])
+        trained = shown.encoded.ids[: shown.encoded.num_prompt]
+        asked = prompts.ids(shown.messages[:-1]) if prompts else []
         if trained != asked:
             return (
-                f"the prompt has {len(trained)} tokens in training and {len(asked)} in eval. Both must come from "
-                "the template in the card: state `template` and `template_options` there and nowhere else"
+                f"the prompt has {len(trained)} tokens in training and {len(asked)} in eval. Both must "
+                "come from the template in the card: state `template` and `template_options` there and nowhere else"
             )
     return None
 
 
 def tokens_in_embedding(subject: Subject) -> str | None:
-    rows = subject.student.get_input_embeddings().weight.shape[0]
+    rows = len(cast(torch.Tensor, subject.student.get_input_embeddings().weight))
     largest = max(subject.largest_id, subject.style.turn_end_id)
     if largest < rows:
         return None
     token = subject.style.tokenizer.convert_ids_to_tokens(largest)
     return (
-        f"token {largest} ({token!r}) is outside the embedding, which has {rows} rows. The tokenizer belongs to "
-        "another model: name the student's own in its card"
+        f"token {largest} ({token!r}) is outside the embedding, which has {rows} rows. The tokenizer belongs "
+        "to another model: name the student's own in its card"
     )
 
 
@@ -206,8 +209,8 @@ def length_within_positions(subject: Subject) -> str | None:
     if subject.recipe.train.max_length <= positions:
         return None
     return (
-        f"train.max_length is {subject.recipe.train.max_length}, and the student has {positions} positions. Lower "
-        "it, or extend the positions in the card (config_overrides with rope settings, max_positions)"
+        f"train.max_length is {subject.recipe.train.max_length}, and the student has {positions} positions. "
+        "Lower it, or extend the positions in the card (config_overrides with rope settings, max_positions)"
     )
 
 
@@ -237,8 +240,8 @@ def can_emit_turn_end(subject: Subject) -> str | None:
         return None
     state = "is all zeros" if same == 1 or row.abs().max().item() == 0 else f"equals {same - 1} other rows"
     return (
-        f"the output embedding of {subject.style.turn_end} {state}: the base never learned to emit it, and an "
-        "adapter does not change it. Use train.method: full, or a template whose turn ends with a token that "
+        f"the output embedding of {subject.style.turn_end} {state}: the base never learned to emit it, "
+        "and an adapter does not change it. Use train.method: full, or a template whose turn ends with a token that "
         "the base knows"
     )
 

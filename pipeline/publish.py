@@ -87,7 +87,7 @@ configs:
 gold answer, and only traces that every rule let pass were kept.
 
 - Thinking stands between `{tags.open}` and `{tags.close}` in the assistant's message.
-- Sampling: temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, {sampling.max_tokens:,} tokens at most.
+- Sampled at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, {sampling.max_tokens:,} tokens.
 - Of {counts["in"]:,} traces {counts["kept"]:,} were kept and {dropped:,} dropped.
 - Fingerprint of the stage that wrote them: `{manifest["fingerprint"]}`.
 

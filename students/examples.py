@@ -68,9 +68,9 @@ def build(examples: list[Example], style: Format, recipe: Train, seed: int) -> T
     if dropped.total() > recipe.max_dropped_share * len(examples):
         raise StageError(
             f"train: {dropped.total():,} of {len(examples):,} examples would be dropped "
-            f"({_listed(dropped)}), more than max_dropped_share {recipe.max_dropped_share:g} allows; the longest has {longest:,} "
-            f"tokens and train.max_length is {recipe.max_length:,}. Raise train.max_length, lower "
-            "generate.sampling.max_tokens, or raise train.max_dropped_share"
+            f"({_listed(dropped)}), more than max_dropped_share {recipe.max_dropped_share:g} allows; the "
+            f"longest has {longest:,} tokens and train.max_length is {recipe.max_length:,}. Raise "
+            "train.max_length, lower generate.sampling.max_tokens, or raise train.max_dropped_share"
         )
     if not train:
         raise StageError(

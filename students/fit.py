@@ -121,3 +121,5 @@ def quiet_libraries() -> None:
     """One bar and one log: ours."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    # TRL advises larger batches of examples; ours hold many in each row
+    logging.getLogger("trl").setLevel(logging.ERROR)

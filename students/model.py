@@ -40,7 +40,7 @@ def load_config(card: StudentCard, model: SampledModel) -> PretrainedConfig:
 
 
 def load_student(card: StudentCard, model: SampledModel, recipe: Train, device: str) -> PreTrainedModel:
-    """The base for training: fp32 on the CPU and full fine-tuning (bf16 autocast on a GPU), else as carded."""
+    """The base to train: fp32 on the CPU and full fine-tuning (bf16 autocast on a GPU), else as carded."""
     if recipe.method == "qlora":
         return _load_quantised(card, model, device)
     dtype = torch.float32 if device == "cpu" or recipe.method == "full" else getattr(torch, card.dtype)

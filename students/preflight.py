@@ -106,7 +106,8 @@ def thinking_once(subject: Subject) -> str | None:
         if thinking is not None and thinking not in turn:
             return (
                 "the thinking does not survive the tokenizer: decoding the trained tokens gives "
-                "another text. The tokenizer in the student's card normalises or lacks characters; choose another student"
+                "another text. The tokenizer in the student's card normalises or lacks "
+                "characters; choose another student"
             )
     return None
 
@@ -120,8 +121,9 @@ def tags_where_the_card_says(subject: Subject) -> str | None:
     found = "does" if opening else "does not"
     return (
         f"the generation prompt {found} end with {subject.style.tags.open}, and the "
-        f"card says opened_by_prompt: {str(stated).lower()}, so eval would split answers wrongly. Set thinking.opened_by_prompt: "
-        f"{str(bool(opening)).lower()} in students/cards/{subject.recipe.train.student}.yaml"
+        f"card says opened_by_prompt: {str(stated).lower()}, so eval would split answers wrongly. Set "
+        f"thinking.opened_by_prompt: {str(bool(opening)).lower()} in "
+        f"students/cards/{subject.recipe.train.student}.yaml"
     )
 
 
@@ -137,7 +139,8 @@ def no_double_special(subject: Subject) -> str | None:
         if ids[start:].count(end) > 1:
             return (
                 f"the trained turn holds {subject.style.turn_end} {ids[start:].count(end)} times, so "
-                "the student would stop inside its answer. The examples contain it as text: run: make filter again"
+                "the student would stop inside its answer. The examples contain it as "
+                "text; run: make filter again"
             )
     return None
 
@@ -187,7 +190,8 @@ def same_template_in_eval(subject: Subject) -> str | None:
         if trained != asked:
             return (
                 f"the prompt has {len(trained)} tokens in training and {len(asked)} in eval. Both must "
-                "come from the template in the card: state `template` and `template_options` there and nowhere else"
+                "come from the template in the card: state `template` and `template_options` there "
+                "and nowhere else"
             )
     return None
 
@@ -241,8 +245,8 @@ def can_emit_turn_end(subject: Subject) -> str | None:
     state = "is all zeros" if same == 1 or row.abs().max().item() == 0 else f"equals {same - 1} other rows"
     return (
         f"the output embedding of {subject.style.turn_end} {state}: the base never learned to emit it, "
-        "and an adapter does not change it. Use train.method: full, or a template whose turn ends with a token that "
-        "the base knows"
+        "and an adapter does not change it. Use train.method: full, or a template whose turn ends with a "
+        "token that the base knows"
     )
 
 

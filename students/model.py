@@ -29,7 +29,14 @@ def pick_device(wanted: str) -> str:
 
 def load_config(card: StudentCard, model: SampledModel) -> PretrainedConfig:
     """The model's configuration with the card's overrides. StageError where it needs code of its own."""
-    config = AutoConfig.from_pretrained(model.model, revision=model.revision, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(model.model, revision=model.revision, trust_remote_code=False)
+    except ValueError as error:
+        said = " ".join(str(error).split())[:200]
+        raise StageError(
+            f"{model.model}: needs code of its own, which is never run ({said}). Choose a student that "
+            "transformers supports by itself"
+        ) from None
     for key, value in card.config_overrides.items():
         if not hasattr(config, key):
             raise RecipeError(

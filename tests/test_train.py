@@ -196,7 +196,7 @@ def test_examples_that_are_too_long_are_dropped_and_counted(tmp_path: Path, base
 
 def test_too_many_long_examples_stop_the_stage(tmp_path: Path, base: StudentCard) -> None:
     with pytest.raises(StageError, match=r"would be dropped .*Raise train.max_length"):
-        trained(tmp_path, base, "train.max_length=85")
+        trained(tmp_path, base, "train.max_length=75")
 
 
 def test_qlora_without_a_gpu_names_the_way_out(tmp_path: Path, base: StudentCard) -> None:

@@ -44,6 +44,7 @@ DataParallel = Annotated[int | None, typer.Option(help="Copies of the model; els
 ServedName = Annotated[
     str | None, typer.Option(help="The model's name at the servers, where it has another.")
 ]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the student runs.")]
 Adopt = Annotated[
     list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
 ]
@@ -119,7 +120,7 @@ def train(
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    device: Device = "auto",
     tokens_per_device: Annotated[int, typer.Option(help="Tokens of one micro-batch.")] = 8192,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, a third slower.")
@@ -135,6 +136,8 @@ def train(
     from students.flags import TrainFlags
     from students.train import run
 
+    if tracker != "none":
+        wake(tracker)
     flags = TrainFlags(
         device=device,
         tokens_per_device=tokens_per_device,
@@ -147,6 +150,53 @@ def train(
         processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     run(context(recipe, runs, force, override), flags)
+
+
+@app.command()
+def preflight(recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None) -> None:
+    """Show what the student would be trained on, and check template, mask, tokens and weights."""
+    from students.check import run
+
+    run(context(recipe, runs, False, override))
+
+
+@app.command()
+def chat(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None, device: Device = "auto"
+) -> None:
+    """Talk to the finished student in this terminal; its thinking is dimmed."""
+    from students.chat import run
+
+    run(context(recipe, runs, False, override), device)
+
+
+@app.command("serve-student")
+def serve_student(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve the finished student with `vllm serve`."""
+    from students.serve import run
+
+    run(context(recipe, runs, False, override), host, port)
+
+
+@app.command()
+def publish(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    model_repo: Annotated[str | None, typer.Option(help="owner/name of the model on the hub.")] = None,
+    data_repo: Annotated[str | None, typer.Option(help="owner/name of the data set on the hub.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the cards, contact nobody.")] = False,
+) -> None:
+    """Put a finished run on the hub as a model and a data set."""
+    from pipeline.publish import run
+
+    run(context(recipe, runs, False, override), model_repo, data_repo, dry_run)
 
 
 @app.command("eval")
@@ -238,7 +288,10 @@ def ablate(
 def main() -> None:
     """Run the command line; a PipelineError becomes one `error: ...` on stderr and an exit code."""
     quiet_libraries()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that one launcher started
+    logging.basicConfig(
+        level=logging.INFO if is_first else logging.ERROR, format="%(message)s", stream=sys.stderr
+    )
     from pipeline.errors import PipelineError
 
     try:
@@ -269,6 +322,15 @@ def quiet_libraries() -> None:
         "VLLM_LOGGING_LEVEL": "ERROR",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def wake(tracker: str) -> None:
+    """Undo what `quiet_libraries` switched off for a tracker that was asked for; a user's own value stays."""
+    for name, off in {"wandb": {"WANDB_MODE": "disabled"}, "trackio": {"TRACKIO_DISABLE": "1"}}.get(
+        tracker, {}
+    ).items():
+        if os.environ.get(name) == off:
+            del os.environ[name]
 
 
 if __name__ == "__main__":

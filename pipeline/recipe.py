@@ -222,6 +222,13 @@ class Eval(Strict):
         return value if value is None else _known_prompt(value)
 
 
+class Report(Strict):
+    """A price turns engine time into money in the report's ledger."""
+
+    price_per_engine_hour: float | None = Field(default=None, ge=0)
+    currency: str = "USD"
+
+
 class Recipe(Strict):
     name: str
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -230,6 +237,7 @@ class Recipe(Strict):
     filter: Filter
     train: Train
     eval: Eval
+    report: Report = Report()
 
     @field_validator("name")
     @classmethod

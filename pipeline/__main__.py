@@ -40,7 +40,7 @@ Urls = Annotated[
 ]
 Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
 Adopt = Annotated[
-    list[Path] | None, typer.Option("--adopt", help="A run whose traces of equal key are taken over.")
+    list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
 ]
 
 DEFAULT_RUNS = Path("runs")
@@ -69,6 +69,16 @@ def problems(
     run(context(recipe, runs, force, override))
 
 
+@app.command("filter")
+def filter_(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
+    from pipeline.filter import run
+
+    run(context(recipe, runs, force, override))
+
+
 @app.command()
 def generate(
     recipe: RecipePath,
@@ -89,7 +99,43 @@ def generate(
 
 
 @app.command()
-def eval(  # the stage's name; the builtin is not used here
+def train(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    tokens_per_device: Annotated[int, typer.Option(help="Tokens of one micro-batch.")] = 8192,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third slower.")
+    ] = False,
+    liger: Annotated[bool, typer.Option("--liger", help="Liger's kernels; needs liger-kernel.")] = False,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints to resume from.")] = None,
+    log_every: Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.")] = 10,
+    tracker: Annotated[
+        Literal["none", "trackio", "tensorboard", "wandb"], typer.Option(help="Also log there.")
+    ] = "none",
+) -> None:
+    """Fine-tune the student of a recipe on its examples, after a preflight."""
+    from students.flags import TrainFlags
+    from students.train import run
+
+    flags = TrainFlags(
+        device=device,
+        tokens_per_device=tokens_per_device,
+        gradient_checkpointing=gradient_checkpointing,
+        liger=liger,
+        save_every=save_every,
+        log_every=log_every,
+        tracker=tracker,
+        rank=int(os.environ.get("RANK", "0")),
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    run(context(recipe, runs, force, override), flags)
+
+
+@app.command("eval")
+def eval_(
     recipe: RecipePath,
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,

@@ -45,7 +45,7 @@ class TraceIndex:
         return None
 
     def _whole_question(self, text: str, min_letters: int) -> EvalQuestion | None:
-        for word in self.anchors.keys() & set(text.split()):
+        for word in sorted(self.anchors.keys() & set(text.split())):
             for question in self.anchors[word]:
                 if len(question) >= min_letters and question in text:
                     return self.whole[question]

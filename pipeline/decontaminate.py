@@ -74,7 +74,7 @@ def ngrams_of(words: list[str]) -> Iterator[Ngram]:
 
 
 def squash(text: str) -> str:
-    """The question without anything that a copy may lose: blanks, punctuation, dollar signs, LaTeX spacing."""
+    """The question without what a copy may lose: blanks, punctuation, dollar signs, LaTeX spacing."""
     return UNREAD_MARKS.sub("", normalise_question(text))
 
 
@@ -116,9 +116,7 @@ class EvalIndex:
             counts.update({run for run in ngrams_of(words_of(question)) if run in self.ngrams})
         least = max(TEMPLATE_MIN_QUESTIONS, TEMPLATE_SHARE * num_questions)
         return {
-            run
-            for run, count in counts.items()
-            if count > TEMPLATE_SHARE * num_questions and count >= least
+            run for run, count in counts.items() if count > TEMPLATE_SHARE * num_questions and count >= least
         }
 
 
@@ -143,7 +141,7 @@ def find_matches(
 
 
 def similar_questions(problems: list[Problem], questions: list[EvalQuestion]) -> dict[str, Match]:
-    """Problem id -> its most similar eval question, for those at or above the similarity of the fuzzy rule."""
+    """Problem id -> its most similar eval question, where that is similar enough for the fuzzy rule."""
     import numpy
     from rapidfuzz import fuzz
 

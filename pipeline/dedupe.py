@@ -15,7 +15,9 @@ from pipeline.sources import normalise_question
 
 SHINGLE_WORDS = 3
 NEAR_SIMILARITY = 0.8
-CANDIDATE_SIMILARITY = 0.7  # of the LSH; lower than the rule's own, since MinHash estimates with an error of 0.04
+CANDIDATE_SIMILARITY = (
+    0.7  # of the LSH; lower than the rule's own, since MinHash estimates with an error of 0.04
+)
 NUM_PERMUTATIONS = 128
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 

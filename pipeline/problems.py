@@ -167,9 +167,7 @@ def drop_duplicates(problems: list[Problem], procedural: set[str]) -> Step:
     for position, duplicate in sorted(found.items()):
         first = duplicate.first
         matched = {"id": first.id, "source": first.source, "question": first.question}
-        drops.append(
-            drop_row(problems[position], duplicate.rule, matched=matched, detail=duplicate.detail)
-        )
+        drops.append(drop_row(problems[position], duplicate.rule, matched=matched, detail=duplicate.detail))
     return [problem for position, problem in enumerate(problems) if position not in found], drops
 
 
@@ -244,9 +242,7 @@ def cap(problems: list[Problem], names: list[str], recipe: Recipe) -> Step:
     return [problem for name in names for problem in by_source[name]], drops
 
 
-def split_part(
-    problems: list[Problem], size: int | None, seed: int
-) -> tuple[list[Problem], list[Problem]]:
+def split_part(problems: list[Problem], size: int | None, seed: int) -> tuple[list[Problem], list[Problem]]:
     kept = seeded_part(problems, size, seed)
     ids = {problem.id for problem in kept}
     return kept, [problem for problem in problems if problem.id not in ids]

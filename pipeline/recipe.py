@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.render import PROMPTS
+from pipeline.rule_parameters import parse_rule
 from pipeline.strict_yaml import Strict, nearest, parse, read_mapping, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -161,19 +162,94 @@ class Generate(Strict):
     _prompt = field_validator("prompt")(_known_prompt)
 
 
+class Bucket(Strict):
+    """A share of the examples, for those over `above` and at most `up_to`; null is no bound."""
+
+    above: float | None = None
+    up_to: float | None = None
+    share: Annotated[float, Field(gt=0, le=1)]
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "Bucket":
+        if self.above is not None and self.up_to is not None and self.above >= self.up_to:
+            raise ValueError(f"above ({self.above}) must be less than up_to ({self.up_to})")
+        return self
+
+
+def _shares_add_up(buckets: list[Bucket]) -> list[Bucket]:
+    total = sum(bucket.share for bucket in buckets)
+    if buckets and abs(total - 1) > 1e-6:
+        raise ValueError(f"the shares of all buckets must add up to 1, they add up to {total:g}")
+    return buckets
+
+
+Buckets = Annotated[list[Bucket], AfterValidator(_shares_add_up)]
+
+
 class Select(Strict):
-    """Per problem up to `per_problem` examples, in the order of `prefer`; then a total token budget."""
+    """Which of the traces that pass the rules become examples, step by step in this order.
+
+    `per_problem` in the order of `prefer`; `difficulty` (shares by the problem's pass rate) and `lengths`
+    (shares by trained tokens); `per_source` (a cap for each source by name); `max_tokens`, the total of
+    trained tokens: it is filled as far as whole examples can.
+    """
 
     per_problem: Count = 1
     prefer: Literal["shortest", "first", "random"] = "shortest"
+    difficulty: Buckets = []
+    lengths: Buckets = []
+    per_source: dict[str, Count] = {}
     max_tokens: Count | None = None
+
+
+class MixSource(Strict):
+    """Ready examples from elsewhere, `weight` of them for each selected trace. Either `path` or `hub`.
+
+    `messages` names a column that holds a chat; without it `prompt` and `response` name two columns.
+    """
+
+    name: str
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    messages: str | None = "messages"
+    prompt: str = "prompt"
+    response: str = "response"
+    weight: float = Field(gt=0)
+    licence: str
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "MixSource":
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("a mix entry has either a `path` or a `hub`")
+        return self
+
+
+RuleEntry = str | dict[str, dict[str, Any]]
+
+
+def _known_rule(entry: RuleEntry) -> RuleEntry:
+    parse_rule(entry)
+    return entry
 
 
 class Filter(Strict):
     """`rules` are applied in order; a rule with parameters is written `{name: {parameter: value}}`."""
 
-    rules: list[str | dict[str, dict[str, Any]]] = Field(min_length=1)
+    rules: list[Annotated[RuleEntry, AfterValidator(_known_rule)]] = Field(min_length=1)
     select: Select = Select()
+    mix: list[MixSource] = []
+
+    @field_validator("rules")
+    @classmethod
+    def _each_rule_once(cls, rules: list[RuleEntry]) -> list[RuleEntry]:
+        names = [parse_rule(entry)[0] for entry in rules]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the rule '{name}' stands here {names.count(name)} times")
+        return rules
 
 
 class Lora(Strict):
@@ -184,7 +260,11 @@ class Lora(Strict):
 
 
 class Train(Strict):
-    """`batch_size` is the global batch in examples; the per-device batch is derived, never stated here."""
+    """`batch_size` is the global batch in examples; the per-device batch is derived, never stated here.
+
+    `held_out_share` of the problems is not trained on; its loss is taken `evaluations` times a run, and with
+    `early_stopping` the run ends after so many evaluations without a better one, and the best one is kept.
+    """
 
     student: str
     method: Literal["full", "lora", "qlora"]
@@ -199,6 +279,15 @@ class Train(Strict):
     max_grad_norm: float = Field(default=1.0, gt=0)
     lora: Lora = Lora()
     max_dropped_share: Share = 0.1
+    held_out_share: float = Field(default=0.0, ge=0, lt=1)
+    evaluations: Count = 10
+    early_stopping: Count | None = None
+
+    @model_validator(mode="after")
+    def _early_stopping_needs_a_held_out_slice(self) -> "Train":
+        if self.early_stopping is not None and not self.held_out_share:
+            raise ValueError("early_stopping needs held_out_share, for example 0.02")
+        return self
 
 
 Compared = Literal["base", "student", "teacher"]

@@ -75,9 +75,10 @@ def require_file(path: Path) -> Path:
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write one JSON object a line; how many there were."""
     count = 0
-    with path.open("w", encoding="utf-8") as file:
-        for count, row in enumerate(rows, 1):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, default=repr) + "\n")
+            count += 1
     return count
 
 

@@ -72,12 +72,15 @@ PARAMETERS: dict[str, type[Strict]] = {
 
 def parse_rule(entry: str | dict[str, dict[str, Any]]) -> tuple[str, Strict]:
     """Name and parameters of one entry of `filter.rules`. ValueError says what is wrong with it."""
+    values: dict[str, Any]
     if isinstance(entry, str):
         name, values = entry, {}
     elif len(entry) == 1:
         [(name, values)] = entry.items()
     else:
-        raise ValueError(f"a rule is a name or {{name: {{parameter: value}}}}, found {len(entry)} names in one entry")
+        raise ValueError(
+            f"a rule is a name or {{name: {{parameter: value}}}}, found {len(entry)} names in one entry"
+        )
     if name not in PARAMETERS:
         raise ValueError(f"unknown rule '{name}'; {nearest(name, list(PARAMETERS))}")
     try:

@@ -66,7 +66,9 @@ def boxed_answers(text: str) -> list[str]:
     end = -1
     for match in BOX.finditer(text):
         content, closing = box_content(text, match.end())
-        content = "".join(content.split()).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").rstrip(".")
+        content = (
+            "".join(content.split()).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").rstrip(".")
+        )
         if not content:
             continue
         if end >= 0 and len(between := text[end : match.start()]) <= 200 and BETWEEN.match(between):
@@ -115,7 +117,9 @@ RULES: dict[str, Callable[..., Hit | None]] = {
 }
 
 
-def bind_rules(entries: list[str | dict[str, dict[str, Any]]], index: TraceIndex) -> list[tuple[str, BoundRule]]:
+def bind_rules(
+    entries: list[str | dict[str, dict[str, Any]]], index: TraceIndex
+) -> list[tuple[str, BoundRule]]:
     """The rules of a recipe in order, each with its parameters."""
     bound: list[tuple[str, BoundRule]] = []
     for entry in entries:

@@ -38,7 +38,8 @@ STRAY_MARKUP = re.compile(
     r"|\[/?INST\]|<</?SYS>>"
 )
 ROLE_MARKER = re.compile(
-    r"(?:^|\n)[ \t]{0,4}(?:#{2,4} ?)?(?:user|human|assistant|system|instruction|response)[ \t]?:[ \t]?(?:\n|\S)"
+    r"(?:^|\n)[ \t]{0,4}(?:#{2,4} ?)?(?:user|human|assistant|system|instruction|response)"
+    r"[ \t]?:[ \t]?(?:\n|\S)"
 )
 ROLE_WORDS = ("user", "human", "assistant", "system", "instruction", "response")
 
@@ -57,8 +58,10 @@ GOLD_LEAK = re.compile(
     r"|\b(?:given|provided|reference|expected|official|known|stated|target|supplied) (?:final )?"
     r"(?:answer|solution)\b(?! (?:choice|option|format))"
     r"|\b(?:according to|based on|as per|from) the (?:answer|solution|official|reference)\b"
-    r"|\b(?:the )?(?:answer|solution) (?:is|was) (?:already )?(?:given|provided|known|supplied|stated) (?:as|to be|in|to us)\b"
-    r"|\b(?:we|i)(?:'ve| have| were| was|'re| are) (?:been )?(?:told|given) (?:that )?the (?:final |correct )?answer\b"
+    r"|\b(?:answer|solution) (?:is|was) (?:already )?(?:given|provided|known|supplied|stated) "
+    r"(?:as|to be|in|to us)\b"
+    r"|\b(?:we|i)(?:'ve| have| were| was|'re| are) (?:been )?(?:told|given) (?:that )?"
+    r"the (?:final |correct )?answer\b"
     r"|\b(?:the )?(?:correct|final|right) answer (?:that )?(?:is|was|has been) (?:given|provided|supplied)\b"
 )
 
@@ -115,7 +118,11 @@ def one_language(candidate: Candidate, parameters: OneLanguage) -> Hit | None:
 
 def scripts_of(text: str) -> set[str]:
     """The scripts other than Latin and Greek that a text uses."""
-    return set() if text.isascii() else {name for name, letters in SCRIPT_LETTERS.items() if letters.search(text)}
+    return (
+        set()
+        if text.isascii()
+        else {name for name, letters in SCRIPT_LETTERS.items() if letters.search(text)}
+    )
 
 
 def no_leaked_template(candidate: Candidate, parameters: NoParameters) -> Hit | None:

@@ -36,7 +36,7 @@ class GenerateFlags:
     """How generate runs, not which samples are taken. `adopt` are runs to take traces from."""
 
     engine: EngineFlags = field(default_factory=EngineFlags)
-    adopt: tuple[Path, ...] = ()
+    adopt: tuple[str, ...] = ()
     verifier_workers: int = 2
 
 
@@ -65,7 +65,9 @@ def run(context: Context, flags: GenerateFlags | None = None) -> None:
         problems = ProblemFile(source / "problems.jsonl")
         job = job_of(context.recipe, model)
         num_problems = manifest["outputs"]["problems.jsonl"]["rows"]
-        tally, notes = asyncio.run(sample(job, problems, store, Work(stage, flags, num_problems)))
+        tally, notes = asyncio.run(
+            sample(job, problems, store, Work(stage, context.runs, flags, num_problems))
+        )
         refuse_failures(tally, context.recipe.generate.max_failure_rate, stage.directory)
         close_books(stage, job, problems, store, (tally, notes))
 
@@ -96,6 +98,7 @@ def job_of(recipe: Recipe, model: SampledModel) -> Job:
 @dataclass(frozen=True, slots=True)
 class Work:
     stage: StageRun
+    runs: Path
     flags: GenerateFlags
     num_problems: int
 
@@ -103,7 +106,7 @@ class Work:
 async def sample(job: Job, problems: ProblemFile, store: Store, work: Work) -> tuple[Tally, dict[str, Any]]:
     """Engine, verifiers and loop together; the tally and what the engine has to note."""
     folders = [work.stage.aside] if work.stage.aside else []
-    folders += [adopted_directory(path) for path in work.flags.adopt]
+    folders += [adopted_directory(work.runs, name) for name in work.flags.adopt]
     with ExitStack() as stack:
         pool = stack.enter_context(VerifierPool(workers=work.flags.verifier_workers))
         sources = tuple(stack.enter_context(closing(AdoptedRun(folder, job))) for folder in folders)
@@ -113,11 +116,14 @@ async def sample(job: Job, problems: ProblemFile, store: Store, work: Work) -> t
         return tally, engine.notes
 
 
-def adopted_directory(path: Path) -> Path:
-    """The generate directory of a run named by `--adopt`. RecipeError where there is none."""
-    directory = path if path.name.startswith("generate") else path / "generate"
+def adopted_directory(runs: Path, name: str) -> Path:
+    """The generate directory of the run that `--adopt` names. RecipeError where there is none."""
+    directory = runs / name / "generate"
     if not directory.is_dir():
-        raise RecipeError(f"--adopt {path}: {directory} does not exist; name a run that has generated traces")
+        known = sorted(path.parent.name for path in runs.glob("*/generate"))
+        raise RecipeError(
+            f"--adopt {name}: {directory} does not exist; runs with traces: {', '.join(known) or 'none'}"
+        )
     return directory
 
 

@@ -18,6 +18,7 @@ from pipeline.cards import SampledModel
 from pipeline.errors import RecipeError
 from pipeline.recipe import Sampling
 from pipeline.render import Tags, split_thinking
+from pipeline.sampling.prompts import ChatPrompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class EngineFlags:
     """How a model runs: never in a recipe, a fingerprint or a key.
 
     `concurrency` bounds the requests in flight (and vLLM's max_num_seqs). Sizes that are None are the card's.
-    `kv_cache_gib` bounds the cache of vLLM's CPU build. `max_restarts` of a dead engine, then EngineError.
+    `kv_cache_gib` bounds the cache of vLLM's CPU build. EngineError comes after `max_restarts` of a dead
+    engine, or when no server has answered for `outage_seconds`.
     """
 
     engine: Literal["vllm", "server"] = "vllm"
@@ -39,6 +41,7 @@ class EngineFlags:
     max_restarts: int = 3
     served_name: str | None = None
     request_timeout_seconds: float = 1800.0
+    outage_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
@@ -47,6 +50,8 @@ class EngineFlags:
             raise RecipeError(
                 "--engine server: give at least one --url, for example http://127.0.0.1:8000/v1"
             )
+        if any("@" in url for url in self.urls):
+            raise RecipeError("--url: no user or password in a URL, it would be recorded; use RETORT_API_KEY")
         if self.engine == "vllm" and self.urls:
             raise RecipeError("--url is for --engine server; the engine in this process takes none")
 
@@ -78,6 +83,9 @@ class Engine(Protocol):
 
     async def ready(self) -> None:
         """Return when requests can be made. The first call starts the engine: adopting needs none."""
+
+    async def prompts(self) -> ChatPrompts | None:
+        """The model's chat template and tokenizer, without starting the engine; None where not here."""
 
     def prompt(self, messages: list[dict[str, str]]) -> Any:
         """The prompt in the engine's own form: token ids of the chat template, or the messages."""

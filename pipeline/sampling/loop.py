@@ -19,6 +19,7 @@ from pipeline.sampling.engine import Engine, RequestFailed
 from pipeline.sampling.interrupt import interruptible
 from pipeline.sampling.job import Job, request_fingerprint, sample_seed
 from pipeline.sampling.keys import CORRECT, CUT, DONE, VERIFIED, counts
+from pipeline.sampling.prompts import check_lengths
 from pipeline.sampling.store import Failure, Store
 from pipeline.verify import VerifierPool
 
@@ -98,10 +99,10 @@ async def collect(
 ) -> Tally:
     """Take all samples that `job` wants of `problems` and that `store` lacks.
 
-    `problems` is iterated once (twice with `redistribute`) and may be a stream. Without a pool nothing is
-    verified and every problem gets `max` samples. A failed request is data: `Tally.failed`. Ctrl-C stops
-    launching and raises KeyboardInterrupt, EngineError and VerifyError come through likewise: what was
-    finished is in the store by then, and the same call goes on from there.
+    `problems` is iterated more than once: a list, or an object that streams them anew each time. Without a
+    pool nothing is verified and every problem gets `max` samples. A failed request is data: `Tally.failed`.
+    Ctrl-C stops launching and raises KeyboardInterrupt; EngineError and VerifyError come through likewise.
+    What was finished is in the store by then, and the same call goes on from there.
     """
     store.load(request_fingerprint(job))
     loop = Loop(job, engine, store, pool, options or Options())
@@ -110,7 +111,7 @@ async def collect(
         if job.samples.redistribute:
             allowance = redistribute(job, problems, store)
             loop.tally.given_up -= len(allowance)
-            await loop.run((problem for problem in problems if problem.id in allowance), allowance)
+            await loop.run([problem for problem in problems if problem.id in allowance], allowance)
     return loop.tally
 
 
@@ -149,6 +150,9 @@ class Loop:
         self._store = store
         self._pool = pool
         self._options = options
+        self._prepared = False
+        self._preparing = asyncio.Lock()
+        self._all_problems: Iterable[Problem] = ()
         self._problems: Iterator[Problem] = iter(())
         self._allowance: dict[str, int] = {}
         self._ready: deque[Asked] = deque()
@@ -160,6 +164,7 @@ class Loop:
 
     async def run(self, problems: Iterable[Problem], allowance: dict[str, int]) -> None:
         """Take the samples of `problems`; `allowance` are those whose max is another than the job's."""
+        self._all_problems = problems
         self._problems, self._allowance = iter(problems), allowance
         self._done.clear()
         watcher = self._options.watcher
@@ -266,8 +271,8 @@ class Loop:
         problem, job = asked.problem, self._job
         seed = sample_seed(job.seed, problem.id, sample)
         try:
-            await self._engine.ready()
-            self.tally.first_launch = self.tally.first_launch or time.monotonic()
+            if not self._prepared:
+                await self._prepare()
             if asked.prompt is None:
                 asked.prompt = self._engine.prompt(messages(problem.question, job.prompt))
             done = await self._engine.sample(asked.prompt, job.sampling, seed)
@@ -289,6 +294,18 @@ class Loop:
         tally.output_tokens += done.output_tokens
         tally.last_trace = time.monotonic()
         await self._judge(asked, trace)
+
+    async def _prepare(self) -> None:
+        """Before the first request: check the lengths of all prompts, then start the engine."""
+        async with self._preparing:
+            if self._prepared:
+                return
+            prompts = await self._engine.prompts()
+            if prompts is not None:
+                await asyncio.to_thread(check_lengths, self._job, self._all_problems, prompts)
+            await self._engine.ready()
+            self.tally.first_launch = time.monotonic()
+            self._prepared = True
 
     async def _judge(self, asked: Asked, trace: Trace) -> None:
         """Verify a trace that is in the store; its place at the engine is given away meanwhile."""

@@ -4,11 +4,15 @@ Token ids and not text go to the engine, so nothing is tokenized twice and no be
 Training renders its examples with the same template and options.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.cards import SampledModel
+from pipeline.errors import EngineError, RecipeError
+from pipeline.records import Problem
+from pipeline.render import messages
+from pipeline.sampling.job import Job
 
 
 class ChatPrompts:
@@ -33,8 +37,46 @@ class ChatPrompts:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
-def load_prompts(model: SampledModel) -> ChatPrompts:
-    """The prompts of a model whose engine has not started. Reads the tokenizer's files, never the weights."""
+def load_prompts(model: SampledModel, local_only: bool = False) -> ChatPrompts | None:
+    """The prompts of a model whose engine has not started; of its files only the tokenizer's are read.
+
+    None where the tokenizer has no chat template (vLLM knows some models' formats by itself), or where
+    `local_only` is set and the files are not on this machine.
+    """
     from transformers import AutoTokenizer
 
-    return ChatPrompts(AutoTokenizer.from_pretrained(model.model, revision=model.revision), model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.model, revision=model.revision, local_files_only=local_only
+        )
+    except OSError as error:
+        if local_only:
+            return None
+        raise EngineError(f"{model.model}: its tokenizer cannot be loaded: {error}") from error
+    if tokenizer.chat_template is None and model.template is None:
+        return None
+    return ChatPrompts(tokenizer, model)
+
+
+def check_lengths(job: Job, problems: Iterable[Problem], prompts: ChatPrompts) -> None:
+    """RecipeError where a prompt and max_tokens exceed max_model_len, so that the engine would cut the trace.
+
+    A prompt has at most as many tokens as its template and one for each byte of the question, so only the
+    few that come near the limit are tokenized.
+    """
+    room = job.model.max_model_len - job.sampling.max_tokens
+    frame = len(prompts.ids(messages("", job.prompt)))
+    longest, num_long = 0, 0
+    for problem in problems:
+        if frame + len(problem.question.encode()) <= room:
+            continue
+        length = len(prompts.ids(messages(problem.question, job.prompt)))
+        longest = max(longest, length)
+        num_long += length > room
+    if num_long:
+        raise RecipeError(
+            f"sampling.max_tokens: {job.sampling.max_tokens:,} and the longest prompt of {longest:,} tokens "
+            f"exceed the max_model_len {job.model.max_model_len:,} of {job.model.name} ({num_long:,} problems "
+            f"do). Set max_tokens to at most {max(job.model.max_model_len - longest, 1):,}, or raise "
+            "engine.max_model_len in the card as far as the model allows"
+        )

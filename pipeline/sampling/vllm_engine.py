@@ -17,7 +17,7 @@ from pipeline.cards import SampledModel
 from pipeline.errors import EngineError
 from pipeline.recipe import Sampling
 from pipeline.sampling.engine import Completion, EngineFlags, RequestFailed, completion_of
-from pipeline.sampling.prompts import ChatPrompts
+from pipeline.sampling.prompts import ChatPrompts, load_prompts
 
 log = logging.getLogger(__name__)
 
@@ -52,33 +52,44 @@ class VllmEngine:
                 if self._llm is None:
                     await self._start()
 
+    async def prompts(self) -> ChatPrompts | None:
+        if self._prompts is None:
+            self._prompts = await asyncio.to_thread(load_prompts, self._model)
+        return self._prompts
+
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
         assert self._prompts is not None, "ready() comes first"
         return self._prompts.ids(messages)
 
     async def sample(self, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
         from vllm.exceptions import VLLMClientError
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         while True:
             await self.ready()
             llm = self._llm
             try:
-                return await self._generate(llm, prompt, sampling, seed)
+                output = await self._generate(llm, prompt, sampling, seed)
+                break
             except VLLMClientError as error:
                 raise RequestFailed("refused", str(error)) from None
-            except EngineGenerateError as error:
-                raise RequestFailed("engine_error", str(error.__cause__ or error)) from None
             except EngineDeadError:
                 await self._bury(llm)
+        reason = output.finish_reason or "unknown"
+        if reason not in ("stop", "length"):
+            raise RequestFailed("engine_error", f"the engine ended the request with finish_reason {reason}")
+        assert self._prompts is not None
+        ids = output.token_ids[:-1] if reason == "stop" else output.token_ids
+        text = self._prompts.decode(ids)
+        return completion_of(text, reason, (len(prompt), len(output.token_ids)), self._model.tags)
 
-    async def _generate(self, llm: Any, prompt: list[int], sampling: Sampling, seed: int) -> Completion:
+    async def _generate(self, llm: Any, prompt: list[int], sampling: Sampling, seed: int) -> Any:
+        """The finished output of one request, taken from its queue: AsyncLLM.generate less its generator."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        assert self._prompts is not None
-        # Detokenising once at the end instead of at every step saves the host a twentieth of a core here.
+        # detokenised once at the end and not at every step: the host shares its cores with the engine core
         params = SamplingParams(
             **sampling.model_dump(),
             seed=seed,
@@ -87,21 +98,17 @@ class VllmEngine:
             skip_clone=True,
         )
         self._num_requests += 1
-        request = llm.generate(tokens_input(prompt), params, str(self._num_requests))
-        async for answer in request:
-            output = answer.outputs[0]
-            reason = output.finish_reason or "unknown"
-            if reason not in ("stop", "length"):
-                raise RequestFailed("engine_error", f"finish_reason {reason}")
-            ids = output.token_ids[:-1] if reason == "stop" else output.token_ids
-            text = self._prompts.decode(ids)
-            return completion_of(text, reason, (len(prompt), len(output.token_ids)), self._model.tags)
-        raise RequestFailed("engine_error", "the engine ended the request without an output")
+        queue = await llm.add_request(str(self._num_requests), tokens_input(prompt), params)
+        try:
+            return (await queue.get()).outputs[0]
+        except asyncio.CancelledError:
+            await llm.abort(queue.request_id, internal=True)
+            raise
 
     async def _start(self) -> None:
         log.info("starting vLLM for %s", self._model.model)
         try:
-            self._llm = await asyncio.to_thread(start_llm, self._model, self._flags)
+            await asyncio.to_thread(self._start_llm)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(
                 f"vLLM cannot start {self._model.model}: {_first_line(error)}. Set VLLM_LOGGING_LEVEL=INFO "
@@ -115,6 +122,10 @@ class VllmEngine:
             start_new_session=True,  # a Ctrl-C at the terminal is not for it
         )
 
+    def _start_llm(self) -> None:
+        # set here and not returned: the thread would hold on to what it returned for as long as it lives
+        self._llm = start_llm(self._model, self._flags)
+
     async def _bury(self, llm: Any) -> None:
         """Clear a dead engine away once, however many requests report its death."""
         async with self._starting:
@@ -124,8 +135,9 @@ class VllmEngine:
             self.notes["restarts"] += 1
             if self.notes["restarts"] > self._flags.max_restarts:
                 raise EngineError(
-                    f"vLLM's engine died more than {self._flags.max_restarts} times, the restarts that it has. "
-                    "What was finished is kept. See the engine's own log (VLLM_LOGGING_LEVEL=INFO), lower  --concurrency or the memory it may use, and run the same command again"
+                    f"vLLM's engine died more than {self._flags.max_restarts} times: giving up. What was "
+                    "finished is kept. See the engine's own log (VLLM_LOGGING_LEVEL=INFO), lower "
+                    "--concurrency or the memory it may use, and run the same command again"
                 )
             log.warning(
                 "vLLM's engine died (restart %d): sampling again what was in flight", self.notes["restarts"]
@@ -137,7 +149,7 @@ class VllmEngine:
         if llm is not None:
             llm.shutdown(timeout=5)
             del llm
-            gc.collect()  # its destructor shuts down once more, and fails if that is left to the interpreter's end
+            gc.collect()  # its destructor shuts down once more, which fails at the interpreter's end
         if guard is not None:
             guard.kill()
             guard.communicate()

@@ -1,0 +1,144 @@
+"""The filter stage: every trace kept, or dropped for one reason, or counted as failed by kind.
+
+Reads runs/<name>/problems/ and runs/<name>/generate/. Writes runs/<name>/filter/: kept.jsonl and
+dropped.jsonl (the trace with its verdict, rule, reason and detail), failed.jsonl (lines that are no trace of
+this run, by file and line) and examples.parquet. Both passes stream.
+
+    python -m pipeline filter --recipe recipes/demo.yaml
+"""
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline.cards import student_card
+from pipeline.decontaminate import EvalQuestion
+from pipeline.emit import write_kept, write_unselected
+from pipeline.errors import StageError
+from pipeline.examples import Format, tokenizer_file, tokenizer_identity
+from pipeline.judge import Judging
+from pipeline.recipe import Recipe, Select
+from pipeline.render import Tags
+from pipeline.rows import json_lines
+from pipeline.selection import select_examples
+from pipeline.sift import PASSED, Inputs, Sifted, Sifter
+from pipeline.stage import Context, Counts, Plan, StageRun, begin, check_outputs, inputs_of, require
+from pipeline.verify.table import VERSIONS
+
+log = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+
+
+def run(context: Context, workers: int = 2) -> None:
+    """Run the stage, or say that it is up to date. `workers` processes apply the rules."""
+    problems, generate = context.directory("problems"), context.directory("generate")
+    manifests = {
+        "problems": require(problems, "filter", context.start.recipe),
+        "generate": require(generate, "filter", context.start.recipe),
+    }
+    stage = begin(context.directory("filter"), plan_of(context.recipe, inputs_of(manifests)), context.start)
+    if stage is None:
+        return
+    with stage:
+        check_outputs(problems)
+        check_outputs(generate)
+        names = sorted(name for name in manifests["generate"]["outputs"] if name.startswith("traces-"))
+        sift_and_select(context.recipe, problems, [generate / name for name in names], stage, workers)
+
+
+def plan_of(recipe: Recipe, inputs: dict[str, str]) -> Plan:
+    """Everything that decides which examples there are, and how they are written."""
+    card = student_card(recipe.train.student)
+    config = {
+        "filter": recipe.filter.model_dump(),
+        "prompt": recipe.generate.prompt,
+        "student": {"thinking": card.thinking.model_dump(), **tokenizer_identity(card)},
+        "verifiers": VERSIONS,
+    }
+    return Plan("filter", STAGE_VERSION, config, inputs, recipe.seed)
+
+
+def judging_of(recipe: Recipe, problems: Path) -> Judging:
+    """What the workers are told: rules, format, and the eval questions that problems wrote down."""
+    card = student_card(recipe.train.student)
+    form = Format(recipe.generate.prompt, Tags(**card.thinking.model_dump()), str(tokenizer_file(card)))
+    protected = [line.values or {} for line in json_lines(problems / "protected.jsonl")]
+    templates = json.loads((problems / "templates.json").read_text(encoding="utf-8"))
+    return Judging(
+        recipe.filter.rules,
+        form,
+        [EvalQuestion(**values) for values in protected],
+        {source: {tuple(run.split()) for run in runs} for source, runs in templates.items()},
+    )
+
+
+def sift_and_select(
+    recipe: Recipe, problems: Path, traces: list[Path], stage: StageRun, workers: int
+) -> None:
+    """Both passes, then the manifest."""
+    out, select = stage.directory, recipe.filter.select
+    judging = judging_of(recipe, problems)
+    inputs = Inputs(problems / "problems.jsonl", traces, traces[0].parent / "verdicts.jsonl", out)
+    with Sifter(inputs, select, recipe.seed, workers) as sifter:
+        counts = sifter.run(judging)
+        selected = select_examples(sifter.best, select, counts.num_passed, sifter.by_position())
+    dropped = counts.dropped + write_unselected(out / PASSED, out / "dropped.jsonl", selected)
+    num_kept = write_kept(out / PASSED, out, selected, judging.form, [])
+    (out / PASSED).unlink()
+    reasons = total_by(dropped, 1)
+    if num_kept == 0:
+        raise StageError(
+            f"{out}: none of {counts.num_in:,} traces is left (dropped: {reasons}, failed: "
+            f"{dict(counts.failed)}). Read dropped.jsonl there, then change filter in the recipe"
+        )
+    rows: dict[str, int | None] = {
+        "kept.jsonl": num_kept,
+        "dropped.jsonl": sum(reasons.values()),
+        "failed.jsonl": sum(counts.failed.values()),
+        "examples.parquet": num_kept,
+    }
+    tokens = int(selected.tokens.sum())
+    stage.finish(
+        Counts(counts.num_in, num_kept, reasons, dict(counts.failed)),
+        rows,
+        usage={"trained_tokens": tokens, "verified_again": counts.num_verified},
+        notes=notes_of(dropped, counts, select),
+    )
+    budget = f" of a budget of {select.max_tokens:,}" if select.max_tokens else ""
+    log.info(
+        "filter: kept %s of %s traces (%s trained tokens%s)",
+        *numbers(num_kept, counts.num_in, tokens),
+        budget,
+    )
+    log.info("filter: dropped %s; failed %s", reasons or "none", dict(counts.failed) or "none")
+
+
+def numbers(*values: int) -> list[str]:
+    return [f"{value:,}" for value in values]
+
+
+def total_by(dropped: Counter[tuple[str, str, str]], part: int) -> dict[str, int]:
+    """Counts by one part of (rule, reason, source), the largest first."""
+    totals: Counter[str] = Counter()
+    for key, count in dropped.items():
+        totals[key[part]] += count
+    return dict(totals.most_common())
+
+
+def notes_of(dropped: Counter[tuple[str, str, str]], counts: Sifted, select: Select) -> dict[str, Any]:
+    """Counts that the manifest's totals do not show."""
+    sources = sorted({source for _, _, source in dropped} | counts.passed_by_source.keys())
+    return {
+        "dropped_by_rule": total_by(dropped, 0),
+        "by_source": {
+            source: {
+                "passed_rules": counts.passed_by_source[source],
+                "dropped": total_by(Counter({k: n for k, n in dropped.items() if k[2] == source}), 1),
+            }
+            for source in sources
+        },
+        "token_budget": select.max_tokens,
+    }

@@ -1,0 +1,122 @@
+"""The servers behind the server engine: which one takes the next request, and which ones rest.
+
+A server that cannot be reached is down until it answers again; one that says 429 or 503 pauses for as long as
+it asks and takes fewer requests at a time, then gradually more.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+MAX_PAUSE_SECONDS = 300.0
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One server. `limit` is how many requests it may have at a time, `counts` go into the manifest."""
+
+    url: str
+    limit: float
+    most: int
+    model: str = ""
+    is_vllm: bool = False
+    in_flight: int = 0
+    down: bool = False
+    paused_until: float = 0.0
+    failed_in_a_row: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def is_free(self, now: float) -> bool:
+        return not self.down and self.paused_until <= now and self.in_flight < max(int(self.limit), 1)
+
+    def succeeded(self) -> None:
+        """One more place for each round of successes, as TCP does it."""
+        self.counts["answered"] += 1
+        self.failed_in_a_row = 0
+        self.limit = min(self.limit + 1 / max(self.limit, 1.0), float(self.most))
+
+    def slow_down(self, seconds: float) -> None:
+        """The server asked for less: half as many at a time, none before `seconds` have passed."""
+        now = time.monotonic()
+        self.counts["slowed_down"] += 1
+        if self.paused_until <= now:  # of a burst of refusals only the first one halves
+            self.limit = max(self.limit / 2, 1.0)
+        self.paused_until = max(self.paused_until, now + min(seconds, MAX_PAUSE_SECONDS))
+
+
+class Replicas:
+    """Servers of one model. `take` waits for a place at the least busy one."""
+
+    def __init__(self, urls: tuple[str, ...], concurrency: int, outage_seconds: float) -> None:
+        # each may take all, so that one that is left alone keeps the whole concurrency
+        self.all = [Replica(url, float(concurrency), concurrency) for url in urls]
+        self._outage_seconds = outage_seconds
+        self._last_sign = time.monotonic()
+        self._changed = asyncio.Event()
+
+    async def take(self, avoid: Replica | None = None) -> Replica:
+        """A place at a server, not at `avoid` where there is another. EngineError after an outage."""
+        while True:
+            now = time.monotonic()
+            free = [replica for replica in self.all if replica.is_free(now)]
+            others = [replica for replica in free if replica is not avoid]
+            if free:
+                chosen = min(others or free, key=lambda replica: replica.in_flight / replica.limit)
+                chosen.in_flight += 1
+                chosen.counts["requests"] += 1
+                return chosen
+            if all(replica.down for replica in self.all) and now - self._last_sign > self._outage_seconds:
+                raise EngineError(
+                    f"no server has answered for {self._outage_seconds:.0f} s ({', '.join(self.urls())}). "
+                    "What was finished is kept: start one (make serve-teacher) and run the same command again"
+                )
+            self._changed.clear()
+            pauses = [replica.paused_until - now for replica in self.all if replica.paused_until > now]
+            await _wait(self._changed, min([*pauses, 1.0]))
+
+    def give_back(self, replica: Replica) -> None:
+        replica.in_flight -= 1
+        self._changed.set()
+
+    def sign_of_life(self) -> None:
+        self._last_sign = time.monotonic()
+
+    def fell(self, replica: Replica, why: str) -> bool:
+        """Mark a server as down; True where it was up until now."""
+        if replica.down:
+            return False
+        replica.down = True
+        replica.counts["down"] += 1
+        rest = [other.url for other in self.all if not other.down]
+        log.warning(
+            "%s is down (%s); %s", replica.url, why, f"going on with {', '.join(rest)}" if rest else "waiting"
+        )
+        return True
+
+    def rose(self, replica: Replica) -> None:
+        replica.down = False
+        replica.failed_in_a_row = 0
+        replica.limit = float(replica.most)
+        self.sign_of_life()
+        self._changed.set()
+        log.warning("%s answers again", replica.url)
+
+    def urls(self) -> list[str]:
+        return [replica.url for replica in self.all]
+
+    def notes(self) -> dict[str, Any]:
+        return {replica.url: dict(replica.counts) for replica in self.all}
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), max(seconds, 0.001))
+    except TimeoutError:
+        return

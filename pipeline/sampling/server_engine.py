@@ -1,0 +1,313 @@
+"""Sampling from OpenAI-compatible servers (`vllm serve` and others), one or many, with failover.
+
+Chat completions: the server renders the prompt with the model's template and the card's options. Where the
+tokenizer is at hand and the server is a vLLM, both renderings are compared before the first request.
+Thinking is read from `reasoning` or `reasoning_content`, else split off the text.
+
+Tried again, with backoff and on another server where there is one: no connection, a connection that drops, no
+answer in time, 408, 429, 500, 502, 503, 504. Everything else is recorded as a failure of its kind at once.
+The key, where servers want one, is read from RETORT_API_KEY and goes into the request header only.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import random
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from pipeline.cards import SampledModel
+from pipeline.errors import EngineError
+from pipeline.recipe import Sampling
+from pipeline.sampling.engine import Completion, EngineFlags, RequestFailed, completion_of
+from pipeline.sampling.prompts import ChatPrompts, load_prompts
+from pipeline.sampling.replicas import Replica, Replicas
+
+log = logging.getLogger(__name__)
+
+API_KEY = "RETORT_API_KEY"
+PROBE = [{"role": "user", "content": "What is 1 + 2?"}]
+TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
+SLOW_DOWN_STATUS = {429, 503}
+MAX_ATTEMPTS = 6
+MAX_TIMEOUTS = 2  # each may have cost a whole generation
+FIRST_BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 30.0
+HEALTH_SECONDS = 1.0
+MAX_FAILED_IN_A_ROW = 8
+
+
+class Retry(Exception):
+    """A named transient error; `wait_seconds` is what the server asked for, if it did."""
+
+    def __init__(self, kind: str, detail: str, wait_seconds: float | None = None) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.wait_seconds = wait_seconds
+
+
+class ServerEngine:
+    """`model` at the URLs of `flags`. An async context manager; `notes` hold requests and outages per URL."""
+
+    def __init__(self, model: SampledModel, flags: EngineFlags) -> None:
+        self.notes: dict[str, Any] = {"engine": "server"}
+        self._model = model
+        self._flags = flags
+        self._key = os.environ.get(API_KEY, "")
+        self._replicas = Replicas(flags.urls, flags.concurrency, flags.outage_seconds)
+        self._probed = False
+        self._probing = asyncio.Lock()
+        self._watches: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self._flags.request_timeout_seconds, sock_connect=10),
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        await self._session.close()
+        self.notes["servers"] = self._replicas.notes()
+
+    async def ready(self) -> None:
+        if not self._probed:
+            async with self._probing:
+                if not self._probed:
+                    await self._probe()
+                    self._probed = True
+
+    async def prompts(self) -> ChatPrompts | None:
+        """The model's tokenizer where it is on this machine; servers need none here."""
+        return await asyncio.to_thread(load_prompts, self._model, local_only=True)
+
+    def prompt(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        return messages
+
+    async def sample(self, prompt: list[dict[str, str]], sampling: Sampling, seed: int) -> Completion:
+        body = request_body(prompt, sampling, seed, self._model.template_options)
+        attempts: dict[str, int] = {}
+        last: Replica | None = None
+        waited = 0.0
+        while True:
+            last = await self._replicas.take(avoid=last)
+            try:
+                return await self._ask(last, body)
+            except Retry as retry:
+                self._note(last, retry)
+                attempts[retry.kind] = attempts.get(retry.kind, 0) + 1
+                pause = backoff_seconds(sum(attempts.values()), retry.wait_seconds)
+                waited += pause
+                if self._is_enough(attempts, waited):
+                    raise RequestFailed(retry.kind, str(retry)) from None
+            finally:
+                self._replicas.give_back(last)
+            await asyncio.sleep(pause)
+
+    def _is_enough(self, attempts: dict[str, int], waited: float) -> bool:
+        """Whether to give a request up. Being told to slow down is no failure, while time lasts."""
+        told = attempts.get("http_429", 0)
+        return (
+            sum(attempts.values()) - told >= MAX_ATTEMPTS
+            or attempts.get("timeout", 0) >= MAX_TIMEOUTS
+            or (told > 0 and waited > self._flags.request_timeout_seconds)
+        )
+
+    def _note(self, replica: Replica, retry: Retry) -> None:
+        replica.counts[retry.kind] += 1
+        if retry.kind in ("http_429", "http_503"):
+            replica.slow_down(retry.wait_seconds or FIRST_BACKOFF_SECONDS)
+            return
+        replica.failed_in_a_row += 1
+        unwell = retry.kind == "connection" or replica.failed_in_a_row >= MAX_FAILED_IN_A_ROW
+        if unwell and self._replicas.fell(replica, f"{retry.kind}: {retry}"):
+            watch = asyncio.create_task(self._watch(replica))
+            self._watches.add(watch)
+            watch.add_done_callback(self._watches.discard)
+
+    async def _watch(self, replica: Replica) -> None:
+        """Ask a server that is down for its models until it answers."""
+        pause = HEALTH_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self._models(replica)
+            except (Retry, RequestFailed):
+                pause = min(pause * 1.5, MAX_BACKOFF_SECONDS)
+                continue
+            self._replicas.rose(replica)
+            return
+
+    async def _ask(self, replica: Replica, body: dict[str, Any]) -> Completion:
+        answer = await self._fetch("POST", f"{replica.url}/chat/completions", body | _extras(replica))
+        self._replicas.sign_of_life()
+        replica.succeeded()
+        return read_answer(answer, replica.model, self._model)
+
+    async def _fetch(self, method: str, url: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of an answer. Raises Retry for what is transient, RequestFailed for the rest."""
+        try:
+            async with self._session.request(method, url, json=body) as response:
+                data = await response.read()
+        except TimeoutError:
+            raise Retry("timeout", f"no answer within {self._flags.request_timeout_seconds:g} s") from None
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+            raise Retry("connection", self._clean(f"{type(error).__name__}: {error}")) from None
+        if response.status in (401, 403):
+            raise EngineError(
+                f"{url} answers {response.status}: it wants a key that it knows. Put it into the environment "
+                f"variable {API_KEY}; it is never logged"
+            )
+        if response.status != 200:
+            detail = self._clean(data[:300].decode(errors="replace"))
+            kind = f"http_{response.status}"
+            if response.status in TRANSIENT_STATUS:
+                raise Retry(kind, detail, _retry_after(response.headers.get("Retry-After")))
+            raise RequestFailed(kind, detail)
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise RequestFailed("invalid_json", self._clean(data[:200].decode(errors="replace"))) from None
+
+    def _clean(self, text: str) -> str:
+        """Servers quote a key that they refuse; what is recorded must not."""
+        return text.replace(self._key, "***") if self._key else text
+
+    async def _models(self, replica: Replica) -> dict[str, Any]:
+        answer = await self._fetch("GET", f"{replica.url}/models")
+        try:
+            return {str(entry["id"]): entry for entry in answer["data"]}
+        except (TypeError, KeyError):
+            raise RequestFailed("invalid_json", f"{replica.url}/models lists no models") from None
+
+    async def _probe(self) -> None:
+        """Learn of each server the name of the model there; EngineError where no server has it."""
+        found: dict[str, str] = {}
+        for replica in self._replicas.all:
+            try:
+                models = await self._models(replica)
+            except (Retry, RequestFailed) as error:
+                found[replica.url] = f"{type(error).__name__.lower()}: {error}"
+                self._note(replica, error if isinstance(error, Retry) else Retry("connection", str(error)))
+                replica.model = self._flags.served_name or self._model.name
+                continue
+            found[replica.url] = f"serves {', '.join(models) or 'nothing'}"
+            name = served_name(self._model, self._flags, list(models))
+            if name is None:
+                raise EngineError(
+                    f"{replica.url} does not serve {self._model.name} ({self._model.model}); it "
+                    f"{found[replica.url]}. Start it with make serve-teacher, or name it with --served-name"
+                )
+            replica.model = name
+            replica.is_vllm = models[name].get("owned_by") == "vllm"
+            longest = models[name].get("max_model_len")
+            self.notes.setdefault("max_model_len", {})[replica.url] = longest
+            if replica.is_vllm:
+                await self._compare_prompts(replica)
+        if all(replica.down for replica in self._replicas.all):
+            listed = "; ".join(f"{url}: {what}" for url, what in found.items())
+            raise EngineError(f"no server answers ({listed}). Start one with make serve-teacher")
+
+    async def _compare_prompts(self, replica: Replica) -> None:
+        """EngineError where the server renders a prompt to other token ids than this side does."""
+        prompts = await self.prompts()
+        if prompts is None:
+            log.info("%s: prompts not compared, no tokenizer of %s here", replica.url, self._model.name)
+            return
+        ours = await asyncio.to_thread(prompts.ids, PROBE)
+        body = {
+            "model": replica.model,
+            "messages": PROBE,
+            "add_generation_prompt": True,
+            "chat_template_kwargs": self._model.template_options,
+        }
+        theirs = (await self._fetch("POST", f"{replica.url.removesuffix('/v1')}/tokenize", body))["tokens"]
+        if ours != theirs:
+            raise EngineError(
+                f"{replica.url} renders prompts with another template: {len(theirs)} tokens where "
+                f"{self._model.name} has {len(ours)}. Start it with make serve-teacher"
+            )
+        self.notes["prompts_compared"] = True
+
+
+def request_body(
+    messages: list[dict[str, str]], sampling: Sampling, seed: int, template_options: dict[str, Any]
+) -> dict[str, Any]:
+    """The body of a chat completion; what has no effect is left out, for servers that know no top_k."""
+    body: dict[str, Any] = {
+        "messages": messages,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "seed": seed,
+    }
+    if sampling.top_k:
+        body["top_k"] = sampling.top_k
+    if sampling.min_p:
+        body["min_p"] = sampling.min_p
+    if template_options:
+        body["chat_template_kwargs"] = template_options
+    return body
+
+
+def read_answer(answer: Any, expected: str, model: SampledModel) -> Completion:
+    """The completion in a server's JSON. Raises RequestFailed for what is no answer to what was asked."""
+    try:
+        if answer["model"] != expected:
+            raise RequestFailed(
+                "wrong_model", f"asked {expected}, the answer is from {answer['model']}"[:300]
+            )
+        if not answer["choices"]:
+            raise RequestFailed("empty_choices", json.dumps(answer)[:200])
+        choice = answer["choices"][0]
+        message = choice["message"]
+        reason = choice["finish_reason"] or "unknown"
+        usage = answer.get("usage") or {}
+        tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        content = message.get("content") or ""
+        thinking = message.get("reasoning") or message.get("reasoning_content")
+        if not isinstance(content, str) or not isinstance(thinking, str | None):
+            raise TypeError("content is no text")
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise RequestFailed("invalid_answer", f"{type(error).__name__}: {error}") from None
+    if reason in ("abort", "error"):
+        raise RequestFailed("engine_error", f"finish_reason {reason}")
+    if thinking is None:
+        return completion_of(content, reason, tokens, model.tags)
+    if not content.strip() and reason == "stop":
+        reason = "unclosed"  # a parser that found no closing tag calls all of the text reasoning
+    return Completion(thinking.strip("\n"), content.strip(), reason, *tokens)
+
+
+def served_name(model: SampledModel, flags: EngineFlags, served: list[str]) -> str | None:
+    """Which of the names that a server lists is this model."""
+    wanted = [flags.served_name] if flags.served_name else [model.name, model.model]
+    return next((name for name in wanted if name in served), None)
+
+
+def backoff_seconds(attempt: int, asked: float | None) -> float:
+    """Exponential with full jitter, and never less than the server asked for."""
+    longest = min(FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1), MAX_BACKOFF_SECONDS)
+    return max(random.uniform(0, longest), asked or 0.0)
+
+
+def _extras(replica: Replica) -> dict[str, Any]:
+    # without it vLLM leaves special tokens out of the text, and with them the tags of some models
+    return {"model": replica.model} | ({"skip_special_tokens": False} if replica.is_vllm else {})
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header; its other form, a date, is left to the backoff."""
+    try:
+        return max(float(value), 0.0) if value else None
+    except ValueError:
+        return None

@@ -1,0 +1,75 @@
+"""What a finished run leaves: checkpoint/ that transformers and vLLM load, and adapter/ beside it.
+
+checkpoint/ holds merged safetensors in the card's dtype, the tokenizer with the template and the end-of-turn
+token that were trained, and generation_config.json with that token and the sampling of the traces.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from pipeline.cards import SampledModel, StudentCard
+from pipeline.recipe import Sampling
+from students.format import Format
+from students.model import merged
+
+CHECKPOINT = "checkpoint"
+ADAPTER = "adapter"
+
+
+def export(
+    trained: Path, directory: Path, card: StudentCard, model: SampledModel, style: Format, sampling: Sampling
+) -> list[str]:
+    """Write checkpoint/ (and adapter/) from what the trainer saved in `trained`; the files, relative."""
+    adapter = directory / ADAPTER
+    if (trained / "adapter_config.json").is_file():
+        shutil.rmtree(adapter, ignore_errors=True)
+        shutil.copytree(
+            trained, adapter, ignore=shutil.ignore_patterns("*.bin", "*token*", "*.jinja", "*.md")
+        )
+        student = merged(card, model, adapter)
+    else:
+        student = AutoModelForCausalLM.from_pretrained(
+            trained, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    checkpoint = directory / CHECKPOINT
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    save(student.to(getattr(torch, card.dtype)), checkpoint, style, sampling)
+    return sorted(
+        str(path.relative_to(directory))
+        for part in (checkpoint, adapter)
+        for path in part.rglob("*")
+        if path.is_file()
+    )
+
+
+def save(student: PreTrainedModel, checkpoint: Path, style: Format, sampling: Sampling) -> None:
+    """One loadable directory. The tokenizer's own end-of-text token becomes the one that was trained."""
+    tokenizer = style.tokenizer
+    tokenizer.eos_token = style.turn_end
+    if style.template is not None:
+        tokenizer.chat_template = style.template
+    student.generation_config = generation_config(style, sampling)
+    student.config.eos_token_id = style.turn_end_id
+    student.config.use_cache = True
+    student.config.dtype = student.dtype
+    student.save_pretrained(checkpoint)
+    tokenizer.save_pretrained(checkpoint)
+
+
+def generation_config(style: Format, sampling: Sampling) -> GenerationConfig:
+    """The token that ends a turn, and the sampling that the traces were made with."""
+    greedy = sampling.temperature == 0
+    chosen = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    if not greedy and sampling.top_k:
+        chosen["top_k"] = sampling.top_k
+    return GenerationConfig(
+        do_sample=not greedy,
+        eos_token_id=style.turn_end_id,
+        bos_token_id=style.tokenizer.bos_token_id,
+        pad_token_id=style.tokenizer.pad_token_id,
+        max_new_tokens=sampling.max_tokens,
+        **chosen,
+    )

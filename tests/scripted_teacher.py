@@ -1,0 +1,134 @@
+"""A teacher on loopback that answers as told: what a real server will not do on demand.
+
+    python -m tests.scripted_teacher --port 8001 --script mixed --seconds 300
+
+It speaks just enough of the OpenAI protocol, is deterministic in (question, seed), and ends by itself after
+`--seconds`, so no test leaves one behind. The script is a behaviour by name, or `mixed` for one by question.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+MODEL = "scripted"
+BEHAVIOURS = [
+    "good", "busy", "error_500", "hang", "drop", "invalid_json", "empty_choices", "cut_thinking",
+    "wrong_model", "unclosed", "in_text", "old_field", "error_400", "no_tags",
+]  # fmt: skip
+
+
+def answer(question: str, seed: int) -> tuple[str, str, int]:
+    """Thinking, answer and output tokens, all decided by question and seed."""
+    digest = hashlib.sha256(f"{question}/{seed}".encode()).digest()
+    numbers = [int(number) for number in re.findall(r"\d+", question)]
+    value = sum(numbers) + (0 if digest[0] < 160 else 1)  # right 5 times in 8
+    return f"adding {numbers}", f"\\boxed{{{value}}}", 20 + digest[1]
+
+
+class ScriptedTeacher:
+    """`behaviour` for all questions, or the word in [brackets] of each question."""
+
+    def __init__(self, behaviour: str, delay_seconds: float) -> None:
+        self.behaviour = behaviour
+        self.delay_seconds = delay_seconds
+        self.asked: Counter[str] = Counter()
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": MODEL, "owned_by": "script"}]})
+
+    async def seen(self, request: web.Request) -> web.Response:
+        return web.json_response(dict(self.asked))
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        question = body["messages"][0]["content"]
+        key = f"{question}/{body['seed']}"
+        self.asked[key] += 1
+        told = re.search(r"\[(\w+)\]", question)
+        behaviour = told[1] if told else self.behaviour
+        if self.delay_seconds:
+            spread = hashlib.sha256(key.encode()).digest()[2] / 128
+            await asyncio.sleep(self.delay_seconds * spread)
+        return await self._respond(request, behaviour, body, self.asked[key] > 1)
+
+    async def _respond(
+        self, request: web.Request, behaviour: str, body: dict[str, Any], again: bool
+    ) -> web.StreamResponse:
+        thinking, text, tokens = answer(body["messages"][0]["content"], body["seed"])
+        message: dict[str, Any] = {"role": "assistant", "content": text, "reasoning": thinking}
+        reply: dict[str, Any] = {
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": tokens},
+        }
+        if behaviour == "busy" and not again:
+            return web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "0.2"})
+        if behaviour == "error_500_once" and not again:
+            return web.json_response({"error": "once"}, status=500)
+        if behaviour.startswith("error_") and behaviour != "error_500_once":
+            key = request.headers.get("Authorization", "")
+            return web.json_response({"error": f"refused {key}"}, status=int(behaviour[6:]))
+        if behaviour == "hang":
+            await asyncio.sleep(3600)
+        if behaviour == "drop" and request.transport is not None:
+            request.transport.close()
+        if behaviour == "invalid_json":
+            return web.Response(text='{"choices": [', content_type="application/json")
+        if behaviour == "empty_choices":
+            reply["choices"] = []
+        if behaviour == "wrong_model":
+            reply["model"] = "another"
+        if behaviour == "cut_thinking":
+            message.update(content=None)
+            reply["choices"][0]["finish_reason"] = "length"
+        if behaviour == "unclosed":
+            message.update(content=f"<think>\n{thinking}", reasoning=None)
+        if behaviour == "in_text":
+            message.update(content=f"{thinking}\n</think>\n\n{text}", reasoning=None)
+        if behaviour == "old_field":
+            message["reasoning_content"] = message.pop("reasoning")
+        if behaviour == "no_tags":
+            message.update(reasoning=None)
+        return web.json_response(reply)
+
+
+def application(behaviour: str = "good", delay_seconds: float = 0.0) -> web.Application:
+    teacher = ScriptedTeacher(behaviour, delay_seconds)
+    app = web.Application()
+    app.add_routes([
+        web.get("/v1/models", teacher.models),
+        web.post("/v1/chat/completions", teacher.chat),
+        web.get("/seen", teacher.seen),
+    ])  # fmt: skip
+    return app
+
+
+async def serve(port: int, behaviour: str, delay_seconds: float, seconds: float) -> None:
+    runner = web.AppRunner(application(behaviour, delay_seconds))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
+    await asyncio.sleep(seconds)
+    await runner.cleanup()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--behaviour", default="good")
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    flags = parser.parse_args()
+    asyncio.run(serve(flags.port, flags.behaviour, flags.delay, flags.seconds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -69,7 +69,7 @@ async def ask_model(
     """One engine for all tasks of a model; it starts with the first sample that must be taken."""
     name, model = named
     engine_flags = flags.of(name)
-    begun, sampled, notes = time.monotonic(), 0.0, {}
+    begun, sampled, prompt_tokens = time.monotonic(), 0.0, 0
     async with start_engine(model, engine_flags) as engine:
         for task in tasks:
             log.info("eval: %s on %s (%d questions x %d)", name, task.name, len(task.problems), task.k)
@@ -79,7 +79,11 @@ async def ask_model(
             )
             with asking.store(task.name, name) as store:
                 tally = await collect(job, task.problems, engine, store, pool, options)
+                prompt_tokens += store.keys.prompt_tokens
             sampled += tally.engine_seconds
-        notes = engine.notes
-    seconds = round(time.monotonic() - begun, 2)
-    return {"engine_seconds": round(sampled, 2), "seconds": seconds, "engine": notes}
+        return {
+            "engine_seconds": round(sampled, 2),
+            "seconds": round(time.monotonic() - begun, 2),
+            "prompt_tokens": prompt_tokens,
+            "engine": engine.notes,
+        }

@@ -140,7 +140,7 @@ def paired(first: Array, second: Array, k: int, seed: int = 0) -> Paired:
 
 
 def mean_difference(difference: Array, seed: int = 0, draws: int = DRAWS) -> Estimate:
-    """Mean of per-question differences in [-1, 1]; where few of them are not 0, Bonett and Price's interval."""
+    """Mean of per-question differences in [-1, 1]; where few are not 0, Bonett and Price's interval."""
     delta = float(difference.mean())
     if np.count_nonzero(difference) < MIN_INFORMATIVE:
         low, high = _sparse_difference(difference)

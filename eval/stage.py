@@ -127,7 +127,8 @@ def measure(
     for name in models:
         tokens = (int(held[name].tokens.sum()) for held in measured.answers.values())
         usage[name]["output_tokens"] = sum(tokens)
-    totals = {key: sum(entry[key] for entry in usage.values()) for key in ("engine_seconds", "output_tokens")}
+    keys = ("engine_seconds", "prompt_tokens", "output_tokens")
+    totals = {key: round(sum(entry[key] for entry in usage.values()), 2) for key in keys}
     stage.finish(counts, {**measured.outputs, RESULTS: None}, usage={**totals, "models": usage})
     log_scores(results)
 

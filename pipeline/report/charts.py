@@ -20,6 +20,7 @@ MODELS = {
     "student": ("#1f6feb", "#6ba6ff"),
     "teacher": ("#b7791f", "#f0b04f"),
 }
+WIDTH = 5.4  # inches: on a phone 370 pixels wide the text is then still 9 pixels high
 OTHERS = [("#7c3aed", "#b794f4"), ("#0f766e", "#4fd1c5"), ("#be185d", "#f687b3")]
 
 
@@ -52,7 +53,7 @@ def render(paint: Callable[["Axes", bool], None], size: tuple[float, float], dar
         "grid.color": scheme["grid"],
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "font.size": 11,
+        "font.size": 10,
         "svg.hashsalt": "retort",  # the same input gives the same bytes
     }
     with rc_context(settings):
@@ -97,7 +98,7 @@ def scores_chart(findings: Findings) -> Chart:
         axes.set_axisbelow(True)
         legend_above(axes, len(models))
 
-    return draw(paint, (7, 1.3 + 0.28 * len(models) * len(tasks)), "pass@1 by task and model")
+    return draw(paint, (WIDTH, 1.2 + 0.28 * len(models) * len(tasks)), "pass@1 by task and model")
 
 
 def legend_above(axes: "Axes", columns: int) -> None:
@@ -125,7 +126,7 @@ def funnel_chart(findings: Findings) -> Chart | None:
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
 
-    return draw(paint, (7, 0.6 + 0.5 * len(steps)), "how many problems and traces each stage left")
+    return draw(paint, (WIDTH, 0.5 + 0.42 * len(steps)), "how many problems and traces each stage left")
 
 
 def budget_chart(findings: Findings) -> Chart:
@@ -151,7 +152,7 @@ def budget_chart(findings: Findings) -> Chart:
         axes.grid(lw=0.6)
         legend_above(axes, len(models))
 
-    return draw(paint, (7, 3.6), "pass@1 against the number of tokens that a response may take")
+    return draw(paint, (WIDTH, 3.2), "pass@1 against the number of tokens that a response may take")
 
 
 def lengths_chart(lengths: dict[str, Counter[int]]) -> Chart | None:
@@ -180,7 +181,7 @@ def lengths_chart(lengths: dict[str, Counter[int]]) -> Chart | None:
         axes.set_axisbelow(True)
         legend_above(axes, 2)
 
-    return draw(paint, (7, 3.2), "lengths of kept and dropped traces")
+    return draw(paint, (WIDTH, 2.8), "lengths of kept and dropped traces")
 
 
 def loss_chart(rows: list[dict[str, Any]]) -> Chart | None:
@@ -196,4 +197,4 @@ def loss_chart(rows: list[dict[str, Any]]) -> Chart | None:
         axes.set_ylim(bottom=0)
         axes.grid(lw=0.6)
 
-    return draw(paint, (7, 2.8), "training loss by step")
+    return draw(paint, (WIDTH, 2.5), "training loss by step")

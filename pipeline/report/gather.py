@@ -76,6 +76,11 @@ class Findings:
     def models(self) -> list[str]:
         return list(self.results["models"])
 
+    def pool_first(self) -> list[tuple[str, dict[str, Any]]]:
+        """The tasks with their entries, the headline one first."""
+        head, entry = self.headline
+        return [(head, entry), *[(t, e) for t, e in self.results["tasks"].items() if t != head]]
+
     @property
     def headline(self) -> tuple[str, dict[str, Any]]:
         """The pool of all tasks, or where tasks have different k the first task."""

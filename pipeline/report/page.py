@@ -25,6 +25,7 @@ from pipeline.report.tables import (
     paired_table,
     provenance_tables,
     scores_table,
+    software_table,
 )
 from pipeline.report.traces import MAX_CHARACTERS, Answered, Sifted
 from pipeline.report.words import BUDGET_NOTE, CONTAMINATION_NOTE, subtitle, way_of_measuring
@@ -69,14 +70,13 @@ def report_page(findings: Findings, sifted: Sifted, answered: Answered) -> str:
 
 
 def words_and_tables(findings: Findings) -> dict[str, Any]:
-    head, entry = findings.headline
-    tasks = [head, *[task for task in findings.results["tasks"] if task != head]]
+    _, entry = findings.headline
     return {
         "name": findings.recipe.name,
         "subtitle": subtitle(findings),
         "how": way_of_measuring(findings),
         "cards": headline_cards(findings),
-        "score_tables": [(task, scores_table(findings, task)) for task in tasks],
+        "score_tables": [(task, scores_table(findings, task)) for task, _ in findings.pool_first()],
         "gap": gap_text(entry),
         "paired": paired_table(findings),
         "budget_note": BUDGET_NOTE,
@@ -88,6 +88,7 @@ def words_and_tables(findings: Findings) -> dict[str, Any]:
         "ledger": ledger_table(findings),
         "forecast": forecast_table(findings),
         "provenance": provenance_tables(findings),
+        "software": software_table(findings),
         "recipe": json.dumps(findings.recipe.model_dump(exclude_unset=True), indent=2, ensure_ascii=False),
     }
 

@@ -53,7 +53,7 @@ def mean_tokens(held: dict[str, Any]) -> str:
 def paired_table(findings: Findings) -> Table:
     """One row a task and pair of models: difference, p, and what this n could have found."""
     rows = []
-    for task, entry in findings.results["tasks"].items():
+    for task, entry in findings.pool_first():
         for pair, held in entry["paired"].items():
             adjusted = p_value(held["p_holm"]) if "p_holm" in held else "-"
             rows.append(
@@ -105,15 +105,18 @@ def gap_text(entry: dict[str, Any]) -> str | None:
 def contamination_table(findings: Findings) -> Table | None:
     """One row a task and model: the score with and without the questions that training has seen."""
     rows = []
-    for task, entry in findings.results["tasks"].items():
+    for task, entry in findings.pool_first():
         held = entry.get("contamination")
         if held is None:
+            continue
+        if not held["flagged"]:
+            rows.append([task, f"0 of {held['questions']:,}", "-", "-", "-", "-"])
             continue
         seen = f"{held['flagged']:,} of {held['questions']:,}"
         rules = ", ".join(f"{rule} {number:,}" for rule, number in held["rules"].items()) or "-"
         for model in findings.models:
             without = (held["without_flagged"] or {}).get(model)
-            rest = score(without["pass@1"], without["ci95"]) if without else "as before"
+            rest = score(without["pass@1"], without["ci95"]) if without else "no question is left"
             rows.append([task, seen, rules, model, score(entry[model]["pass@1"], entry[model]["ci95"]), rest])
     head = ["task", "flagged questions", "by rule", "model", "pass@1", "without the flagged"]
     return Table(head, rows) if rows else None
@@ -207,6 +210,9 @@ def provenance_tables(findings: Findings) -> list[Table]:
     sources = Table(
         ["problems from", "kept", "licence"], [[s.name, count(s.kept), s.licence] for s in findings.sources]
     )
+    return [stages, models, sources]
+
+
+def software_table(findings: Findings) -> Table:
     versions = findings.results["versions"]
-    software = Table(["library", "version"], [[name, version] for name, version in versions.items()])
-    return [stages, models, sources, software]
+    return Table(["library", "version"], [[name, version] for name, version in versions.items()])

@@ -48,6 +48,7 @@ def sifted_traces(directory: Path) -> Sifted:
     for reason, number in shares(found.counts, MAX_TRACES).items():
         for _, line in heapq.nsmallest(number, ((order_of(line), line) for _, line in chosen[reason])):
             found.shown.append(trace_entry(json.loads(line), reason))
+    found.shown.sort(key=lambda entry: order_of(repr(entry).encode()))
     return found
 
 

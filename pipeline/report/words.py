@@ -30,3 +30,23 @@ def way_of_measuring(findings: Findings) -> str:
         f"sampling ({settings}). Intervals are 95%, over questions, each with all its samples; a response "
         "cut at the token limit is wrong."
     )
+
+
+def limits(findings: Findings) -> list[str]:
+    """What the scores do not say."""
+    name, entry = findings.headline
+    questions = entry[findings.models[0]]["n"]
+    said = [
+        f"Measured on {questions:,} questions of {tasks_of(findings)}, and on nothing else: no claim is made "
+        "about other tasks, other prompts or longer answers.",
+        "The student can write wrong steps that end in a right answer: only answers were verified.",
+        "It learned from one teacher's traces and has that teacher's faults.",
+    ]
+    pair = entry["paired"].get("student-base")
+    if pair is not None and pair["ci95"][0] <= 0:
+        said.append(f"On {name} no gain over its base is separated from zero.")
+    return said
+
+
+def tasks_of(findings: Findings) -> str:
+    return ", ".join(task for task in findings.results["tasks"] if task != "all")

@@ -3,12 +3,14 @@
 The layout is documented in docs/results.md and held by tests/test_results.py.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
+from eval.contamination import Overlap
 from eval.samples import Answers
 from eval.scores import (
     Array,
@@ -42,6 +44,30 @@ def score_task(models: dict[str, Answers], max_tokens: int, seed: int) -> dict[s
         entry["gap_recovered"] = {**value_entry(gap.estimate), "reason": gap.reason}
     entry["budget"] = {name: budget_curve(answers, max_tokens, seed) for name, answers in models.items()}
     return entry
+
+
+def contamination_entry(models: dict[str, Answers], overlap: Overlap, seed: int) -> dict[str, Any]:
+    """How many questions training has seen, by rule, and every score without them."""
+    rest = [row for row in range(overlap.questions) if row not in overlap.rules]
+    without = None
+    if overlap.rules and rest:
+        scores = {
+            name: pass_at_1(part.correct.sum(axis=1), part.k, seed) for name, part in parts(models, rest)
+        }
+        without = {
+            name: {"n": len(rest), "pass@1": score.value, "ci95": [score.low, score.high]}
+            for name, score in scores.items()
+        }
+    return {
+        "questions": overlap.questions,
+        "flagged": len(overlap.rules),
+        "rules": dict(Counter(overlap.rules.values()).most_common()),
+        "without_flagged": without,
+    }
+
+
+def parts(models: dict[str, Answers], rows: Sequence[int]) -> list[tuple[str, Answers]]:
+    return [(name, answers.part(rows)) for name, answers in models.items()]
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -205,16 +205,16 @@ def eval_(
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
-    engine: EngineKind = "vllm",
-    url: Urls = None,
+    url: Annotated[
+        list[str] | None, typer.Option("--url", help="A model that is served: teacher=http://host:8000/v1.")
+    ] = None,
     concurrency: Concurrency = 256,
 ) -> None:
-    """Measure base, student and teacher on the same questions; with servers: --url student=http://..."""
+    """Measure base, student and teacher on the same questions, with intervals."""
     from eval.stage import run
     from pipeline.sampling import EngineFlags
 
-    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
-    run(context(recipe, runs, force, override), flags)
+    run(context(recipe, runs, force, override), EngineFlags(concurrency=concurrency), url or [])
 
 
 @app.command()

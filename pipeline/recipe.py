@@ -300,6 +300,30 @@ class Train(Strict):
 
 
 Compared = Literal["base", "student", "teacher"]
+# keys of a task's entry in results.json that an extra model cannot be called
+RESERVED_NAMES = {"base", "student", "teacher", "paired", "gap_recovered", "budget", "forced_budget"} | {
+    "contamination", "task"
+}  # fmt: skip
+
+
+class ExtraModel(Strict):
+    """A model that is only compared: `student` or `teacher` names the card that says how it is asked, and a
+    student's card may be given another `checkpoint`. A served one is a flag: --url <name>=http://..."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    student: str | None = None
+    teacher: str | None = None
+    checkpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _one_card(self) -> "ExtraModel":
+        if (self.student is None) == (self.teacher is None):
+            raise ValueError("name one card, either student or teacher")
+        if self.checkpoint is not None and self.student is None:
+            raise ValueError("a checkpoint is read with a student's card; name it")
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"the name '{self.name}' is taken; choose another")
+        return self
 
 
 class Eval(Strict):
@@ -311,6 +335,7 @@ class Eval(Strict):
     tasks: list[Task] = Field(min_length=1)
     samples: Count | None = None
     compare: list[Compared] = ["base", "student", "teacher"]
+    extra: list[ExtraModel] = []
     prompt: str | None = None
     sampling: Sampling | None = None
 
@@ -318,6 +343,13 @@ class Eval(Strict):
     @classmethod
     def _prompt(cls, value: str | None) -> str | None:
         return value if value is None else _known_prompt(value)
+
+
+class Report(Strict):
+    """A price turns engine time into money in the report's ledger."""
+
+    price_per_engine_hour: float | None = Field(default=None, ge=0)
+    currency: str = "USD"
 
 
 class Recipe(Strict):
@@ -328,6 +360,7 @@ class Recipe(Strict):
     filter: Filter
     train: Train
     eval: Eval
+    report: Report = Report()
 
     @field_validator("name")
     @classmethod

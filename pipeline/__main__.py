@@ -39,6 +39,12 @@ Urls = Annotated[
     list[str] | None, typer.Option("--url", help="A server, as http://host:8000/v1; may be repeated.")
 ]
 Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
+TensorParallel = Annotated[int | None, typer.Option(help="Devices that share one model; else the card's.")]
+DataParallel = Annotated[int | None, typer.Option(help="Copies of the model; else the card's.")]
+ServedName = Annotated[
+    str | None, typer.Option(help="The model's name at the servers, where it has another.")
+]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the student runs.")]
 Adopt = Annotated[
     list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
 ]
@@ -88,13 +94,23 @@ def generate(
     engine: EngineKind = "vllm",
     url: Urls = None,
     concurrency: Concurrency = 256,
+    tensor_parallel: TensorParallel = None,
+    data_parallel: DataParallel = None,
+    served_name: ServedName = None,
     adopt: Adopt = None,
 ) -> None:
     """Sample the teacher until enough traces of each problem are correct, within a budget."""
     from pipeline.sampling import EngineFlags
     from teachers.generate import GenerateFlags, run
 
-    flags = EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency)
+    flags = EngineFlags(
+        engine=engine,
+        urls=tuple(url or ()),
+        concurrency=concurrency,
+        tensor_parallel=tensor_parallel,
+        data_parallel=data_parallel,
+        served_name=served_name,
+    )
     run(context(recipe, runs, force, override), GenerateFlags(flags, tuple(adopt or ())))
 
 
@@ -104,7 +120,7 @@ def train(
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    device: Device = "auto",
     tokens_per_device: Annotated[int, typer.Option(help="Tokens of one micro-batch.")] = 8192,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, a third slower.")
@@ -120,6 +136,8 @@ def train(
     from students.flags import TrainFlags
     from students.train import run
 
+    if tracker != "none":
+        wake(tracker)
     flags = TrainFlags(
         device=device,
         tokens_per_device=tokens_per_device,
@@ -132,6 +150,53 @@ def train(
         processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     run(context(recipe, runs, force, override), flags)
+
+
+@app.command()
+def preflight(recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None) -> None:
+    """Show what the student would be trained on, and check template, mask, tokens and weights."""
+    from students.check import run
+
+    run(context(recipe, runs, False, override))
+
+
+@app.command()
+def chat(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None, device: Device = "auto"
+) -> None:
+    """Talk to the finished student in this terminal; its thinking is dimmed."""
+    from students.chat import run
+
+    run(context(recipe, runs, False, override), device)
+
+
+@app.command("serve-student")
+def serve_student(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve the finished student with `vllm serve`."""
+    from students.serve import run
+
+    run(context(recipe, runs, False, override), host, port)
+
+
+@app.command()
+def publish(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    model_repo: Annotated[str | None, typer.Option(help="owner/name of the model on the hub.")] = None,
+    data_repo: Annotated[str | None, typer.Option(help="owner/name of the data set on the hub.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the cards, contact nobody.")] = False,
+) -> None:
+    """Put a finished run on the hub as a model and a data set."""
+    from pipeline.publish import run
+
+    run(context(recipe, runs, False, override), model_repo, data_repo, dry_run)
 
 
 @app.command("eval")
@@ -174,12 +239,71 @@ def compare(
 
     paths = [Path(name) if Path(name).is_dir() else runs / name for name in (first, second)]
     print(compare_runs(paths[0], paths[1], model))
+@app.command("serve-teacher")
+def serve_teacher(
+    teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
+    port: Annotated[int, typer.Option(help="The port on loopback.")] = 8000,
+    concurrency: Concurrency = 256,
+    tensor_parallel: TensorParallel = None,
+    data_parallel: DataParallel = None,
+) -> None:
+    """Serve a teacher on loopback with vllm serve and the settings of its card, until Ctrl-C."""
+    from pipeline.sampling import EngineFlags
+    from teachers.serve import run
+
+    flags = EngineFlags(concurrency=concurrency, tensor_parallel=tensor_parallel, data_parallel=data_parallel)
+    run(teacher, port, flags)
+
+
+@app.command()
+def funnel(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    show: Annotated[str | None, typer.Option(help="A reason or a rule: print five examples of it.")] = None,
+) -> None:
+    """Show how many traces each rule dropped, by source and by difficulty, or examples of a reason."""
+    from pipeline.funnel import show_funnel
+
+    show_funnel(context(recipe, runs, False, override), show)
+
+
+@app.command()
+def export(
+    recipe: RecipePath,
+    layout: Annotated[Literal["trl", "sharegpt", "alpaca"], typer.Option("--format", help="Whose layout.")],
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+) -> None:
+    """Write the examples in the layout of another trainer; prints the path."""
+    from pipeline.exports import export as write
+
+    print(write(context(recipe, runs, False, override), layout))
+
+
+@app.command()
+def ablate(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    drop_rule: Annotated[str | None, typer.Option(help="Leave this rule out.")] = None,
+    select: Annotated[str | None, typer.Option(help="Prefer shortest, first or random traces.")] = None,
+    change: Annotated[str | None, typer.Option("--set", help="One field of filter or train.")] = None,
+) -> None:
+    """Write a sibling recipe that differs in one field and shares the run's traces; prints its path."""
+    from pipeline.ablate import ablate as write
+
+    asked = {"drop-rule": drop_rule, "select": select, "set": change}
+    changes = [(kind, value) for kind, value in asked.items() if value is not None]
+    print(write(context(recipe, runs, False, None), recipe, changes))
 
 
 def main() -> None:
     """Run the command line; a PipelineError becomes one `error: ...` on stderr and an exit code."""
     quiet_libraries()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that one launcher started
+    logging.basicConfig(
+        level=logging.INFO if is_first else logging.ERROR, format="%(message)s", stream=sys.stderr
+    )
     from pipeline.errors import PipelineError
 
     try:
@@ -210,6 +334,15 @@ def quiet_libraries() -> None:
         "VLLM_LOGGING_LEVEL": "ERROR",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def wake(tracker: str) -> None:
+    """Undo what `quiet_libraries` switched off for a tracker that was asked for; a user's own value stays."""
+    for name, off in {"wandb": {"WANDB_MODE": "disabled"}, "trackio": {"TRACKIO_DISABLE": "1"}}.get(
+        tracker, {}
+    ).items():
+        if os.environ.get(name) == off:
+            del os.environ[name]
 
 
 if __name__ == "__main__":

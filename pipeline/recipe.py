@@ -158,6 +158,7 @@ class Generate(Strict):
     samples: Samples
     sampling: Sampling
     max_failure_rate: Share = 0.02
+    accept_licence: str | None = None
 
     _prompt = field_validator("prompt")(_known_prompt)
 
@@ -250,6 +251,14 @@ class Filter(Strict):
             if names.count(name) > 1:
                 raise ValueError(f"the rule '{name}' stands here {names.count(name)} times")
         return rules
+
+    @field_validator("mix")
+    @classmethod
+    def _each_name_once(cls, mix: list[MixSource]) -> list[MixSource]:
+        names = [source.name for source in mix]
+        if len(set(names)) < len(names):
+            raise ValueError("two entries of the mix have the same name")
+        return mix
 
 
 class Lora(Strict):

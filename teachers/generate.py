@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cards import SampledModel, sampled_teacher
+from pipeline.cards import SampledModel, sampled_teacher, teacher_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import Recipe
 from pipeline.records import Problem, from_json
@@ -85,12 +85,18 @@ def plan_of(recipe: Recipe, model: SampledModel, problems: dict[str, Any]) -> Pl
 
 
 def job_of(recipe: Recipe, model: SampledModel) -> Job:
-    """What generate samples. RecipeError where all samples of a problem would be the same text."""
+    """What generate samples. RecipeError where samples would all be alike, or the licence is not accepted."""
     section = recipe.generate
     if section.sampling.temperature == 0 and section.samples.max > 1:
         raise RecipeError(
             "generate.sampling.temperature: 0 makes all samples of a problem the same text, and samples.max "
             f"is {section.samples.max}; set temperature above 0, or samples: {{keep: 1, max: 1}}"
+        )
+    card = teacher_card(section.teacher)
+    if card.training_on_outputs == "restricted" and section.accept_licence != card.licence:
+        raise RecipeError(
+            f"generate.teacher: the licence of {section.teacher} ({card.licence}) restricts training on its "
+            f"outputs. Read it; to go on, set generate.accept_licence: {card.licence}"
         )
     return Job(model, section.prompt, section.sampling, section.samples, recipe.seed)
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.flags import EvalFlags
+from eval.forced import ForcedEngine, forced_job, forced_name
 from pipeline.cards import SampledModel
 from pipeline.recipe import Samples, Sampling
 from pipeline.records import Problem
 from pipeline.sampling import Job, Options, Store, collect, start_engine
+from pipeline.sampling.engine import Engine
 from pipeline.sampling.progress import Progress
 from pipeline.verify import VerifierPool
 
@@ -81,9 +83,31 @@ async def ask_model(
                 tally = await collect(job, task.problems, engine, store, pool, options)
                 prompt_tokens += store.keys.prompt_tokens
             sampled += tally.engine_seconds
+            for budget in asking.forced:
+                sampled += await ask_forced(asking, (name, job), task, budget, Held(engine, pool, options))
         return {
             "engine_seconds": round(sampled, 2),
             "seconds": round(time.monotonic() - begun, 2),
             "prompt_tokens": prompt_tokens,
             "engine": engine.notes,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one model's collections share."""
+
+    engine: Engine
+    pool: VerifierPool
+    options: Options
+
+
+async def ask_forced(asking: Asking, named: tuple[str, Job], task: Asked, budget: int, held: Held) -> float:
+    """The same samples again with their thinking closed after `budget` tokens; engine seconds."""
+    name, job = named
+    log.info("eval: %s on %s, thinking closed after %d tokens", name, task.name, budget)
+    with asking.store(task.name, name) as store:
+        engine = ForcedEngine(held.engine, job.model, list(store.traces()), budget)
+    with asking.store(task.name, forced_name(name, budget)) as store:
+        tally = await collect(forced_job(job, budget), task.problems, engine, store, held.pool, held.options)
+    return tally.engine_seconds

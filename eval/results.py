@@ -124,8 +124,24 @@ def budget_curve(answers: Answers, max_tokens: int, seed: int) -> list[dict[str,
     for budget in budgets_below(max_tokens):
         within = (answers.correct & (answers.tokens <= budget)).sum(axis=1)
         estimate = pass_at_1(within, k, seed)
-        curve.append({"max_tokens": budget, "pass@1": estimate.value, "ci95": [estimate.low, estimate.high]})
+        curve.append({"max_tokens": budget, **scored(estimate)})
     return curve
+
+
+def forced_entry(forced: dict[str, dict[int, Answers]], seed: int) -> dict[str, Any]:
+    """pass@1 of each model where its thinking was closed after a number of tokens."""
+    entry: dict[str, Any] = {}
+    for model, by_budget in forced.items():
+        entry[model] = []
+        for budget, answers in sorted(by_budget.items()):
+            estimate = pass_at_1(answers.correct.sum(axis=1), answers.k, seed)
+            point = {"thinking_tokens": budget, **scored(estimate)}
+            entry[model].append({**point, "mean_tokens": float(answers.tokens.mean())})
+    return entry
+
+
+def scored(estimate: Estimate) -> dict[str, Any]:
+    return {"pass@1": estimate.value, "ci95": [estimate.low, estimate.high]}
 
 
 def budgets_below(max_tokens: int) -> list[int]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from eval.asking import Asked, Asking
 from eval.contamination import Overlap, flagged_questions, overlap_of
-from eval.results import adjust, contamination_entry, score_task
+from eval.forced import forced_name
+from eval.results import adjust, contamination_entry, forced_entry, score_task
 from eval.samples import Answers, joined, read_answers
 from pipeline.errors import StageError
 from pipeline.provenance import library_versions
@@ -24,29 +25,37 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Answers by task and model, and the rows that the samples' files have."""
+    """Answers by task and model, those with forced closing by budget too, and the rows of the files."""
 
     answers: dict[str, dict[str, Answers]]
+    forced: dict[str, dict[str, dict[int, Answers]]]
     outputs: dict[str, int | None]
 
 
 def read_all(asking: Asking, models: Sequence[str], tasks: Sequence[Asked]) -> Measured:
     """Everything that was sampled. StageError where a store is empty or a sample is not verified."""
-    answers: dict[str, dict[str, Answers]] = {}
-    outputs: dict[str, int | None] = {}
+    found = Measured({}, {}, {})
     for task in tasks:
-        outputs[f"{task.name}.problems.jsonl"] = len(task.problems)
-        answers[task.name] = {}
-        for model in models:
-            with asking.store(task.name, model) as store:
-                answers[task.name][model] = read_answers(store, task.problems, task.k)
-                outputs.update(store.outputs())
-    return Measured(answers, outputs)
+        found.outputs[f"{task.name}.problems.jsonl"] = len(task.problems)
+        found.answers[task.name] = {model: read_one(asking, task, model, found) for model in models}
+        found.forced[task.name] = {
+            model: {n: read_one(asking, task, forced_name(model, n), found) for n in asking.forced}
+            for model in models
+            if asking.forced
+        }
+    return found
+
+
+def read_one(asking: Asking, task: Asked, name: str, found: Measured) -> Answers:
+    with asking.store(task.name, name) as store:
+        found.outputs.update(store.outputs())
+        return read_answers(store, task.problems, task.k)
 
 
 def counts_of(measured: Measured, max_failure_rate: float, directory: Path) -> Counts:
     """Samples wanted, taken, and failed for good; StageError where too many failed."""
     held = [answers for task in measured.answers.values() for answers in task.values()]
+    held += [answers for task in measured.forced.values() for by in task.values() for answers in by.values()]
     wanted = sum(answers.finish.size for answers in held)
     failed = sum(int((answers.finish == "failed").sum()) for answers in held)
     if failed > max_failure_rate * wanted:
@@ -71,6 +80,9 @@ def results_of(
     limit = plan.config["sampling"]["max_tokens"]
     entries = {task: score_task(models, limit, plan.seed) for task, models in measured.answers.items()}
     adjust(entries)
+    for name, forced in measured.forced.items():
+        if forced:
+            entries[name]["forced_budget"] = forced_entry(forced, plan.seed)
     names = list(plan.config["models"])
     answers = dict(measured.answers)
     if len({task.k for task in tasks}) == 1:

@@ -20,7 +20,7 @@ from pipeline.cards import SampledModel, task_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import CardTask, ProceduralSource, Recipe, Sampling
 from pipeline.records import to_json
-from pipeline.revisions import resolved_revisions
+from pipeline.revisions import resolved_revisions, unpinned_sources
 from pipeline.sampling import EngineFlags
 from pipeline.stage import Context, Plan, StageRun, begin, check_outputs, hash_file, inputs_of, require
 from pipeline.tasks import task_names
@@ -45,7 +45,7 @@ def run(context: Context, engine: EngineFlags | None = None, urls: Sequence[str]
         )
     models = compared_models(recipe, train)
     flags = EvalFlags(engine or EngineFlags(), urls_by_model(urls, models))
-    revisions = resolved_revisions(context)
+    revisions = resolved_revisions(context, unpinned_sources(recipe))
     stage = begin(context.directory("eval"), plan_of(recipe, models, inputs, revisions), context.start)
     if stage is None:
         return
@@ -69,6 +69,12 @@ def plan_of(
     """All that decides results.json; local task files by their content."""
     if "all" in task_names(recipe.eval.tasks):
         raise RecipeError("eval.tasks: a task cannot be called 'all', which is the pool of all tasks")
+    limit = sampling_of(recipe).max_tokens
+    if any(budget >= limit for budget in recipe.eval.forced_budgets):
+        raise RecipeError(
+            f"eval.forced_budgets: {recipe.eval.forced_budgets}: each must be below max_tokens ({limit}), so "
+            "that an answer can follow the thinking"
+        )
     cards = {t.task: task_card(t.task).model_dump() for t in recipe.eval.tasks if isinstance(t, CardTask)}
     config = {
         "eval": recipe.eval.model_dump(),
@@ -116,7 +122,7 @@ def measure(
     from eval.asking import Asking, ask_all
     from eval.scoring import RESULTS, counts_of, overlaps, read_all, results_of
 
-    asking = Asking(stage.directory, sampling_of(recipe), recipe.seed)
+    asking = Asking(stage.directory, sampling_of(recipe), recipe.seed, tuple(recipe.eval.forced_budgets))
     usage = asyncio.run(ask_all(asking, models, tasks, flags))
     measured = read_all(asking, list(models), tasks)
     counts = counts_of(measured, recipe.generate.max_failure_rate, stage.directory)

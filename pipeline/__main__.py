@@ -227,6 +227,18 @@ def report(
     run(context(recipe, runs, force, override))
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A finished run: its name, or its directory.")],
+    second: Annotated[str, typer.Argument(help="The run to set against it.")],
+    runs: Runs = DEFAULT_RUNS,
+    model: Annotated[str, typer.Option(help="Which model of both runs.")] = "student",
+) -> None:
+    """Compare two finished runs question by question, and check that they were given equal budgets."""
+    from eval.compare import compare as compare_runs
+
+    paths = [Path(name) if Path(name).is_dir() else runs / name for name in (first, second)]
+    print(compare_runs(paths[0], paths[1], model))
 @app.command("serve-teacher")
 def serve_teacher(
     teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",

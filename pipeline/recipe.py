@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from pipeline.compared import Compared, ExtraModel
 from pipeline.errors import RecipeError
 from pipeline.render import PROMPTS
 from pipeline.rule_parameters import parse_rule
@@ -299,43 +300,18 @@ class Train(Strict):
         return self
 
 
-Compared = Literal["base", "student", "teacher"]
-# keys of a task's entry in results.json that an extra model cannot be called
-RESERVED_NAMES = {"base", "student", "teacher", "paired", "gap_recovered", "budget", "forced_budget"} | {
-    "contamination", "task"
-}  # fmt: skip
-
-
-class ExtraModel(Strict):
-    """A model that is only compared: `student` or `teacher` names the card that says how it is asked, and a
-    student's card may be given another `checkpoint`. A served one is a flag: --url <name>=http://..."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    student: str | None = None
-    teacher: str | None = None
-    checkpoint: str | None = None
-
-    @model_validator(mode="after")
-    def _one_card(self) -> "ExtraModel":
-        if (self.student is None) == (self.teacher is None):
-            raise ValueError("name one card, either student or teacher")
-        if self.checkpoint is not None and self.student is None:
-            raise ValueError("a checkpoint is read with a student's card; name it")
-        if self.name in RESERVED_NAMES:
-            raise ValueError(f"the name '{self.name}' is taken; choose another")
-        return self
-
-
 class Eval(Strict):
     """`prompt` and `sampling` are those of generate unless given; the same for every model compared.
 
     `samples` of each question and model; null takes the task card's usual number (1 where there is no card).
+    `forced_budgets`: numbers of thinking tokens to close after, with the answer sampled anew.
     """
 
     tasks: list[Task] = Field(min_length=1)
     samples: Count | None = None
     compare: list[Compared] = ["base", "student", "teacher"]
     extra: list[ExtraModel] = []
+    forced_budgets: list[Count] = []
     prompt: str | None = None
     sampling: Sampling | None = None
 

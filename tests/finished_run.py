@@ -72,7 +72,7 @@ def write_run(run: Run) -> Context:
     kept, dropped = split_traces(run, problems, chance)
     write_filter(context, kept, dropped)
     write_train(context, len(kept))
-    write_eval(context, run, chance)
+    write_eval(context, run)
     return context
 
 
@@ -187,12 +187,12 @@ def models_of(recipe: Recipe) -> dict[str, SampledModel]:
     return {"base": base, "student": base, "teacher": sampled_teacher(recipe.generate.teacher)}
 
 
-def write_eval(context: Context, run: Run, chance: random.Random) -> None:
+def write_eval(context: Context, run: Run) -> None:
     recipe, models = context.recipe, models_of(context.recipe)
-    tasks = [
-        Asked(name, [made_problem(chance, name) for _ in range(run.questions)], "boxed", 4)
-        for name in ("chain_sum", "basic_arithmetic")
-    ]
+    tasks = []
+    for name in ("chain_sum", "basic_arithmetic"):
+        chance = random.Random(name)  # every run asks the same questions, or the first of them
+        tasks.append(Asked(name, [made_problem(chance, name) for _ in range(run.questions)], "boxed", 4))
     stage = begin(context.directory("eval"), plan_of(recipe, models, {}, {}), context.start)
     assert stage is not None
     with stage:

@@ -40,6 +40,10 @@ class ChatPrompts:
             )
         )
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that stands inside a chat: no special tokens are added around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text with special tokens: a model may mark its thinking with them."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)

@@ -13,8 +13,17 @@ from pipeline.verify.command import run_verify
 from pipeline.verify.confusion import confusion_table, wilson_interval
 
 ROWS = [
-    {"gold": "1/2", "response": "<think>maybe \\boxed{1}</think> so \\boxed{0.5}", "correct": True, "id": "a"},
-    {"gold": "4", "response": "thinking without an opening tag \\boxed{4}</think>\\boxed{5}", "correct": False},
+    {
+        "gold": "1/2",
+        "response": "<think>maybe \\boxed{1}</think> so \\boxed{0.5}",
+        "correct": True,
+        "id": "a",
+    },
+    {
+        "gold": "4",
+        "response": "thinking without an opening tag \\boxed{4}</think>\\boxed{5}",
+        "correct": False,
+    },
     {"gold": ["7", "8"], "response": "\\boxed{8}", "correct": True},
     {"gold": "B", "response": "(B)", "verifier": "choice", "note": "é"},
     {"gold": 3, "response": "\\boxed{\ud800}", "correct": False},
@@ -27,7 +36,9 @@ def write(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def test_rows_come_back_in_order_with_all_their_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_come_back_in_order_with_all_their_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write(tmp_path / "rows.jsonl", ROWS)
     run_verify(file, "math", 2, 2.0, tmp_path / "out.jsonl")
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
@@ -81,7 +92,9 @@ def test_wilson_interval(successes: int, total: int, low: float, high: float) ->
 
 
 def test_confusion_table_counts_unverifiable_as_rejected() -> None:
-    table = confusion_table(Counter({(True, "correct"): 9, (True, "unverifiable"): 1, (False, "unverifiable"): 4}))
+    table = confusion_table(
+        Counter({(True, "correct"): 9, (True, "unverifiable"): 1, (False, "unverifiable"): 4})
+    )
     assert "accepted of the correct: 9 of 10 = 90.00%" in table
     assert "rejected of the wrong: 4 of 4 = 100.00%" in table
 

@@ -44,7 +44,9 @@ def resident_mb() -> float:
 
 def normal_seconds(pool: VerifierPool) -> float:
     start = time.perf_counter()
-    rows = (((str(k), k), "math", f"\\frac{{{k}}}{{7}}", f"So it is \\boxed{{{k}/7}}.", {}) for k in range(1_000))
+    rows = (
+        ((str(k), k), "math", f"\\frac{{{k}}}{{7}}", f"So it is \\boxed{{{k}/7}}.", {}) for k in range(1_000)
+    )
     assert all(verdict.status == "correct" for verdict in pool.map(rows))
     return time.perf_counter() - start
 

@@ -225,6 +225,25 @@ def plan(
     run(context(recipe, runs, False, override), assumed, pilot, flags)
 
 
+@app.command("import-traces")
+def import_traces(
+    recipe: RecipePath,
+    file: Annotated[Path, typer.Option(help="A .jsonl or .parquet file of traces.")],
+    layout: Annotated[str, typer.Option(help="openr1, openthoughts, sharegpt or columns.")] = "columns",
+    columns: Annotated[str, typer.Option(help="Question and response column.")] = "question,response",
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+) -> None:
+    """Take traces that exist already in place of generate; the later stages run on them."""
+    from teachers.import_traces import Imported, run
+    from teachers.layouts import Columns
+
+    question, _, response = columns.partition(",")
+    imported = Imported(file, layout, Columns(question, response or "response"))
+    run(context(recipe, runs, force, override), imported)
+
+
 def main() -> None:
     """Run the command line; a PipelineError becomes one `error: ...` on stderr and an exit code."""
     quiet_libraries()

@@ -54,6 +54,10 @@ class Keys:
         """Four bits a sample, sample 0 lowest; 0 where nothing is known of the problem."""
         return self._bits.get(compact(problem_id), 0)
 
+    def most_samples(self) -> int:
+        """The largest number of samples that a problem has, gaps counted."""
+        return max(((bits.bit_length() + 3) // 4 for bits in self._bits.values()), default=0)
+
     def add(self, problem_id: str, sample: int, bits: int) -> None:
         key = compact(problem_id)
         self._bits[key] = self._bits.get(key, 0) | bits << 4 * sample

@@ -117,7 +117,7 @@ def test_too_many_failures_fail_the_stage_after_saving(tmp_path: Path) -> None:
     context = context_of(tmp_path)
     rows = context.directory("problems") / "problems.jsonl"
     problems = [from_json(Problem, line) for line in rows.read_text().splitlines()]
-    failed = pytest.raises(StageError, match=r"requests failed \(http_400 .* max_failure_rate 0.02")
+    failed = pytest.raises(StageError, match=r"requests failed \(http_400 .*max_failure_rate 0.02")
     with scripted_server(0.0, "flaky_400") as address, failed:
         generate.run(context, flags_for(address))
     saved = list(Store(context.directory("generate")).traces())
@@ -144,7 +144,7 @@ def test_a_plan_without_a_pilot_buys_nothing(tmp_path: Path, capsys: pytest.Capt
     context = context_of(tmp_path)
     plan.run(context, plan.Assumed(), None, generate.GenerateFlags())
     printed = capsys.readouterr().out
-    assert "assumed (--pass-rate)" in printed
+    assert "assumed (pass_rate)" in printed
     assert "the finished problems stage" in printed
     assert not context.directory("generate").exists()
 

@@ -304,30 +304,37 @@ def plan(
     runs: Runs = DEFAULT_RUNS,
     override: Override = None,
     pilot: Annotated[int | None, typer.Option(help="Sample this many problems for real first.")] = None,
-    engine: EngineKind = "vllm",
     url: Urls = None,
-    concurrency: Concurrency = 256,
-    devices: Annotated[int, typer.Option(help="Devices for the teacher.")] = 8,
-    memory: Annotated[float, typer.Option(help="GiB of one device.")] = 80.0,
-    bandwidth: Annotated[float, typer.Option(help="GB/s of one device's memory.")] = 3350.0,
-    price: Annotated[float, typer.Option(help="Money for one device-hour.")] = 2.5,
-    problems: Annotated[int | None, typer.Option(help="How many problems, where it is not known.")] = None,
-    pass_rate: Annotated[float, typer.Option(min=0, max=1, help="Assumed where no pilot measured it.")] = 0.6,
-    tokens_share: Annotated[
-        float, typer.Option(help="Assumed tokens of a trace, as part of max_tokens.")
-    ] = 0.4,
-    prompt_tokens: Annotated[int, typer.Option(help="Assumed tokens of a prompt.")] = 200,
+    assume: Annotated[
+        list[str] | None, typer.Option(help="name=value: devices, memory, bandwidth, price, pass_rate, ...")
+    ] = None,
 ) -> None:
     """Print what a run will cost before anything is bought, with every assumption; --pilot measures."""
     from pipeline.sampling import EngineFlags
-    from teachers.estimate import Devices
     from teachers.generate import GenerateFlags
-    from teachers.plan import Assumed, run
+    from teachers.plan import assumed_from, run
 
-    flags = GenerateFlags(EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency))
-    hardware = Devices(devices, memory, bandwidth, price)
-    assumed = Assumed(pass_rate, tokens_share, prompt_tokens, hardware, concurrency, problems)
-    run(context(recipe, runs, False, override), assumed, pilot, flags)
+    flags = GenerateFlags(EngineFlags(engine="server" if url else "vllm", urls=tuple(url or ())))
+    run(context(recipe, runs, False, override), assumed_from(assume or []), pilot, flags)
+
+
+@app.command("import-traces")
+def import_traces(
+    recipe: RecipePath,
+    file: Annotated[Path, typer.Option(help="A .jsonl or .parquet file of traces.")],
+    layout: Annotated[str, typer.Option(help="openr1, openthoughts, sharegpt or columns.")] = "columns",
+    columns: Annotated[str, typer.Option(help="Question and response column.")] = "question,response",
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+) -> None:
+    """Take traces that exist already in place of generate; the later stages run on them."""
+    from teachers.import_traces import Imported, run
+    from teachers.layouts import Columns
+
+    question, _, response = columns.partition(",")
+    imported = Imported(file, layout, Columns(question, response or "response"))
+    run(context(recipe, runs, force, override), imported)
 
 
 def main() -> None:

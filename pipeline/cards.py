@@ -34,7 +34,10 @@ class Thinking(Strict):
 
 
 class EngineNeeds(Strict):
-    """What the engine needs to hold the model. Only dtype and quantisation bear identity."""
+    """What the engine needs to hold the model. Only dtype and quantisation bear identity.
+
+    `reasoning_parser` is vLLM's, for `serve-teacher` alone: in this process the tags are enough.
+    """
 
     dtype: Literal["bfloat16", "float16", "float32", "auto"] = "bfloat16"
     quantisation: str | None = None
@@ -42,6 +45,20 @@ class EngineNeeds(Strict):
     tensor_parallel: int = Field(default=1, ge=1)
     expert_parallel: bool = False
     data_parallel: int = Field(default=1, ge=1)
+    reasoning_parser: str | None = None
+
+
+class ModelSize(Strict):
+    """What `plan` needs where the model's own configuration is not at hand.
+
+    `kv_values_per_layer`: values that the cache holds for one token in one layer (keys and values together).
+    """
+
+    parameters: float = Field(gt=0)
+    active_parameters: float = Field(gt=0)
+    bytes_per_parameter: float = Field(default=2, gt=0)
+    layers: int = Field(ge=1)
+    kv_values_per_layer: int = Field(ge=1)
 
 
 class TeacherCard(Strict):
@@ -52,6 +69,7 @@ class TeacherCard(Strict):
     thinking: Thinking = Thinking()
     template_options: dict[str, Any] = {}
     engine: EngineNeeds
+    size: ModelSize | None = None
     licence: str
     training_on_outputs: Literal["allowed", "restricted"]
     facts: dict[str, str] = {}
@@ -112,6 +130,9 @@ class SampledModel:
     template: str | None = None
     template_options: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+    expert_parallel: bool = False
 
 
 def teacher_card(name: str) -> TeacherCard:
@@ -193,6 +214,9 @@ def sampled_teacher(name: str) -> SampledModel:
         tags=tags,
         template_options=card.template_options,
         identity=identity,
+        tensor_parallel=card.engine.tensor_parallel,
+        data_parallel=card.engine.data_parallel,
+        expert_parallel=card.engine.expert_parallel,
     )
 
 

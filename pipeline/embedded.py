@@ -177,9 +177,9 @@ def batches(
 ) -> Iterator[dict[str, "torch.Tensor"]]:
     """Endless model inputs of `rows` rows of ROW_TOKENS tokens, each row packed with several texts.
 
-    Positions start again with each text; transformers reads that as a border that attention does not cross. So
-    there is next to no padding, and every batch holds texts of all lengths and families: batches of one length
-    are batches of one family, and train several times slower.
+    Positions start again with each text; transformers reads that as a border that attention does not cross.
+    So there is next to no padding, and yet every batch holds all lengths and families: texts of one length
+    are mostly texts of one family.
     """
     import torch
 
@@ -251,7 +251,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         scheduler.step()
         losses.append(loss.item())
-        tokens += inputs['input_ids'].numel()
+        tokens += inputs["input_ids"].numel()
         if (step + 1) % 50 == 0:
             rate = tokens / (time.monotonic() - started)
             recent = sum(losses[-50:]) / 50

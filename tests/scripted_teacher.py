@@ -1,9 +1,9 @@
 """A teacher on loopback that answers as told: what a real server will not do on demand.
 
-    python -m tests.scripted_teacher --port 8001 --script mixed --seconds 300
+    python -m tests.scripted_teacher --port 8001 --behaviour good --seconds 300
 
 It speaks just enough of the OpenAI protocol, is deterministic in (question, seed), and ends by itself after
-`--seconds`, so no test leaves one behind. The script is a behaviour by name, or `mixed` for one by question.
+`--seconds`, so no test leaves one behind. A word in [brackets] in a question overrules `--behaviour`.
 """
 
 import argparse
@@ -39,6 +39,15 @@ class ScriptedTeacher:
         self.behaviour = behaviour
         self.delay_seconds = delay_seconds
         self.asked: Counter[str] = Counter()
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        app.add_routes([
+            web.get("/v1/models", self.models),
+            web.post("/v1/chat/completions", self.chat),
+            web.get("/seen", self.seen),
+        ])  # fmt: skip
+        return app
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "owned_by": "script"}]})
@@ -99,19 +108,8 @@ class ScriptedTeacher:
         return web.json_response(reply)
 
 
-def application(behaviour: str = "good", delay_seconds: float = 0.0) -> web.Application:
-    teacher = ScriptedTeacher(behaviour, delay_seconds)
-    app = web.Application()
-    app.add_routes([
-        web.get("/v1/models", teacher.models),
-        web.post("/v1/chat/completions", teacher.chat),
-        web.get("/seen", teacher.seen),
-    ])  # fmt: skip
-    return app
-
-
 async def serve(port: int, behaviour: str, delay_seconds: float, seconds: float) -> None:
-    runner = web.AppRunner(application(behaviour, delay_seconds))
+    runner = web.AppRunner(ScriptedTeacher(behaviour, delay_seconds).application())
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()

@@ -35,7 +35,6 @@ class EngineFlags:
     concurrency: int = 256
     tensor_parallel: int | None = None
     data_parallel: int | None = None
-    expert_parallel: bool | None = None
     gpu_memory_share: float = 0.92
     kv_cache_gib: int = 2
     max_restarts: int = 3

@@ -43,6 +43,10 @@ class Keys:
         self.output_tokens = 0
         self.num_traces = 0
 
+    def __len__(self) -> int:
+        """How many problems have something."""
+        return len(self._bits)
+
     def bits(self, problem_id: str, sample: int) -> int:
         return self._bits.get(compact(problem_id), 0) >> 4 * sample & 15
 

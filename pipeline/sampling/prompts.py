@@ -32,6 +32,18 @@ class ChatPrompts:
             )
         )
 
+    def text(self, messages: list[dict[str, str]], generation_prompt: bool = True) -> str:
+        """The chat as the template writes it, before it becomes ids."""
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generation_prompt, **self._options
+            )
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that stands inside a chat: no special tokens are added around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text with special tokens: a model may mark its thinking with them."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
@@ -76,7 +88,7 @@ def check_lengths(job: Job, problems: Iterable[Problem], prompts: ChatPrompts) -
     if num_long:
         raise RecipeError(
             f"sampling.max_tokens: {job.sampling.max_tokens:,} and the longest prompt of {longest:,} tokens "
-            f"exceed the max_model_len {job.model.max_model_len:,} of {job.model.name} ({num_long:,} problems "
-            f"do). Set max_tokens to at most {max(job.model.max_model_len - longest, 1):,}, or raise "
-            "engine.max_model_len in the card as far as the model allows"
+            f"exceed the max_model_len {job.model.max_model_len:,} of {job.model.name} ({num_long:,} "
+            f"problems do). Set max_tokens to at most {max(job.model.max_model_len - longest, 1):,}, or "
+            "raise engine.max_model_len in the card as far as the model allows"
         )

@@ -34,9 +34,9 @@ TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 SLOW_DOWN_STATUS = {429, 503}
 MAX_ATTEMPTS = 6
 MAX_TIMEOUTS = 2  # each may have cost a whole generation
-FIRST_BACKOFF_SECONDS = 0.5
+FIRST_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 30.0
-HEALTH_SECONDS = 1.0
+HEALTH_SECONDS = 0.2
 MAX_FAILED_IN_A_ROW = 8
 
 
@@ -101,7 +101,7 @@ class ServerEngine:
         while True:
             last = await self._replicas.take(avoid=last)
             try:
-                return await self._ask(last, body)
+                return await self._ask(last, body, sampling)
             except Retry as retry:
                 self._note(last, retry)
                 attempts[retry.kind] = attempts.get(retry.kind, 0) + 1
@@ -147,8 +147,10 @@ class ServerEngine:
             self._replicas.rose(replica)
             return
 
-    async def _ask(self, replica: Replica, body: dict[str, Any]) -> Completion:
-        answer = await self._fetch("POST", f"{replica.url}/chat/completions", body | _extras(replica))
+    async def _ask(self, replica: Replica, body: dict[str, Any], sampling: Sampling) -> Completion:
+        answer = await self._fetch(
+            "POST", f"{replica.url}/chat/completions", body | extras(replica, sampling)
+        )
         self._replicas.sign_of_life()
         replica.succeeded()
         return read_answer(answer, replica.model, self._model)
@@ -242,7 +244,7 @@ class ServerEngine:
 def request_body(
     messages: list[dict[str, str]], sampling: Sampling, seed: int, template_options: dict[str, Any]
 ) -> dict[str, Any]:
-    """The body of a chat completion; what has no effect is left out, for servers that know no top_k."""
+    """The body of a chat completion, in the terms that every server knows."""
     body: dict[str, Any] = {
         "messages": messages,
         "temperature": sampling.temperature,
@@ -250,10 +252,6 @@ def request_body(
         "max_tokens": sampling.max_tokens,
         "seed": seed,
     }
-    if sampling.top_k:
-        body["top_k"] = sampling.top_k
-    if sampling.min_p:
-        body["min_p"] = sampling.min_p
     if template_options:
         body["chat_template_kwargs"] = template_options
     return body
@@ -300,9 +298,13 @@ def backoff_seconds(attempt: int, asked: float | None) -> float:
     return max(random.uniform(0, longest), asked or 0.0)
 
 
-def _extras(replica: Replica) -> dict[str, Any]:
-    # without it vLLM leaves special tokens out of the text, and with them the tags of some models
-    return {"model": replica.model} | ({"skip_special_tokens": False} if replica.is_vllm else {})
+def extras(replica: Replica, sampling: Sampling) -> dict[str, Any]:
+    """What only vLLM is sure to know. There everything is said, for it has defaults from the model's
+    generation_config.json, and special tokens are kept, for they are the tags of some models."""
+    named = {"top_k": sampling.top_k, "min_p": sampling.min_p}
+    if replica.is_vllm:
+        return {"model": replica.model, "skip_special_tokens": False, "repetition_penalty": 1.0, **named}
+    return {"model": replica.model, **{name: value for name, value in named.items() if value}}
 
 
 def _retry_after(value: str | None) -> float | None:

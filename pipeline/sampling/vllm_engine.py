@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import subprocess
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,9 +18,17 @@ from pipeline.cards import SampledModel
 from pipeline.errors import EngineError
 from pipeline.recipe import Sampling
 from pipeline.sampling.engine import Completion, EngineFlags, RequestFailed, completion_of
+from pipeline.sampling.processes import kill, with_children
 from pipeline.sampling.prompts import ChatPrompts, load_prompts
 
 log = logging.getLogger(__name__)
+
+WORKERS_SECONDS = 0.5
+CORE_SECONDS = 4.0
+QUIET = ",".join([
+    "ignore::UserWarning:multiprocessing.resource_tracker",  # it cleans up what killed processes left
+    "ignore::FutureWarning:vllm.triton_utils.dispatcher",
+])  # fmt: skip
 
 # kills the processes named on its command line when its stdin ends, which it does when this process dies
 GUARD = 'read -r _; kill -9 "$@" 2>/dev/null'
@@ -34,6 +43,7 @@ class VllmEngine:
         self._flags = flags
         self._llm: Any = None
         self._prompts: ChatPrompts | None = None
+        self._processes: list[Any] = []
         self._guard: subprocess.Popen[bytes] | None = None
         self._starting = asyncio.Lock()
         self._num_requests = 0
@@ -115,9 +125,10 @@ class VllmEngine:
                 "to see the engine's own log"
             ) from error
         self._prompts = ChatPrompts(self._llm.get_tokenizer(), self._model)
-        pids = core_pids(self._llm)
+        self._processes = processes_of(self._llm)
+        pids = [str(process.pid) for process in self._processes]
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD, "guard", *map(str, pids)],
+            ["/bin/sh", "-c", GUARD, "guard", *pids],
             stdin=subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal is not for it
         )
@@ -147,7 +158,13 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         guard, self._guard = self._guard, None
         if llm is not None:
-            llm.shutdown(timeout=5)
+            # On the CPU neither workers nor core end by themselves: the core waits 9 s for its workers, then
+            # cleans up and hangs. So the workers are helped to their end, and the core gets what it needs.
+            timer = threading.Timer(WORKERS_SECONDS, kill, [self._processes[:-1]])
+            timer.start()
+            llm.shutdown(timeout=CORE_SECONDS)
+            timer.cancel()
+            kill(self._processes)
             del llm
             gc.collect()  # its destructor shuts down once more, which fails at the interpreter's end
         if guard is not None:
@@ -160,6 +177,8 @@ def start_llm(model: SampledModel, flags: EngineFlags) -> Any:
     level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("vllm").setLevel(level)  # it logs while it is imported, before it reads the variable
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(flags.kv_cache_gib))
+    os.environ.setdefault("PYTHONWARNINGS", QUIET)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if Path(model.model).is_dir():
         os.environ.setdefault(
             "HF_HUB_OFFLINE", "1"
@@ -182,12 +201,12 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
         "quantization": model.quantisation,
         "max_model_len": model.max_model_len,
         "max_num_seqs": flags.concurrency,
-        "tensor_parallel_size": flags.tensor_parallel or 1,
-        "data_parallel_size": flags.data_parallel or 1,
-        "enable_expert_parallel": bool(flags.expert_parallel),
-        "generation_config": "vllm",  # the recipe's sampling and nothing that a model directory adds to it
+        "tensor_parallel_size": flags.tensor_parallel or model.tensor_parallel,
+        "data_parallel_size": flags.data_parallel or model.data_parallel,
+        "enable_expert_parallel": model.expert_parallel,
         "seed": 0,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if current_platform.is_cpu():
         # a per-request seed kills the CPU engine while chunked prefill is on
@@ -199,10 +218,11 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
     return arguments
 
 
-def core_pids(llm: Any) -> list[int]:
-    """The engine core's processes."""
+def processes_of(llm: Any) -> list[Any]:
+    """The engine's processes (psutil.Process), each core after the workers that it started."""
     manager = llm.engine_core.resources.engine_manager
-    return [process.pid for process in manager.processes] if manager is not None else []
+    cores = manager.processes if manager is not None else []
+    return [process for core in cores for process in with_children(core.pid)]
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,104 @@
+"""Serve a teacher on loopback: `vllm serve` with the settings of its card, until Ctrl-C.
+
+Reads teachers/cards/<name>.yaml, writes nothing. The generate stage uses it with --engine server.
+
+    python -m pipeline serve-teacher --teacher embedded-moe --port 8000
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from pipeline.cards import sampled_teacher, teacher_card
+from pipeline.errors import EngineError
+from pipeline.sampling import EngineFlags
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+WAIT_SECONDS = 3600.0  # weights of hundreds of gigabytes are read first
+
+
+def run(teacher: str, port: int, flags: EngineFlags) -> None:
+    """Start the server, say when it answers, and stay until it ends. EngineError where it ends by itself."""
+    server = subprocess.Popen(command(teacher, port, flags), env=environment(flags))
+    try:
+        wait_until_ready(server, port)
+        log.info(
+            "%s answers: python -m pipeline generate --engine server --url http://%s:%d/v1 (Ctrl-C stops it)",
+            teacher, HOST, port,
+        )  # fmt: skip
+        code = server.wait()
+    finally:
+        stop(server)
+    raise EngineError(f"vllm serve ended by itself with exit code {code}; its own message is above")
+
+
+def command(teacher: str, port: int, flags: EngineFlags) -> list[str]:
+    """The command line of `vllm serve` for a card."""
+    from pipeline.sampling.vllm_engine import engine_arguments
+
+    model, card = sampled_teacher(teacher), teacher_card(teacher)
+    arguments = engine_arguments(model, flags)
+    arguments.pop("model")
+    arguments |= {"host": HOST, "port": port, "served_model_name": teacher}
+    if card.engine.reasoning_parser:
+        arguments["reasoning_parser"] = card.engine.reasoning_parser
+    if model.template:
+        arguments["chat_template"] = model.template
+    options = [word for name, value in arguments.items() for word in option(name, value)]
+    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model.model, *options]
+
+
+def option(name: str, value: Any) -> list[str]:
+    """One argument of vLLM's engine as words of its command line."""
+    dashed = name.replace("_", "-")
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{dashed}" if value else f"--no-{dashed}"]
+    return [f"--{dashed}", str(value)]
+
+
+def environment(flags: EngineFlags) -> dict[str, str]:
+    defaults = {
+        "VLLM_CPU_KVCACHE_SPACE": str(flags.kv_cache_gib),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    return {**defaults, **os.environ}
+
+
+def wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
+    """Return when /health answers. EngineError where the server ends before, or never answers."""
+    end = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            raise EngineError(
+                f"vllm serve ended with exit code {server.returncode} before it answered; see above"
+            )
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise EngineError(f"vllm serve has not answered on port {port} for {WAIT_SECONDS:.0f} s; stopped it")
+
+
+def stop(server: "subprocess.Popen[bytes]") -> None:
+    """End the server and what it started; nothing stays on the port."""
+    from pipeline.sampling.processes import kill, with_children
+
+    processes = with_children(server.pid)
+    server.terminate()
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        log.info("vllm serve does not end by itself; killing it")
+    kill(processes)
+    server.wait()

@@ -1,0 +1,44 @@
+"""A process to be killed: collects against a scripted teacher as the generate stage does.
+
+python -m tests.collect_child URL DIRECTORY NUM_PROBLEMS CONCURRENCY
+"""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from pipeline.cards import SampledModel
+from pipeline.recipe import Samples, Sampling
+from pipeline.records import Problem, problem_id
+from pipeline.render import Tags
+from pipeline.sampling import EngineFlags, Job, Options, Store, collect, start_engine
+from pipeline.verify import VerifierPool
+
+MODEL = SampledModel(
+    "scripted", "scripted", None, "bfloat16", None, 1000, Tags(), identity={"model": "scripted"}
+)
+JOB = Job(MODEL, "plain", Sampling(temperature=1.0, max_tokens=100), Samples(keep=2, max=6), 0)
+
+
+def make_problems(count: int, behaviour: str = "") -> list[Problem]:
+    """Sums whose answers are compared as text; `behaviour` in [brackets] is for the scripted teacher."""
+    texts = [f"What is {i} + {7 * i % 97}? {behaviour}".strip() for i in range(count)]
+    golds = [str(i + 7 * i % 97) for i in range(count)]
+    return [
+        Problem(problem_id(text, gold, "text"), text, gold, "text", "test", "none")
+        for text, gold in zip(texts, golds, strict=True)
+    ]
+
+
+async def main(url: str, directory: str, num_problems: int, concurrency: int) -> None:
+    flags = EngineFlags("server", urls=(url,), concurrency=concurrency)
+    with VerifierPool(workers=1) as pool, Store(Path(directory), max_shard_bytes=100_000) as store:
+        async with start_engine(MODEL, flags) as engine:
+            tally = await collect(JOB, make_problems(num_problems), engine, store, pool, Options(concurrency))
+    print(tally)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

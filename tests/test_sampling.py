@@ -1,0 +1,369 @@
+"""The loop, the store and the server engine, against a scripted teacher on loopback."""
+
+import asyncio
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from pipeline.errors import EngineError, RecipeError, StageError
+from pipeline.recipe import Samples, Sampling
+from pipeline.records import Problem, Trace, to_json
+from pipeline.sampling import (
+    EngineFlags,
+    Job,
+    Options,
+    Store,
+    Tally,
+    collect,
+    request_fingerprint,
+    start_engine,
+)
+from pipeline.sampling.adopt import AdoptedRun
+from pipeline.sampling.job import sample_seed
+from pipeline.verify import VerifierPool
+from tests.collect_child import MODEL, make_problems
+from tests.scripted_teacher import BEHAVIOURS, ScriptedTeacher, answer
+
+SAMPLING = Sampling(temperature=1.0, max_tokens=100)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[VerifierPool]:
+    with VerifierPool(workers=1) as workers:
+        yield workers
+
+
+def make_job(keep: int, most: int, **more: Any) -> Job:
+    return Job(MODEL, "plain", SAMPLING, Samples(keep=keep, max=most, **more), 0)
+
+
+def outcomes(job: Job, problem: Problem, count: int) -> list[bool]:
+    """Whether each of the first samples is right, from the script itself."""
+    return [
+        answer(problem.question, sample_seed(job.seed, problem.id, i))[1] == f"\\boxed{{{problem.gold}}}"
+        for i in range(count)
+    ]
+
+
+def tries_by_rule(right: list[bool], keep: int) -> int:
+    """The smallest number of samples that holds `keep` right ones, all of them where there is none."""
+    return next((n for n in range(len(right) + 1) if sum(right[:n]) == keep), len(right))
+
+
+class Run:
+    """One collection against a scripted teacher of its own."""
+
+    def __init__(self, behaviour: str = "good", delay: float = 0.0, **flags: Any) -> None:
+        self.teacher = ScriptedTeacher(behaviour, delay)
+        self.flags = {"concurrency": 16, "request_timeout_seconds": 1.0, "outage_seconds": 1.0, **flags}
+        self.notes: dict[str, Any] = {}
+
+    def __call__(
+        self,
+        job: Job,
+        problems: Any,
+        directory: Path,
+        pool: VerifierPool | None,
+        sources: tuple[Any, ...] = (),
+    ) -> Tally:
+        return asyncio.run(self._run(job, problems, directory, pool, sources))
+
+    async def _run(
+        self, job: Job, problems: Any, directory: Path, pool: VerifierPool | None, sources: tuple[Any, ...]
+    ) -> Tally:
+        runner = web.AppRunner(self.teacher.application())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1).start()
+        flags = EngineFlags("server", urls=(f"http://127.0.0.1:{runner.addresses[0][1]}/v1",), **self.flags)
+        try:
+            with Store(directory) as store:
+                async with start_engine(MODEL, flags) as engine:
+                    self.notes = engine.notes
+                    return await collect(job, problems, engine, store, pool, Options(16, sources))
+        finally:
+            await runner.cleanup()
+
+
+def keys_in(directory: Path) -> Counter[tuple[str, int]]:
+    return Counter((trace.problem_id, trace.sample) for trace in Store(directory).traces())
+
+
+def test_samples_follow_the_budget_rule_and_not_the_timing(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problems = make_job(2, 6), make_problems(60)
+    tally = Run(delay=0.01)(job, problems, tmp_path, pool)
+    expected = {
+        (problem.id, i) for problem in problems for i in range(tries_by_rule(outcomes(job, problem, 6), 2))
+    }
+    found = keys_in(tmp_path)
+    assert set(found) == expected
+    assert set(found.values()) == {1}
+    assert tally.sampled == len(expected)
+    assert tally.solved == sum(sum(outcomes(job, problem, 6)) >= 2 for problem in problems)
+    assert tally.solved + tally.given_up == len(problems)
+    assert sum(1 for _ in Store(tmp_path).verdicts()) == len(expected)
+
+
+def test_keep_equal_to_max_samples_exactly_max(tmp_path: Path, pool: VerifierPool) -> None:
+    tally = Run()(make_job(3, 3), make_problems(10), tmp_path, pool)
+    assert tally.sampled == 30
+
+
+def test_without_a_pool_all_of_max_is_sampled(tmp_path: Path) -> None:
+    tally = Run()(make_job(1, 3), make_problems(10), tmp_path, None)
+    assert tally.sampled == 30
+    assert not list(Store(tmp_path).verdicts())
+
+
+def test_a_second_collection_asks_for_nothing(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problems = make_job(2, 4), make_problems(20)
+    first = Run()(job, problems, tmp_path, pool)
+    again = Run()
+    second = again(job, problems, tmp_path, pool)
+    assert (second.sampled, second.found) == (0, first.sampled)
+    assert (second.solved, second.given_up) == (first.solved, first.given_up)
+    assert not again.teacher.asked
+
+
+def test_resume_tops_up_what_is_missing_and_verifies_what_is_not(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problems = make_job(2, 4), make_problems(20)
+    Run()(job, problems, tmp_path, pool)
+    whole = keys_in(tmp_path)
+    lines = (tmp_path / "traces-00000.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "traces-00000.jsonl").write_text("".join(lines[:15]) + lines[15][:40])
+    (tmp_path / "verdicts.jsonl").write_text("")
+    resumed = Run()(job, problems, tmp_path, pool)
+    assert keys_in(tmp_path) == whole
+    assert (resumed.found, resumed.sampled) == (15, len(lines) - 15)
+    assert sum(1 for _ in Store(tmp_path).verdicts()) == len(lines)
+
+
+def test_a_torn_tail_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    job = make_job(1, 1)
+    (tmp_path / "traces-00000.jsonl").write_text('{"problem_id": "0123')
+    store = Store(tmp_path)
+    store.load(request_fingerprint(job))
+    store.close()
+    assert "the last line was torn by a kill; cut 20 bytes" in caplog.text
+    assert (tmp_path / "traces-00000.jsonl").read_bytes() == b""
+
+
+def a_trace(problem: str, sample: int, request: str, text: str = "1") -> Trace:
+    return Trace(problem, sample, 5, request, "so", text, "stop", 3, 4, "scripted")
+
+
+def test_a_foreign_request_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "traces-00000.jsonl").write_text(to_json(a_trace("p", 0, "another")) + "\n")
+    with pytest.raises(StageError, match=r"traces-00000.jsonl:1: this trace is of request another"):
+        Store(tmp_path).load("this")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "traces-00000.jsonl").write_text((to_json(a_trace("p", 0, "r")) + "\n") * 2)
+    with pytest.raises(StageError, match="a second trace of problem p, sample 0"):
+        Store(tmp_path).load("r")
+
+
+def test_a_line_that_is_no_trace_is_named(tmp_path: Path) -> None:
+    (tmp_path / "traces-00000.jsonl").write_text('{"problem_id": "p"}\n')
+    with pytest.raises(StageError, match=r"traces-00000.jsonl:1: is no trace"):
+        Store(tmp_path).load("r")
+
+
+def test_shards_rotate_at_their_size_and_stream_in_order(tmp_path: Path) -> None:
+    with Store(tmp_path, "tasks.base.samples", max_shard_bytes=1000) as store:
+        store.load("r")
+        for i in range(50):
+            store.add_trace(a_trace("p", i, "r", "x" * 50))
+    shards = sorted(path.name for path in tmp_path.glob("tasks.base.samples-*.jsonl"))
+    assert len(shards) > 5
+    assert (tmp_path / "tasks.base.verdicts.jsonl").exists()
+    again = Store(tmp_path, "tasks.base.samples")
+    assert [trace.sample for trace in again.traces()] == list(range(50))
+    again.load("r")
+    assert again.keys.num_traces == 50
+    assert again.keys.output_tokens == 200
+    again.close()
+
+
+def test_text_that_looks_like_a_field_does_not_fool_the_reader(tmp_path: Path) -> None:
+    text = '", "finish_reason": "stop", "prompt_tokens": 9, "output_tokens": 9, "teacher": "x"}\n'
+    with Store(tmp_path) as store:
+        store.load("r")
+        store.add_trace(a_trace("p", 0, "r", text * 20))
+    again = Store(tmp_path)
+    again.load("r")
+    assert (again.keys.prompt_tokens, again.keys.output_tokens) == (3, 4)
+    assert next(again.traces()).answer == text * 20
+    again.close()
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+def test_each_behaviour_ends_as_a_trace_or_a_failure_kind(
+    behaviour: str, tmp_path: Path, pool: VerifierPool
+) -> None:
+    kinds = {
+        "error_500": "http_500", "hang": "timeout", "drop": "connection", "invalid_json": "invalid_json",
+        "empty_choices": "empty_choices", "wrong_model": "wrong_model", "error_400": "http_400",
+    }  # fmt: skip
+    reasons = {"cut_thinking": "length", "unclosed": "unclosed", "no_tags": "unclosed"}
+    run = Run(request_timeout_seconds=0.3 if behaviour == "hang" else 5.0, outage_seconds=10.0)
+    tally = run(make_job(2, 2), make_problems(2, f"[{behaviour}]"), tmp_path, pool)
+    traces = list(Store(tmp_path).traces())
+    if behaviour in kinds:
+        assert tally.failed == {kinds[behaviour]: 4}
+        rows = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
+        assert {row["kind"] for row in rows} == {kinds[behaviour]}
+        assert not traces
+    else:
+        assert {trace.finish_reason for trace in traces} == {reasons.get(behaviour, "stop")}
+        assert len(traces) == 4
+        if behaviour in ("good", "busy", "in_text", "old_field"):
+            assert all(trace.thinking and trace.thinking.startswith("adding [") for trace in traces)
+            assert all(trace.answer.startswith("\\boxed{") for trace in traces)
+
+
+def test_a_transient_error_is_asked_again(tmp_path: Path, pool: VerifierPool) -> None:
+    run = Run("error_500_once")
+    tally = run(make_job(1, 1), make_problems(8), tmp_path, pool)
+    assert (tally.sampled, sum(tally.failed.values())) == (8, 0)
+    assert set(run.teacher.asked.values()) == {2}
+
+
+def test_failures_are_tried_again_on_resume(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problems = make_job(1, 1), make_problems(8)
+    failed = Run("error_400")(job, problems, tmp_path, pool)
+    assert failed.failed == {"http_400": 8}
+    assert Run()(job, problems, tmp_path, pool).sampled == 8
+
+
+def test_the_key_is_sent_and_never_recorded(
+    tmp_path: Path, pool: VerifierPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RETORT_API_KEY", "sk-very-secret")
+    run = Run("error_400")
+    run(make_job(1, 1), make_problems(2), tmp_path, pool)
+    recorded = (tmp_path / "failures.jsonl").read_text()
+    assert "refused Bearer ***" in recorded
+    assert "sk-very-secret" not in recorded + caplog.text + json.dumps(run.notes)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_ends_the_collection(status: int, tmp_path: Path, pool: VerifierPool) -> None:
+    with pytest.raises(EngineError, match="RETORT_API_KEY"):
+        Run(f"error_{status}")(make_job(1, 1), make_problems(2), tmp_path, pool)
+
+
+def test_no_server_is_an_error_that_says_what_to_start(tmp_path: Path, pool: VerifierPool) -> None:
+    async def attempt() -> None:
+        flags = EngineFlags("server", urls=("http://127.0.0.1:9/v1",))
+        with Store(tmp_path) as store:
+            async with start_engine(MODEL, flags) as engine:
+                await collect(make_job(1, 1), make_problems(1), engine, store, pool)
+
+    with pytest.raises(EngineError, match=r"no server answers .* make serve-teacher"):
+        asyncio.run(attempt())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"engine": "server"}, "at least one --url"),
+        ({"engine": "vllm", "urls": ("http://x/v1",)}, "takes none"),
+        ({"engine": "server", "urls": ("http://user:pw@x/v1",)}, "no user or password"),
+        ({"concurrency": 0}, "--concurrency 0"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        EngineFlags(**flags)
+
+
+def test_redistribution_gives_saved_samples_to_the_hardest(tmp_path: Path, pool: VerifierPool) -> None:
+    plain, more = make_job(2, 3), make_job(2, 3, redistribute=True, cap=8)
+    problems = make_problems(60)
+    before = Run()(plain, problems, tmp_path / "plain", pool)
+    after = Run()(more, problems, tmp_path / "more", pool)
+    tries = {p.id: tries_by_rule(outcomes(plain, p, 3), 2) for p in problems}
+    right = {p.id: sum(outcomes(plain, p, 3)) for p in problems}
+    saved = sum(3 - tries[p.id] for p in problems if right[p.id] >= 2)
+    extra = after.sampled - before.sampled
+    assert 0 < extra <= saved
+    assert after.solved > before.solved
+    assert after.solved + after.given_up == len(problems)
+    counts = Counter(problem for problem, _ in keys_in(tmp_path / "more"))
+    assert max(counts.values()) <= 8
+    again = Run()(more, problems, tmp_path / "more", pool)
+    assert again.sampled == 0
+
+
+def test_adopted_traces_are_bought_once(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problems = make_job(2, 4), make_problems(30)
+    first = Run()(job, problems, tmp_path / "first", pool)
+    source = AdoptedRun(tmp_path / "first", job)
+    assert len(source) == first.sampled
+    run = Run()
+    tally = run(job, problems, tmp_path / "second", pool, (source,))
+    source.close()
+    assert (tally.adopted, tally.sampled, tally.solved) == (first.sampled, 0, first.solved)
+    assert keys_in(tmp_path / "second") == keys_in(tmp_path / "first")
+    assert not run.teacher.asked
+
+
+def test_another_sampling_adopts_nothing(tmp_path: Path, pool: VerifierPool) -> None:
+    Run()(make_job(1, 1), make_problems(3), tmp_path / "first", pool)
+    other = Job(MODEL, "plain", SAMPLING, Samples(keep=1, max=1), seed=1)
+    assert len(AdoptedRun(tmp_path / "first", other)) == 0
+
+
+def test_a_smaller_budget_adopts_only_what_it_would_have_sampled(tmp_path: Path, pool: VerifierPool) -> None:
+    problems = make_problems(30)
+    Run()(make_job(4, 4), problems, tmp_path / "large", pool)
+    job = make_job(1, 4)
+    tally = Run()(job, problems, tmp_path / "small", pool, (AdoptedRun(tmp_path / "large", job),))
+    assert tally.sampled == 0
+    assert tally.adopted == sum(tries_by_rule(outcomes(job, problem, 4), 1) for problem in problems)
+
+
+def test_one_of_two_servers_dies_and_the_other_takes_over(tmp_path: Path, pool: VerifierPool) -> None:
+    async def collection() -> tuple[Tally, dict[str, Any]]:
+        runners = []
+        for _ in range(2):
+            runner = web.AppRunner(ScriptedTeacher("good", 0.05).application())
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0).start()
+            runners.append(runner)
+        urls = tuple(f"http://127.0.0.1:{runner.addresses[0][1]}/v1" for runner in runners)
+        asyncio.get_running_loop().call_later(0.3, lambda: asyncio.ensure_future(runners[0].cleanup()))
+        with Store(tmp_path) as store:
+            async with start_engine(MODEL, EngineFlags("server", urls=urls, concurrency=16)) as engine:
+                tally = await collect(make_job(2, 4), make_problems(100), engine, store, pool, Options(16))
+        await runners[1].cleanup()
+        return tally, engine.notes["servers"]
+
+    tally, servers = asyncio.run(collection())
+    assert tally.solved + tally.given_up == 100
+    assert not tally.failed
+    first, second = servers.values()
+    assert first["down"] == 1
+    assert second["answered"] > first["answered"] > 0
+
+
+def test_a_million_keys_are_read_in_bounded_memory(tmp_path: Path) -> None:
+    """A hundredth of the size here; the whole size is measured by tests.bench.bench_resume."""
+    with Store(tmp_path) as store:
+        store.load("r")
+        for i in range(2_500):
+            for sample in range(4):
+                store.add_trace(a_trace(f"{i:016x}", sample, "r"))
+    again = Store(tmp_path)
+    again.load("r")
+    assert again.keys.num_traces == 10_000
+    assert len(again.keys) == 2_500
+    again.close()
+    assert os.path.getsize(tmp_path / "traces-00000.jsonl") > 1_000_000

@@ -239,6 +239,8 @@ def compare(
 
     paths = [Path(name) if Path(name).is_dir() else runs / name for name in (first, second)]
     print(compare_runs(paths[0], paths[1], model))
+
+
 @app.command("serve-teacher")
 def serve_teacher(
     teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
@@ -295,6 +297,37 @@ def ablate(
     asked = {"drop-rule": drop_rule, "select": select, "set": change}
     changes = [(kind, value) for kind, value in asked.items() if value is not None]
     print(write(context(recipe, runs, False, None), recipe, changes))
+
+
+def plan(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    pilot: Annotated[int | None, typer.Option(help="Sample this many problems for real first.")] = None,
+    engine: EngineKind = "vllm",
+    url: Urls = None,
+    concurrency: Concurrency = 256,
+    devices: Annotated[int, typer.Option(help="Devices for the teacher.")] = 8,
+    memory: Annotated[float, typer.Option(help="GiB of one device.")] = 80.0,
+    bandwidth: Annotated[float, typer.Option(help="GB/s of one device's memory.")] = 3350.0,
+    price: Annotated[float, typer.Option(help="Money for one device-hour.")] = 2.5,
+    problems: Annotated[int | None, typer.Option(help="How many problems, where it is not known.")] = None,
+    pass_rate: Annotated[float, typer.Option(min=0, max=1, help="Assumed where no pilot measured it.")] = 0.6,
+    tokens_share: Annotated[
+        float, typer.Option(help="Assumed tokens of a trace, as part of max_tokens.")
+    ] = 0.4,
+    prompt_tokens: Annotated[int, typer.Option(help="Assumed tokens of a prompt.")] = 200,
+) -> None:
+    """Print what a run will cost before anything is bought, with every assumption; --pilot measures."""
+    from pipeline.sampling import EngineFlags
+    from teachers.estimate import Devices
+    from teachers.generate import GenerateFlags
+    from teachers.plan import Assumed, run
+
+    flags = GenerateFlags(EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency))
+    hardware = Devices(devices, memory, bandwidth, price)
+    assumed = Assumed(pass_rate, tokens_share, prompt_tokens, hardware, concurrency, problems)
+    run(context(recipe, runs, False, override), assumed, pilot, flags)
 
 
 def main() -> None:

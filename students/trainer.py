@@ -106,6 +106,7 @@ def base_config(job: Job) -> SFTConfig:
         remove_unused_columns=False,
         use_cpu=on_cpu,
         bf16=not on_cpu,
+        ddp_find_unused_parameters=False if flags.processes > 1 else None,
         ddp_backend="gloo" if on_cpu and flags.processes > 1 else None,
         dataloader_pin_memory=not on_cpu,
         gradient_checkpointing=flags.gradient_checkpointing,

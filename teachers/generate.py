@@ -8,7 +8,7 @@ each problem was) to runs/<name>/generate. A run that was killed goes on where i
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from pipeline.sampling.adopt import AdoptedRun
 from pipeline.sampling.progress import Progress
 from pipeline.stage import Context, Counts, Plan, StageRun, begin, inputs_of, require
 from pipeline.verify import VERSIONS, VerifierPool
+from teachers.forecast import against_fact, read_forecast
 from teachers.tries import write_tries
 
 log = logging.getLogger(__name__)
@@ -52,24 +53,41 @@ class ProblemFile:
                 yield from_json(Problem, line)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is known before anything is bought."""
+
+    plan: Plan
+    job: Job
+    problems: ProblemFile
+    num_problems: int
+
+
 def run(context: Context, flags: GenerateFlags | None = None) -> None:
     """Run or resume the stage. StageError above `max_failure_rate`, with all that was finished saved."""
     flags = flags or GenerateFlags()
-    source = context.directory("problems")
-    manifest = require(source, "generate", context.start.recipe)
-    model = sampled_teacher(context.recipe.generate.teacher)
-    stage = begin(context.directory("generate"), plan_of(context.recipe, model, manifest), context.start)
+    prepared = prepare(context)
+    stage = begin(context.directory("generate"), prepared.plan, context.start)
     if stage is None:
         return
     with stage, Store(stage.directory) as store:
-        problems = ProblemFile(source / "problems.jsonl")
-        job = job_of(context.recipe, model)
-        num_problems = manifest["outputs"]["problems.jsonl"]["rows"]
-        tally, notes = asyncio.run(
-            sample(job, problems, store, Work(stage, context.runs, flags, num_problems))
-        )
+        work = Work(stage, context.runs, flags, prepared.num_problems)
+        tally, notes = asyncio.run(sample(prepared.job, prepared.problems, store, work))
         refuse_failures(tally, context.recipe.generate.max_failure_rate, stage.directory)
-        close_books(stage, job, problems, store, (tally, notes))
+        close_books(stage, prepared, store, tally, notes)
+
+
+def prepare(context: Context) -> Prepared:
+    """Plan, job and problems of the recipe. StageError where the problems stage has not finished."""
+    source = context.directory("problems")
+    manifest = require(source, "generate", context.start.recipe)
+    model = sampled_teacher(context.recipe.generate.teacher)
+    return Prepared(
+        plan_of(context.recipe, model, manifest),
+        job_of(context.recipe, model),
+        ProblemFile(source / "problems.jsonl"),
+        manifest["outputs"]["problems.jsonl"]["rows"],
+    )
 
 
 def plan_of(recipe: Recipe, model: SampledModel, problems: dict[str, Any]) -> Plan:
@@ -109,7 +127,9 @@ class Work:
     num_problems: int
 
 
-async def sample(job: Job, problems: ProblemFile, store: Store, work: Work) -> tuple[Tally, dict[str, Any]]:
+async def sample(
+    job: Job, problems: Iterable[Problem], store: Store, work: Work
+) -> tuple[Tally, dict[str, Any]]:
     """Engine, verifiers and loop together; the tally and what the engine has to note."""
     folders = [work.stage.aside] if work.stage.aside else []
     folders += [adopted_directory(work.runs, name) for name in work.flags.adopt]
@@ -148,19 +168,27 @@ def refuse_failures(tally: Tally, limit: float, directory: Path) -> None:
 
 
 def close_books(
-    stage: StageRun, job: Job, problems: ProblemFile, store: Store, result: tuple[Tally, dict[str, Any]]
+    stage: StageRun, prepared: Prepared, store: Store, tally: Tally, notes: dict[str, Any]
 ) -> None:
-    """Write tries.jsonl and the manifest."""
-    tally, notes = result
-    summary = write_tries(stage.directory / "tries.jsonl", problems, store, job)
+    """Write tries.jsonl and the manifest, with the forecast of a pilot set against the fact."""
+    summary = write_tries(stage.directory / "tries.jsonl", prepared.problems, store, prepared.job)
     outputs = {**store.outputs(), "tries.jsonl": summary["problems"]}
     num_traces = sum(rows for name, rows in outputs.items() if name.startswith("traces-"))
     num_failed = sum(tally.failed.values())
+    usage = usage_of(tally, store)
+    fact = {
+        "output_tokens": usage["output_tokens"],
+        "pass_rate": round(summary["correct"] / max(summary["tries"], 1), 4),
+        "solved_share": round(summary["solved"] / max(summary["problems"], 1), 4),
+        "tries_per_problem": round(summary["tries"] / max(summary["problems"], 1), 3),
+        "tokens_per_trace": round(usage["output_tokens"] / max(num_traces, 1), 1),
+        "tokens_per_second": usage["tokens_per_second"],
+    }
     stage.finish(
         Counts(num_in=num_traces + num_failed, kept=num_traces, failed=dict(tally.failed)),
         dict(outputs),
-        usage=usage_of(tally, store),
-        notes={**summary, **notes},
+        usage=usage,
+        notes={**summary, **notes, "forecast": against_fact(read_forecast(stage.directory), fact)},
     )
     log.info(
         "generate: %d of %d problems solved, %d traces (%d adopted) in %s",

@@ -8,11 +8,15 @@ the examples are there to be read.
 
 import hashlib
 import heapq
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from pipeline.records import Problem, Trace, Verdict
+from pipeline.errors import VerifyError
+from pipeline.records import Problem, Record, Trace, Verdict, from_json
+from pipeline.rows import json_lines
 from pipeline.verify.confusion import share_line
 from pipeline.verify.pool import VerifierPool
 
@@ -27,6 +31,33 @@ class Opinion:
     verdict: Verdict
     second: Verdict
     gold: str
+
+
+def audit_run(run: Path, sample: int = 400, seed: int = 0, workers: int = 2) -> str:
+    """The report on the directory of one run (runs/<name>). Raises VerifyError where it has no verdicts."""
+    problems, generate = run / "problems" / "problems.jsonl", run / "generate"
+    verdicts = generate / "verdicts.jsonl"
+    missing = [path for path in (problems, verdicts) if not path.is_file()]
+    if missing:
+        raise VerifyError(f"{missing[0]} does not exist: there is nothing to audit yet. Run: make generate")
+    with VerifierPool(workers) as pool:
+        opinions = audit(
+            records(Problem, [problems]),
+            records(Trace, sorted(generate.glob("traces-*.jsonl"))),
+            records(Verdict, [verdicts]),
+            pool,
+            sample,
+            seed,
+        )
+    return audit_report(opinions)
+
+
+def records(kind: type[Record], paths: list[Path]) -> Iterator[Record]:
+    """The records of files of lines; broken lines, which generate repairs, are passed over."""
+    for path in paths:
+        for line in json_lines(path):
+            if line.values is not None:
+                yield from_json(kind, json.dumps(line.values))
 
 
 def audit(
@@ -83,7 +114,9 @@ def other_layers(verdict: Verdict) -> list[str]:
 
 def audit_report(opinions: list[Opinion], num_examples: int = 10) -> str:
     """The disagreement table, both rates with Wilson intervals, and examples."""
-    table = Counter((opinion.verdict.status, opinion.verdict.layer, opinion.second.status) for opinion in opinions)
+    table = Counter(
+        (opinion.verdict.status, opinion.verdict.layer, opinion.second.status) for opinion in opinions
+    )
     lines = [f"{'verdict':>13} {'layer':>14} | {'second opinion':>14} {'count':>7}"]
     for (status, layer, second), count in sorted(table.items()):
         lines.append(f"{status:>13} {layer or '-':>14} | {second:>14} {count:>7,}")
@@ -92,8 +125,12 @@ def audit_report(opinions: list[Opinion], num_examples: int = 10) -> str:
     false_accepts = [one for one in accepted if one.second.status == "wrong"]
     false_rejects = [one for one in rejected if one.second.status == "correct"]
     lines += [
-        share_line("accepted, but wrong by the second opinion (false accepts)", len(false_accepts), len(accepted)),
-        share_line("rejected, but correct by the second opinion (false rejects)", len(false_rejects), len(rejected)),
+        share_line(
+            "accepted, but wrong by the second opinion (false accepts)", len(false_accepts), len(accepted)
+        ),
+        share_line(
+            "rejected, but correct by the second opinion (false rejects)", len(false_rejects), len(rejected)
+        ),
     ]
     for one in (false_accepts + false_rejects)[:num_examples]:
         lines.append(

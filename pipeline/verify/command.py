@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from pipeline.errors import VerifyError
 from pipeline.records import Verdict
 from pipeline.render import Tags, split_thinking
+from pipeline.rows import read_rows
 from pipeline.verify.confusion import confusion_table
 from pipeline.verify.pool import VerifierPool
 
@@ -25,9 +26,8 @@ READ_AHEAD = 256  # rows between the one being read and the one being written
 
 
 def run_verify(file: Path, verifier: str, workers: int, deadline: float, out: Path | None) -> None:
-    """Rows go to `out`, which appears complete or not at all, or to stdout."""
-    if not file.is_file():
-        raise VerifyError(f"{file} does not exist: give a JSONL file with rows {{gold, response}}")
+    """Rows go to `out`, which appears complete or not at all, or to stdout. RecipeError where `file` cannot be
+    read, VerifyError where a row cannot be verified."""
     if out is None:
         verify_rows(file, verifier, VerifierPool(workers, deadline), sys.stdout)
         return
@@ -49,7 +49,7 @@ def verify_rows(file: Path, verifier: str, pool: VerifierPool, stream: TextIO) -
             seconds += verdict.seconds
             if isinstance(row.get("correct"), bool):
                 labels[row["correct"], verdict.status] += 1
-            stream.write(json.dumps(row | fields_of(verdict), ensure_ascii=False) + "\n")
+            stream.write(line_of(row | fields_of(verdict)))
     total = statuses.total()
     details = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common() if count)
     print(
@@ -60,6 +60,16 @@ def verify_rows(file: Path, verifier: str, pool: VerifierPool, stream: TextIO) -
     )
     if labels:
         print(confusion_table(labels), file=sys.stderr)
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """JSON, with escapes only where a lone surrogate could not be written."""
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(row)
+    return text + "\n"
 
 
 def fields_of(verdict: Verdict) -> dict[str, str | None]:
@@ -76,28 +86,14 @@ def verdicts_in_order(
 ) -> Iterator[tuple[dict[str, Any], Verdict]]:
     """Each row with its verdict, in the order of the file; reads a bounded number of rows ahead."""
     flying: deque[tuple[dict[str, Any], Future[Verdict]]] = deque()
-    for number, row in read_rows(file):
+    for line in read_rows(file):
         if len(flying) == READ_AHEAD:
             first, future = flying.popleft()
             yield first, future.result()
-        flying.append((row, submit_row(f"{file}:{number}", number, row, verifier, pool)))
+        row = line.values or {}
+        flying.append((row, submit_row(line.where, line.number, row, verifier, pool)))
     for row, future in flying:
         yield row, future.result()
-
-
-def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, row); blank lines are passed over."""
-    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise VerifyError(f"{file}:{number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise VerifyError(f"{file}:{number}: expected an object, found {type(row).__name__}")
-            yield number, row
 
 
 def submit_row(
@@ -112,7 +108,9 @@ def submit_row(
         metadata = {**metadata, "verifier": name}
         name = "any"
     try:
-        return pool.submit((str(number), 0), name, as_text(gold), answer_part(as_text(row["response"])), metadata)
+        return pool.submit(
+            (str(number), 0), name, as_text(gold), answer_part(as_text(row["response"])), metadata
+        )
     except VerifyError as error:
         raise VerifyError(f"{place}: {error}") from None
 

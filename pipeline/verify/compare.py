@@ -5,13 +5,13 @@ True and False are certain, None means undecided. Raises TooBig where a value is
 
 from fractions import Fraction
 
-from pipeline.verify.several_values import collect, same_collection
 from pipeline.verify.evaluate import Undefined, approximate
 from pipeline.verify.expand import alternatives, count_signs
 from pipeline.verify.labels import Assignment, assignment, strip_domains
 from pipeline.verify.realsets import is_definite_set, same_real_set
 from pipeline.verify.residues import same_residues
 from pipeline.verify.scalars import close, same_scalar, same_value, variables_of
+from pipeline.verify.several_values import collect, same_collection
 from pipeline.verify.tree import (
     Apply,
     Based,
@@ -73,7 +73,9 @@ def nested_matrix(node: Node) -> Node:
     """[[1, 2], [3, 4]] and A = ... as a matrix."""
     named = assignment(node) if isinstance(node, Relation) else None
     node = node if named is None else named.value
-    if isinstance(node, Group) and all(isinstance(item, Group) and item.kind == "bracket" for item in node.items):
+    if isinstance(node, Group) and all(
+        isinstance(item, Group) and item.kind == "bracket" for item in node.items
+    ):
         rows = tuple(item.items for item in node.items if isinstance(item, Group))
         if len({len(row) for row in rows}) == 1:
             return Matrix(rows)
@@ -83,7 +85,9 @@ def nested_matrix(node: Node) -> Node:
 def python_list(gold: Node, answer: Node) -> bool:
     """[1, 2] for a list or a vector is a list, not an interval."""
     square = isinstance(answer, Group) and (answer.left, answer.right) == ("[", "]")
-    return square and (isinstance(gold, Matrix) or (isinstance(gold, Group) and gold.kind in ("comma", "and")))
+    return square and (
+        isinstance(gold, Matrix) or (isinstance(gold, Group) and gold.kind in ("comma", "and"))
+    )
 
 
 def same_single(gold: Node, answer: Node, rounded: bool) -> bool | None:

@@ -170,10 +170,8 @@ def approximate_node(node: Node, values: Mapping[str, complex], real: bool) -> c
         case Group("bracket", (only,)):
             return approximate_node(only, values, real)
         case Apply("fact" | "binom", _):
-            value = exact(node)
-            if value is None:
-                return gamma_form(node, values)
-            return complex(float(value))
+            number = exact(node)
+            return gamma_form(node, values) if number is None else complex(float(number))
         case Apply(name, args):
             return apply_float(name, [approximate_node(arg, values, real) for arg in args], real)
     raise Undefined

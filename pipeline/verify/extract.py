@@ -7,8 +7,8 @@ import re
 
 TAIL = 20_000  # characters at the end of a response in which an unboxed answer is looked for
 BOX_TAIL = 200_000  # characters at the end of a response in which a box is looked for
-MAX_BOX = 20_000  # characters of one box
-MAX_BOXES = 20  # boxes looked at, from the last one backwards
+MAX_BOX = 150_000  # characters of one box
+MAX_BOXES = 10  # boxes looked at, from the last one backwards
 WHOLE = 200  # a response of at most this many characters may be an answer as it stands
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s{0,20}(?=\{|[0-9A-Za-z])")
@@ -36,7 +36,15 @@ FORMULA = re.compile(
     r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)", re.DOTALL
 )
 CLAUSE_END = re.compile(r"\.\s|,?\s(?:because|since|which|so|as|when|if|while)\s|\n")
-VERB = re.compile(r"\b(?:is|are|equals|equal to|was|be|get|gives|obtain|have|has|makes?|costs?|therefore|thus|hence|so|:)\s", re.I)
+VERB = re.compile(
+    r"\b(?:is|are|equals|equal to|was|be|get|gives|obtain|have|has|makes?|costs?|therefore|thus|hence|so|at|:)\s",
+    re.I,
+)
+# words that no answer holds: a line with one of them has words around its answer
+PROSE = re.compile(
+    r"\b(?:the|so|hence|thus|therefore|we|that|because|since|it|this|there|she|he|they|which|as|his|her|I am|I think|I cannot|I get)\b(?!\s?[=<>(])",
+    re.IGNORECASE,
+)
 NUMBER = re.compile(r"(?<![\w.])-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 
@@ -130,7 +138,7 @@ def answers(response: str) -> list[str]:
     if not text:
         return []
     last_line = tidy(text.splitlines()[-1])
-    found = [tidy(text)] if len(text) <= WHOLE else []
+    found: list[str | None] = [tidy(text)] if len(text) <= WHOLE else []
     if len(last_line) <= 2 * WHOLE:
         found += [last_line, *shorter(last_line)]
     return unique([*found, last_formula(text), last_number(text)])
@@ -146,7 +154,12 @@ def shorter(line: str) -> list[str | None]:
     clause = tidy(CLAUSE_END.split(line, maxsplit=1)[0])
     behind = [tidy(part) for part in (VERB.split(line)[-1], VERB.split(clause)[-1])]
     number = last_number(line)
-    return [clause if clause != line else None, *formulas, *behind, number]
+    word = re.match(r"[^\W\d_]{2,20}(?=,\s)", line)  # "Yes, it is"
+    return [clause if clause != line else None, *formulas, *behind, word.group() if word else None, number]
+
+
+def is_prose(text: str) -> bool:
+    return PROSE.search(FORMULA.sub(" ", text)) is not None
 
 
 def joined_formulas(line: str) -> list[str | None]:

@@ -6,8 +6,10 @@
 import re
 from functools import lru_cache
 
-from pipeline.verify.notation import COMMA_THOUSANDS, Token, clean, plain, tokenize
-from pipeline.verify.terms import Cursor, Unreadable, read_sum
+from pipeline.verify.cursor import Cursor, Unreadable
+from pipeline.verify.notation import COMMA_THOUSANDS, clean, plain, tokenize
+from pipeline.verify.phrases import join_thousands, rephrase, strip_marks
+from pipeline.verify.terms import read_sum
 from pipeline.verify.tree import (
     Apply,
     Based,
@@ -36,46 +38,31 @@ RELATIONS = {
 }  # fmt: skip
 CONNECTORS = {"or": "or", "and": "and", "\\lor": "or", "\\land": "and", "&": "and", ",": "comma", ";": "comma",
               "\\\\": "comma"}  # fmt: skip
-HEDGES = frozenset("approximately about exactly roughly approx around only just simply precisely".split())
+HEDGES = frozenset(
+    [
+        "approximately",
+        "about",
+        "exactly",
+        "roughly",
+        "approx",
+        "around",
+        "only",
+        "just",
+        "simply",
+        "precisely",
+    ]
+)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\langle": ("\\rangle",), "\\{": ("\\}",)}
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"})
-BASED = re.compile(r"^(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\s?(?:_\s?\{?\s?(\w{1,9})\s?\}?|\(?\s?(?:in )?base[ -](\w{1,9})\)?)$")
+BASED = re.compile(
+    r"^(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\s?(?:_\s?\{?\s?(\w{1,9})\s?\}?|\(?\s?(?:in )?base[ -](\w{1,9})\)?)$"
+)
 BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
          "eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
-BRACKETS = (  # ]0, 1[ is (0, 1)
-    (re.compile(r"\]([^\[\]()]+[,;][^\[\]()]+)\["), r"(\1)"),
-    (re.compile(r"\[([^\[\]()]+[,;][^\[\]()]+)\["), r"[\1)"),
-    (re.compile(r"^\]([^\[\]()]+[,;][^\[\]()]+)\]"), r"(\1]"),
-    (re.compile(r"^<([^<>=]+,[^<>=]+)>$"), r"\\langle \1 \\rangle"),
-    (re.compile(r"(?<=\d) (m(?:/s(?:\^\{?2\}?)?|\^\{?[23]\}?))$"), r" «\1»"),
-)
 LABEL = re.compile(
     r"(?:^|[,;\n]|\band\b)\s{0,5}(?:\$\s{0,3})?(?:[Pp]art\s{0,3})?(?:\\text(?:bf)?\{)?(?:\(([a-zA-Z]{1,4}|\d)\)|([a-zA-Z]{1,4}|\d)(?:\)|:|\.(?=\s)))\}?\s{0,5}"
 )
 SEQUENCES = (tuple("abcdefgh"), ("i", "ii", "iii", "iv", "v", "vi"), tuple("12345678"))
-PHRASES = (
-    (re.compile(r"(?<=\d) ?\bthousand\b", re.I), "*10^3"),
-    (re.compile(r"(?<=\d) ?\bmillion\b", re.I), "*10^6"),
-    (re.compile(r"(?<=\d) ?\bbillion\b", re.I), "*10^9"),
-    (re.compile(r"(?<=\d) ?\btrillion\b", re.I), "*10^{12}"),
-    (re.compile(r"\b(?:is )?(?:greater|more|larger) than or equal to\b|\bat least\b|\bno less than\b", re.I), r" \\ge "),
-    (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than or equal to\b|\bat most\b|\bno more than\b", re.I), r" \\le "),
-    (re.compile(r"\b(?:is )?(?:greater|more|larger) than\b", re.I), " > "),
-    (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than\b", re.I), " < "),
-    (re.compile(r"\b(?:is )?not equal to\b|\bdoes not equal\b", re.I), r" \\ne "),
-    (re.compile(r"\b(?:positive|plus) infinity\b", re.I), r" \\infty "),
-    (re.compile(r"\b(?:negative|minus) infinity\b", re.I), r" -\\infty "),
-    (re.compile(r"\bpercentage points?\b|\bper cent\b|\bpercentage\b|\bpercent\b", re.I), "%"),
-    (re.compile(r"\bdegrees (celsius|fahrenheit)\b", re.I), r" «°\1» "),
-    (re.compile(r"\bdegrees?\b|\bdeg\b(?!\.\w)", re.I), "°"),
-    (re.compile(r"^(?:all |the set of all )?(?:real (?:numbers|values)|reals)(?: of)?(?: x)?(?:,)? (?:except|but|other than|excluding)"
-                r"(?: for)?(?: x ?=)? (.{1,80})$", re.I), r"\\reals \\setminus \\{\1\\}"),
-    (re.compile(r"^(?:all |any |every |the set of (?:all )?)?(?:real numbers?|reals)$", re.I), r"\\reals"),
-    (re.compile(r",? ?(?:\bwhere\b|\bwith\b|\bfor(?: any| all| some| every)?(?: integers?)?\b)? ?\b([a-zA-Z]) (?:is|are|being) (?:an |any |some )?integers?$",
-                re.I), r", \1 \\in \\integers"),
-    (re.compile(r",? ?\bfor (?:any |all |some |every |an )?integers? ([a-zA-Z])$", re.I), r", \1 \\in \\integers"),
-    (re.compile(r",? ?\b(?:where|with|for(?: any| all| some| every)?) (?=[a-zA-Z] ?\\in )", re.I), ", "),
-)  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
@@ -98,39 +85,6 @@ def read_answer(text: str) -> tuple[Node, ...]:
     return tuple(readings)
 
 
-def join_thousands(match: re.Match[str]) -> str:
-    """Only outside brackets: (1,234) is a pair."""
-    before = match.string[: match.start()]
-    if before.startswith("{"):
-        return match.group()
-    depth = before.count("(") + before.count("[") + before.count(r"\{")
-    depth -= before.count(")") + before.count("]") + before.count(r"\}")
-    return match.group().replace(",", "") if depth <= 0 else match.group()
-
-
-def strip_marks(text: str) -> str:
-    """Without markdown, quotes and a closing full stop."""
-    text = text.strip().strip("*`\"").strip()
-    if text.endswith(".") and not text.endswith((".m.", "..")):
-        text = text[:-1].rstrip()
-    return text.removesuffix(",").strip()
-
-
-def rephrase(text: str) -> str:
-    """Words that stand for operators and sets become those."""
-    for pattern, replacement in BRACKETS:
-        text = pattern.sub(replacement, text)
-    if re.search(r"[A-Za-z]{3}", text) is None:
-        return text
-    unmarked = text
-    if re.search(r"«[^»]*\b(?:than|least|most|infinity|equal|percent|degree|for|where|is|real|real numbers|and|or|mod)\b", text):
-        unmarked = re.sub(r"[«»]", " ", text)
-        unmarked = " ".join(unmarked.split())
-    for pattern, replacement in PHRASES:
-        unmarked = pattern.sub(replacement, unmarked)
-    return unmarked
-
-
 def read_special(text: str) -> Node | None:
     """Whole answers with a notation of their own: 506_7, 5th, words with a fixed meaning."""
     if (match := BASED.match(text)) and (base := read_base(match.group(2) or match.group(3))):
@@ -149,7 +103,11 @@ def read_labelled(text: str) -> Node | None:
     """(a) 1, (b) 2 and its kin: two items or more, labelled in sequence, which makes them ordered."""
     labels = list(LABEL.finditer(text[:MAX_LENGTH]))
     names = [(match.group(1) or match.group(2)).casefold() for match in labels]
-    if len(names) < 2 or labels[0].start() > 0 or not any(names == list(row[: len(names)]) for row in SEQUENCES):
+    if (
+        len(names) < 2
+        or labels[0].start() > 0
+        or not any(names == list(row[: len(names)]) for row in SEQUENCES)
+    ):
         return None
     ends = [match.start() for match in labels[1:]] + [len(text)]
     parts = [text[match.end() : end].strip(" ,;\n") for match, end in zip(labels, ends, strict=True)]
@@ -317,6 +275,8 @@ def read_value(cursor: Cursor) -> Node:
             raise
         return words
     phrase = read_phrase(cursor)
+    if phrase and isinstance(node, Variable) and not read_unit(phrase).dimension:
+        return Text(f"{node.name} {phrase}")  # "I give up"
     if phrase and not isinstance(node, Quantity):
         node = Quantity(node, read_unit(phrase))
     return read_modulus(cursor, node)
@@ -340,12 +300,19 @@ def read_phrase(cursor: Cursor) -> str:
     while True:
         token = cursor.token
         if token.kind in ("word", "text"):
-            if token.text.casefold() in CONNECTORS or token.text in ("mod", "base", "to", "union", "intersect"):
+            if token.text.casefold() in CONNECTORS or token.text in (
+                "mod",
+                "base",
+                "to",
+                "union",
+                "intersect",
+            ):
                 break
             parts.append(token.text)
-        elif parts and token.text in ("^", "/", ".", "-", "'") or (parts and token.kind in ("number", "letter")):
-            parts.append(token.text)
-        elif parts and token.text in ("{", "}") and (parts[-1] == "^" or "^" in parts[-3:]):
+        elif (
+            (parts and token.text in ("^", "/", ".", "-", "'"))
+            or (parts and token.kind in ("number", "letter"))
+        ) or (parts and token.text in ("{", "}") and (parts[-1] == "^" or "^" in parts[-3:])):
             parts.append(token.text)
         else:
             break
@@ -358,7 +325,9 @@ def read_modulus(cursor: Cursor, node: Node) -> Node:
     bracketed = cursor.at("(") and cursor.peek().text in ("mod", "\\mod", "\\bmod")
     if bracketed:
         cursor.next()
-    if cursor.at("\\pmod", "\\mod", "\\bmod") or (cursor.token.kind in ("word", "text") and cursor.token.text in ("mod", "modulo")):
+    if cursor.at("\\pmod", "\\mod", "\\bmod") or (
+        cursor.token.kind in ("word", "text") and cursor.token.text in ("mod", "modulo")
+    ):
         cursor.next()
         node = Modular(node, read_sum(cursor))
         if bracketed:
@@ -436,5 +405,3 @@ def read_environment(cursor: Cursor) -> str:
     if name not in MATRICES:
         raise Unreadable(f"the environment {name[:20]}")
     return name
-
-

@@ -11,11 +11,12 @@ from typing import Any
 
 from pipeline.verify.compare import same
 from pipeline.verify.evaluate import TooBig
-from pipeline.verify.extract import answers, last_boxes
-from pipeline.verify.grammar import read_answer, strip_marks
+from pipeline.verify.extract import answers, is_prose, last_boxes
+from pipeline.verify.grammar import read_answer
 from pipeline.verify.labels import assignment
 from pipeline.verify.notation import clean, plain
 from pipeline.verify.outcome import Outcome, correct, unverifiable, wrong
+from pipeline.verify.phrases import strip_marks
 from pipeline.verify.residues import variables_of_all
 from pipeline.verify.special import same_special
 from pipeline.verify.symbolic import Unparsable, same_symbolic
@@ -26,7 +27,9 @@ LAYERS = frozenset({"string", "values", "math_verify"})
 SPELLED = re.compile(r"[^\W\d_]{2}")
 # blanks that separate nothing: "1 1/2" is not "11/2"
 SQUEEZE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
-ROUNDED = re.compile(r"\\approx|\\sim|≈|\bapprox|\brounded\b|\babout\b|\bdecimal places?\b|\bnearest\b", re.IGNORECASE)
+ROUNDED = re.compile(
+    r"\\approx|\\sim|≈|\bapprox|\brounded\b|\babout\b|\bdecimal places?\b|\bnearest\b", re.IGNORECASE
+)
 NOTE = re.compile(
     r"(?<=[^\s,(])(?:\s|,\s?)\(?(?:rounded|correct|to (?:the nearest|\w+ (?:decimal|significant))|approximately|approx\.?)\b[^()]{0,60}\)?$",
     re.IGNORECASE,
@@ -42,7 +45,8 @@ def verify_math(response: str, gold: str, metadata: dict[str, Any]) -> Outcome:
         return compare_boxes(gold, boxes, layers)
     first: Outcome | None = None
     for candidate in answers(response):
-        outcome = compare_answers(gold, candidate, layers)
+        own = layers & {"string"} if is_prose(candidate) else layers
+        outcome = compare_answers(gold, candidate, own)
         if outcome.status != "unverifiable":
             return outcome
         first = first or outcome

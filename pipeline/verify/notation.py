@@ -30,7 +30,9 @@ SYMBOLS = {
 TRANSLATE = str.maketrans(
     SYMBOLS
     | {mark: rf"\frac{{{pair[0]}}}{{{pair[1]}}}" for mark, pair in VULGAR.items()}
-    | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", "")
+    | dict.fromkeys(
+        "\u200b\u200c\u200d\u2060\ufeff\u00ad\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", ""
+    )
 )
 SUPER_RUN = re.compile(f"[{''.join(SUPERSCRIPTS)}]+")
 SUB_RUN = re.compile(f"[{''.join(SUBSCRIPTS)}]+")
@@ -39,7 +41,9 @@ SPACING = re.compile(
     r"\\(?:left|right|middle|displaystyle|textstyle|limits|bigg?[lrm]?|Bigg?[lrm]?|small|large|Large|hspace\{[^{}]{0,20}\}"
     r"|rm|bf|it|cal|boldsymbol|phantom\{[^{}]{0,20}\}|nolimits|strut|null)(?![A-Za-z])"
 )
-SPACES = re.compile(r"\\(?:[,;:> \n]|quad(?![A-Za-z])|qquad(?![A-Za-z])|enspace|thinspace|newline|hfill)|~|\s+")
+SPACES = re.compile(
+    r"\\(?:[,;:> \n]|quad(?![A-Za-z])|qquad(?![A-Za-z])|enspace|thinspace|newline|hfill)|~|\s+"
+)
 # \! pulls together, {,} is a comma without space: both only occur inside numbers that have separators
 TIGHT = re.compile(r"\s?\\!\s?")
 TEXT = re.compile(
@@ -60,15 +64,25 @@ RENAME = {
 }  # fmt: skip
 COMMAND = re.compile(r"\\[A-Za-z]+")
 BLACKBOARD = re.compile(r"\\(?:mathbb|mathbf|Bbb|mathds)\s?\{?\s?([RZNQC])\s?\}?(?![A-Za-z])")
-SET_NAMES = {"R": r"\reals ", "Z": r"\integers ", "N": r"\naturals ", "Q": r"\rationals ", "C": r"\complexes "}
+SET_NAMES = {
+    "R": r"\reals ",
+    "Z": r"\integers ",
+    "N": r"\naturals ",
+    "Q": r"\rationals ",
+    "C": r"\complexes ",
+}
 DEGREE = re.compile(r"\^\s?\{?\s?(?:\\circ|°|\\prime\\prime)\s?\}?(?![A-Za-z])|\\circ(?![A-Za-z])")
 THIN_THOUSANDS = re.compile(r"(?<=\d)(?:\\[, ]|\{,\}|\{ \}|\\;|\\:|~)\s?(?=\d{3}(?!\d))")
 SPACED_THOUSANDS = re.compile(r"^(\D{0,3}\d{1,3})((?: \d{3}){1,6})(?![\d ]*\d)(.*)$", re.DOTALL)
 TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?(?:\^|\*\*))")
 DOLLAR = "\ue000"  # an escaped dollar sign, kept apart from those that delimit formulas
 NEW_ROW = "\ue001"  # the double backslash between rows
-ROW = re.compile(r"\\\\(?=[A-Za-z])")  # before a letter it is a command that was escaped twice, except in a matrix
-REPEATING = re.compile(r"(?<![\d.])(\d{0,30})\.(\d{0,30})(?:\\overline\s?\{(\d{1,30})\}|\\dot\s?\{?(\d)\}?|\((\d{1,30})\))")
+ROW = re.compile(
+    r"\\\\(?=[A-Za-z])"
+)  # before a letter it is a command that was escaped twice, except in a matrix
+REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,30})\.(\d{0,30})(?:\\overline\s?\{(\d{1,30})\}|\\dot\s?\{?(\d)\}?|\((\d{1,30})\))"
+)
 COMMA_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,]*\d)")
 
 
@@ -76,7 +90,9 @@ COMMA_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,]*\d)")
 def clean(text: str) -> str:
     """One spelling for what looks the same. Words from \\text{...} come out between « and »."""
     text = text.replace("«", "").replace("»", "").replace(r"\$", DOLLAR)
-    text = ROW.sub("\\\\" if "matrix" not in text and "array" not in text else NEW_ROW, text).replace("\\\\", NEW_ROW)
+    text = ROW.sub("\\\\" if "matrix" not in text and "array" not in text else NEW_ROW, text).replace(
+        "\\\\", NEW_ROW
+    )
     text = SUPER_RUN.sub(lambda run: "^{" + "".join(SUPERSCRIPTS[c] for c in run.group()) + "}", text)
     text = SUB_RUN.sub(lambda run: "_{" + "".join(SUBSCRIPTS[c] for c in run.group()) + "}", text)
     text = unicodedata.normalize("NFKC", text.translate(TRANSLATE))
@@ -141,7 +157,16 @@ TOKENS = re.compile(
     """,
     re.VERBOSE,
 )
-SYMBOL_NAMES = {"**": "^", "=<": "<=", "==": "=", ":=": "=", "...": r"\ldots", "..": r"\ldots", "=>": r"\to", "->": r"\to"}
+SYMBOL_NAMES = {
+    "**": "^",
+    "=<": "<=",
+    "==": "=",
+    ":=": "=",
+    "...": r"\ldots",
+    "..": r"\ldots",
+    "=>": r"\to",
+    "->": r"\to",
+}
 
 
 def tokenize(text: str) -> list[Token] | None:

@@ -116,7 +116,9 @@ def scaled(node: Node, factor: Number) -> Node:
     return Apply("mul", (factor, node))
 
 
-def same_angle(gold: tuple[Node, Unit | None], answer: tuple[Node, Unit | None], rounded: bool) -> bool | None:
+def same_angle(
+    gold: tuple[Node, Unit | None], answer: tuple[Node, Unit | None], rounded: bool
+) -> bool | None:
     """Degrees against radians, or either against a bare number."""
     (gold_value, gold_unit), (answer_value, answer_unit) = gold, answer
     kinds = [unit.dimension if unit else "" for unit in (gold_unit, answer_unit)]
@@ -328,4 +330,13 @@ def close(left: complex, right: complex) -> bool | None:
     return True if gap < EQUAL else None if gap < CLOSE else False
 
 
-__all__ = ["TooBig", "close", "exact_or_none", "real_value", "same_scalar", "same_value", "variables_of", "walk"]
+__all__ = [
+    "TooBig",
+    "close",
+    "exact_or_none",
+    "real_value",
+    "same_scalar",
+    "same_value",
+    "variables_of",
+    "walk",
+]

@@ -54,7 +54,11 @@ def named(items: tuple[Node, ...], order: str) -> Collection:
     if not labels:
         return Collection(values, order)
     if len(labels) < len(items):  # x = 1 or 2
-        return Collection(values, order) if found[0] is not None and len(labels) == 1 else Collection(items, order)
+        return (
+            Collection(values, order)
+            if found[0] is not None and len(labels) == 1
+            else Collection(items, order)
+        )
     distinct = tuple(dict.fromkeys(labels))
     if len(distinct) == 1:
         return Collection(values, "set" if len(values) > 1 else order)
@@ -117,7 +121,9 @@ def same_half_named(gold: Collection, answer: Collection, same: Same) -> bool | 
     """Names on one side: the values in the order in which they stand, or in that of the names."""
     labelled = gold if gold.labels else answer
     bare = replace(labelled, labels=())
-    in_order = tuple(item for _, item in sorted(zip(labelled.labels, labelled.items, strict=True), key=label_key))
+    in_order = tuple(
+        item for _, item in sorted(zip(labelled.labels, labelled.items, strict=True), key=label_key)
+    )
     other = answer if gold.labels else gold
     if other.order != "ordered" and (roots(labelled) or other.order == "set"):
         pair = (bare, other) if gold.labels else (other, bare)

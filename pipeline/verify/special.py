@@ -9,7 +9,10 @@ LETTER = re.compile(r"^(?:(?i:option|choice|answer choice|answer))?\s?\(?([A-J])
 LETTERED = re.compile(
     r"^(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s)?(?:\(([A-J])\)|([A-J])\s?[.):]|(?:[Oo]ption|[Cc]hoice)\s([A-J])[,:]?)\s?(.{1,300})$"
 )
-TIME = re.compile(r"^(\d{1,2})(?:[:.](\d\d))?\s?(?:([ap])\.?\s?m\.?|o'?clock)?(?:\s?in the (morning|afternoon|evening))?$", re.I)
+TIME = re.compile(
+    r"^(\d{1,2})(?:[:.](\d\d))?\s?(?:([ap])\.?\s?m\.?|o'?clock)?(?:\s?in the (morning|afternoon|evening))?$",
+    re.I,
+)
 
 
 def same_special(gold: str, answer: str) -> bool | None:
@@ -27,7 +30,11 @@ def same_option(gold: str, answer: str) -> bool | None:
             return None
         return True if same_text(gold, answer_text) else None
     if answer_letter is None:
-        return True if gold_text and same_text(gold_text, answer) else (None if gold_text else single_letter(gold, answer))
+        return (
+            True
+            if gold_text and same_text(gold_text, answer)
+            else (None if gold_text else single_letter(gold, answer))
+        )
     if gold_letter != answer_letter:
         return False
     return not gold_text or not answer_text or same_text(gold_text, answer_text)

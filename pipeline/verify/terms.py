@@ -4,22 +4,81 @@ A cursor walks over the tokens; what stands inside brackets (tuples, sets, condi
 `pipeline.verify.grammar`, which hands its readers to the cursor. Nothing is computed here.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 
-from pipeline.verify.notation import Token, read_decimal
+from pipeline.verify.cursor import (
+    Cursor,
+    Unreadable,
+    read_call,
+    read_literal,
+    read_number_words,
+    read_subscript,
+)
+from pipeline.verify.notation import Token
 from pipeline.verify.tree import Apply, Constant, Group, Matrix, Node, Number, Quantity, Variable
-from pipeline.verify.units import LETTERS, Unit, read_unit
-from pipeline.verify.words import number_in_words
+from pipeline.verify.units import LETTERS, read_unit
 
-MAX_DEPTH = 40
 GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi "
-    "omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".split()
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "sigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Sigma",
+        "Phi",
+        "Psi",
+        "Omega",
+        "ell",
+    ]
 )
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh exp ln log lg sqrt cbrt abs floor ceil".split()
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "arccot",
+        "sinh",
+        "cosh",
+        "tanh",
+        "exp",
+        "ln",
+        "log",
+        "lg",
+        "sqrt",
+        "cbrt",
+        "abs",
+        "floor",
+        "ceil",
+    ]
 )
 ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "cosec": "csc", "ceiling": "ceil"}
 CONSTANTS = {
@@ -27,57 +86,12 @@ CONSTANTS = {
     "integers": "integers", "naturals": "naturals", "rationals": "rationals", "complexes": "complexes",
     "emptyset": "empty",
 }  # fmt: skip
-STOP_WORDS = frozenset({"or", "and", "to", "mod", "base", "union", "intersect", "intersection", "where", "for", "with"})
+STOP_WORDS = frozenset(
+    {"or", "and", "to", "mod", "base", "union", "intersect", "intersection", "where", "for", "with"}
+)
 FENCES = {"lfloor": ("rfloor", "floor"), "lceil": ("rceil", "ceil")}
 UNKNOWN_FUNCTIONS = frozenset("fgh")
 SKIPPED = frozenset({"angle", "measuredangle", "triangle", "vec", "hat", "overrightarrow"})
-
-
-class Unreadable(Exception):
-    """The answer is not written in this grammar; its text says what stood in the way."""
-
-
-@dataclass(slots=True)
-class Cursor:
-    """`bars` counts the open constructs in which a vertical bar closes or separates."""
-
-    tokens: list[Token]
-    read_list: Callable[["Cursor"], Node]
-    read_bracket: Callable[["Cursor"], Node]
-    position: int = 0
-    depth: int = 0
-    bars: int = 0
-
-    @property
-    def token(self) -> Token:
-        return self.tokens[self.position]
-
-    def at(self, *texts: str) -> bool:
-        token = self.token
-        return token.kind in ("symbol", "command") and token.text in texts
-
-    def take(self, *texts: str) -> bool:
-        if self.at(*texts):
-            self.position += 1
-            return True
-        return False
-
-    def expect(self, *texts: str) -> None:
-        if not self.take(*texts):
-            raise Unreadable(f"expected {texts[0]!r}, found {self.token.text!r}")
-
-    def next(self) -> Token:
-        token = self.token
-        self.position += 1
-        return token
-
-    def peek(self, offset: int = 1) -> Token:
-        return self.tokens[min(self.position + offset, len(self.tokens) - 1)]
-
-    def enter(self) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable("nested too deeply")
 
 
 def read_sum(cursor: Cursor) -> Node:
@@ -164,7 +178,13 @@ def join(cursor: Cursor, left: Node) -> Node:
         return Apply("add", (left, read_fraction(cursor)))
     token = cursor.token
     last = cursor.peek().kind == "end" or cursor.peek().text in (",", ")")
-    if isinstance(left, Number) and token.kind == "letter" and token.spaced and token.text in LETTERS and last:
+    if (
+        isinstance(left, Number)
+        and token.kind == "letter"
+        and token.spaced
+        and token.text in LETTERS
+        and last
+    ):
         cursor.next()
         return Quantity(left, read_unit(token.text))
     return Apply("mul", (left, read_power(cursor)))
@@ -189,7 +209,9 @@ def mixed_follows(cursor: Cursor, left: Number) -> bool:
 
 
 def is_proper(top: str, bottom: str) -> bool:
-    return top.isdigit() and bottom.isdigit() and 0 < len(top) <= len(bottom) <= 9 and 0 < int(top) < int(bottom)
+    return (
+        top.isdigit() and bottom.isdigit() and 0 < len(top) <= len(bottom) <= 9 and 0 < int(top) < int(bottom)
+    )
 
 
 def read_fraction(cursor: Cursor) -> Node:
@@ -275,16 +297,6 @@ def with_postfix_unit(cursor: Cursor, node: Node) -> Node:
     return node
 
 
-def read_literal(cursor: Cursor) -> Number:
-    token = cursor.next()
-    value = read_decimal(token.text) if token.kind == "number" else None
-    if value is None:
-        raise Unreadable(f"no number: {token.text[:20]!r}")
-    if value[1] is not None and cursor.take("\\ldots"):
-        return Number(*value, ellipsis=True)
-    return Number(*value)
-
-
 def read_atom(cursor: Cursor) -> Node:
     token = cursor.token
     if token.kind == "number":
@@ -328,29 +340,6 @@ def read_variable(cursor: Cursor) -> Node:
     return Variable(name)
 
 
-def read_call(cursor: Cursor) -> str:
-    """The argument of f(2): the value of an unknown function is a variable of its own."""
-    parts, depth = [], 0
-    while cursor.token.kind != "end":
-        token = cursor.next()
-        parts.append(token.text)
-        depth += (token.text == "(") - (token.text == ")")
-        if depth == 0:
-            return "".join(parts)
-    raise Unreadable("an open bracket")
-
-
-def read_subscript(cursor: Cursor) -> str:
-    if not cursor.take("{"):
-        return cursor.next().text
-    parts = []
-    while not cursor.take("}"):
-        if cursor.token.kind == "end":
-            raise Unreadable("subscript")
-        parts.append(cursor.next().text)
-    return "".join(parts)
-
-
 def read_word(cursor: Cursor) -> Node:
     """Functions, constants, numbers in words, and short words as products of variables."""
     word = ALIASES.get(cursor.token.text, cursor.token.text)
@@ -371,25 +360,6 @@ def read_word(cursor: Cursor) -> Node:
     for factor in factors[1:]:
         node = Apply("mul", (node, factor))
     return node
-
-
-def read_number_words(cursor: Cursor) -> Node | None:
-    words: list[str] = []
-    best: tuple[int, tuple[int, int]] | None = None
-    for offset in range(8):
-        token = cursor.peek(offset)
-        if token.text == "-" and words:
-            continue
-        if token.kind != "word":
-            break
-        words.append(token.text)
-        if (value := number_in_words(" ".join(words))) is not None:
-            best = (offset + 1, value)
-    if best is None:
-        return None
-    cursor.position += best[0]
-    top, bottom = best[1]
-    return Number(Fraction(top, bottom))
 
 
 def read_command(cursor: Cursor) -> Node:
@@ -471,6 +441,3 @@ def read_function_argument(cursor: Cursor) -> Node:
 def is_function(token: Token) -> bool:
     name = token.text.removeprefix("\\")
     return name in FUNCTIONS or name in ALIASES or token.text in ("(", "[")
-
-
-__all__ = ["Cursor", "Unit", "Unreadable", "read_product", "read_sum"]

@@ -49,7 +49,9 @@ TABLE: dict[str, dict[str, Fraction | int]] = {
     "temperature_c": {"celsius": 1, "°c": 1},
     "temperature_f": {"fahrenheit": 1, "°f": 1},
 }  # fmt: skip
-KNOWN = {word: (dimension, Fraction(size)) for dimension, units in TABLE.items() for word, size in units.items()}
+KNOWN = {
+    word: (dimension, Fraction(size)) for dimension, units in TABLE.items() for word, size in units.items()
+}
 POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 POWER_DIMENSION = {("length", 2): "area", ("length", 3): "volume"}
 # single letters are units only where they stand in \text or when the other answer has no variables
@@ -96,7 +98,7 @@ def read_unit(phrase: str) -> Unit:
 
 
 def squared(words: str, dimensions: dict[str, int], size: Fraction, power: int) -> Unit:
-    """"meters squared": the power follows its unit."""
+    """ "meters squared": the power follows its unit."""
     raised = {dimension: exponent * power for dimension, exponent in dimensions.items()}
     return Unit(name_dimensions(raised), size**power, words)
 
@@ -118,4 +120,6 @@ def name_dimensions(dimensions: dict[str, int]) -> str:
             return dimension
         if (dimension, exponent) in POWER_DIMENSION:
             return POWER_DIMENSION[(dimension, exponent)]
-    return " ".join(f"{dimension}^{exponent}" for dimension, exponent in sorted(dimensions.items()) if exponent)
+    return " ".join(
+        f"{dimension}^{exponent}" for dimension, exponent in sorted(dimensions.items()) if exponent
+    )

@@ -1,0 +1,133 @@
+"""What a generation will cost, from its budget, the model's configuration and stated assumptions. Pure.
+
+Every function takes what it assumes as an argument, so `plan` can print each assumption beside its figure.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cards import ModelSize, TeacherCard, model_location
+from pipeline.errors import RecipeError
+from pipeline.recipe import Samples
+
+KV_BYTES = 2  # the cache is held in 16 bits
+USABLE_SHARE = 0.9  # of a device's memory: the rest is activations and the runtime
+EFFICIENCY = 0.5  # of the memory bandwidth, which serving reaches when it is busy
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What the flags say of the hardware. Price in money per device-hour."""
+
+    count: int = 8
+    memory_gib: float = 80.0
+    bandwidth_gb_s: float = 3350.0
+    price: float = 2.5
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`replicas` copies of the model, each on `tensor_parallel` devices; `sequences` that fit at a time."""
+
+    replicas: int
+    tensor_parallel: int
+    sequences: int
+    tokens_per_second: float
+
+
+def expected_tries(pass_rate: float, samples: Samples) -> float:
+    """Mean samples of a problem that each sample solves with `pass_rate`: keep correct ones, at most max.
+
+    The n-th sample is taken while the n - 1 before hold fewer than `keep` correct ones (binomial).
+    """
+    return sum(
+        sum(_binomial(taken, correct, pass_rate) for correct in range(samples.keep))
+        for taken in range(samples.max)
+    )
+
+
+def solved_share(pass_rate: float, samples: Samples) -> float:
+    """Share of problems with `keep` correct among `max` samples."""
+    return 1 - sum(_binomial(samples.max, correct, pass_rate) for correct in range(samples.keep))
+
+
+def _binomial(count: int, hits: int, rate: float) -> float:
+    return math.comb(count, hits) * rate**hits * (1 - rate) ** (count - hits) if hits <= count else 0.0
+
+
+def size_of(card: TeacherCard) -> tuple[ModelSize, str]:
+    """The model's size and where it was read: its own configuration, else the card."""
+    directory = Path(model_location(card.model))
+    if (directory / "config.json").is_file():
+        return _size_from(directory), f"{card.model}/config.json"
+    if card.size is None:
+        raise RecipeError(f"{card.model}: neither its config.json nor a `size:` in its card is at hand")
+    return card.size, "the card's size, see its facts"
+
+
+def _size_from(directory: Path) -> ModelSize:
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    experts, active = config.get("num_experts", 1), config.get("num_experts_per_tok", 1)
+    expert_weights = (
+        config["num_hidden_layers"]
+        * experts
+        * 3
+        * config["hidden_size"]
+        * config.get("moe_intermediate_size", 0)
+    )
+    parameters = weights / 2  # safetensors in 16 bits
+    return ModelSize(
+        parameters=parameters,
+        active_parameters=parameters - expert_weights * (1 - active / experts),
+        bytes_per_parameter=2,
+        layers=config["num_hidden_layers"],
+        kv_values_per_layer=2 * config.get("num_key_value_heads", heads) * head_dim,
+    )
+
+
+def weights_gib(size: ModelSize) -> float:
+    return size.parameters * size.bytes_per_parameter / 2**30
+
+
+def cache_bytes_per_token(size: ModelSize) -> float:
+    return float(size.layers * size.kv_values_per_layer * KV_BYTES)
+
+
+def layout_for(size: ModelSize, devices: Devices, tokens: float, concurrency: int) -> Layout:
+    """The tensor-parallel size, a power of two, and the replicas of it that give the most tokens a second.
+
+    `tokens` is the mean length of a sequence, `concurrency` the sequences at a time that a replica is given.
+    RecipeError where weights and the cache of 8 sequences do not fit on all devices together.
+    """
+    sizes = [2**i for i in range(devices.count.bit_length()) if 2**i <= devices.count]
+    layouts = [replicate(size, devices, tokens, (parallel, concurrency)) for parallel in sizes]
+    fitting = [layout for layout in layouts if layout.sequences >= 8]
+    if not fitting:
+        raise RecipeError(
+            f"--devices {devices.count} of {devices.memory_gib:g} GiB cannot hold {weights_gib(size):,.1f} "
+            "GiB of weights and the cache of 8 sequences; more devices or a quantised model are needed"
+        )
+    return max(fitting, key=lambda layout: (layout.tokens_per_second, -layout.tensor_parallel))
+
+
+def replicate(size: ModelSize, devices: Devices, tokens: float, shape: tuple[int, int]) -> Layout:
+    """Replicas of `shape` = (tensor-parallel size, sequences wanted); 0 sequences where it does not fit.
+
+    Decoding is bound by memory: each step reads the weights (a large batch touches all experts) and the
+    cache, in which a sequence is half grown on average.
+    """
+    parallel, wanted = shape
+    weights = weights_gib(size) * 2**30
+    sequence = cache_bytes_per_token(size) * tokens
+    room = parallel * devices.memory_gib * 2**30 * USABLE_SHARE - weights
+    sequences = max(min(int(room / max(sequence, 1.0)), wanted), 0)
+    step_bytes = weights + sequences * sequence / 2
+    steps = parallel * devices.bandwidth_gb_s * 1e9 * EFFICIENCY / step_bytes
+    replicas = devices.count // parallel
+    return Layout(replicas, parallel, sequences, replicas * sequences * steps)

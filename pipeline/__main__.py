@@ -12,6 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.exceptions import Exit, TyperException
 
+from pipeline.options import (
+    Adopt,
+    Concurrency,
+    DataParallel,
+    Device,
+    EngineKind,
+    Force,
+    Override,
+    RecipePath,
+    Runs,
+    ServedName,
+    TensorParallel,
+    Urls,
+)
+
 if TYPE_CHECKING:
     from pipeline.stage import Context
 
@@ -24,30 +39,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-RecipePath = Annotated[Path, typer.Option("--recipe", "-r", help="The recipe file, recipes/*.yaml.")]
-Runs = Annotated[Path, typer.Option(help="The directory that holds one directory per run.")]
-Force = Annotated[bool, typer.Option("--force", help="Move a directory that blocks aside, then run.")]
-Override = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value; changes the fingerprint.")
-]
-
-EngineKind = Annotated[
-    Literal["vllm", "server"], typer.Option(help="vLLM in this process, or OpenAI-compatible servers.")
-]
-Urls = Annotated[
-    list[str] | None, typer.Option("--url", help="A server, as http://host:8000/v1; may be repeated.")
-]
-Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
-TensorParallel = Annotated[int | None, typer.Option(help="Devices that share one model; else the card's.")]
-DataParallel = Annotated[int | None, typer.Option(help="Copies of the model; else the card's.")]
-ServedName = Annotated[
-    str | None, typer.Option(help="The model's name at the servers, where it has another.")
-]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the student runs.")]
-Adopt = Annotated[
-    list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
-]
 
 DEFAULT_RUNS = Path("runs")
 
@@ -71,16 +62,6 @@ def problems(
 ) -> None:
     """Load, check, dedupe and decontaminate the problems of a recipe."""
     from pipeline.problems import run
-
-    run(context(recipe, runs, force, override))
-
-
-@app.command("filter")
-def filter_(
-    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
-) -> None:
-    """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
-    from pipeline.filter import run
 
     run(context(recipe, runs, force, override))
 
@@ -112,6 +93,16 @@ def generate(
         served_name=served_name,
     )
     run(context(recipe, runs, force, override), GenerateFlags(flags, tuple(adopt or ())))
+
+
+@app.command("filter")
+def filter_(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
+    from pipeline.filter import run
+
+    run(context(recipe, runs, force, override))
 
 
 @app.command()
@@ -152,53 +143,6 @@ def train(
     run(context(recipe, runs, force, override), flags)
 
 
-@app.command()
-def preflight(recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None) -> None:
-    """Show what the student would be trained on, and check template, mask, tokens and weights."""
-    from students.check import run
-
-    run(context(recipe, runs, False, override))
-
-
-@app.command()
-def chat(
-    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None, device: Device = "auto"
-) -> None:
-    """Talk to the finished student in this terminal; its thinking is dimmed."""
-    from students.chat import run
-
-    run(context(recipe, runs, False, override), device)
-
-
-@app.command("serve-student")
-def serve_student(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-) -> None:
-    """Serve the finished student with `vllm serve`."""
-    from students.serve import run
-
-    run(context(recipe, runs, False, override), host, port)
-
-
-@app.command()
-def publish(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
-    model_repo: Annotated[str | None, typer.Option(help="owner/name of the model on the hub.")] = None,
-    data_repo: Annotated[str | None, typer.Option(help="owner/name of the data set on the hub.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the cards, contact nobody.")] = False,
-) -> None:
-    """Put a finished run on the hub as a model and a data set."""
-    from pipeline.publish import run
-
-    run(context(recipe, runs, False, override), model_repo, data_repo, dry_run)
-
-
 @app.command("eval")
 def eval_(
     recipe: RecipePath,
@@ -228,77 +172,6 @@ def report(
 
 
 @app.command()
-def compare(
-    first: Annotated[str, typer.Argument(help="A finished run: its name, or its directory.")],
-    second: Annotated[str, typer.Argument(help="The run to set against it.")],
-    runs: Runs = DEFAULT_RUNS,
-    model: Annotated[str, typer.Option(help="Which model of both runs.")] = "student",
-) -> None:
-    """Compare two finished runs question by question, and check that they were given equal budgets."""
-    from eval.compare import compare as compare_runs
-
-    paths = [Path(name) if Path(name).is_dir() else runs / name for name in (first, second)]
-    print(compare_runs(paths[0], paths[1], model))
-
-
-@app.command("serve-teacher")
-def serve_teacher(
-    teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
-    port: Annotated[int, typer.Option(help="The port on loopback.")] = 8000,
-    concurrency: Concurrency = 256,
-    tensor_parallel: TensorParallel = None,
-    data_parallel: DataParallel = None,
-) -> None:
-    """Serve a teacher on loopback with vllm serve and the settings of its card, until Ctrl-C."""
-    from pipeline.sampling import EngineFlags
-    from teachers.serve import run
-
-    flags = EngineFlags(concurrency=concurrency, tensor_parallel=tensor_parallel, data_parallel=data_parallel)
-    run(teacher, port, flags)
-
-
-@app.command()
-def funnel(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
-    show: Annotated[str | None, typer.Option(help="A reason or a rule: print five examples of it.")] = None,
-) -> None:
-    """Show how many traces each rule dropped, by source and by difficulty, or examples of a reason."""
-    from pipeline.funnel import show_funnel
-
-    show_funnel(context(recipe, runs, False, override), show)
-
-
-@app.command()
-def export(
-    recipe: RecipePath,
-    layout: Annotated[Literal["trl", "sharegpt", "alpaca"], typer.Option("--format", help="Whose layout.")],
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
-) -> None:
-    """Write the examples in the layout of another trainer; prints the path."""
-    from pipeline.exports import export as write
-
-    print(write(context(recipe, runs, False, override), layout))
-
-
-@app.command()
-def ablate(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    drop_rule: Annotated[str | None, typer.Option(help="Leave this rule out.")] = None,
-    select: Annotated[str | None, typer.Option(help="Prefer shortest, first or random traces.")] = None,
-    change: Annotated[str | None, typer.Option("--set", help="One field of filter or train.")] = None,
-) -> None:
-    """Write a sibling recipe that differs in one field and shares the run's traces; prints its path."""
-    from pipeline.ablate import ablate as write
-
-    asked = {"drop-rule": drop_rule, "select": select, "set": change}
-    changes = [(kind, value) for kind, value in asked.items() if value is not None]
-    print(write(context(recipe, runs, False, None), recipe, changes))
-
-
 def plan(
     recipe: RecipePath,
     runs: Runs = DEFAULT_RUNS,
@@ -318,6 +191,98 @@ def plan(
     run(context(recipe, runs, False, override), assumed_from(assume or []), pilot, flags)
 
 
+@app.command()
+def preflight(recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None) -> None:
+    """Show what the student would be trained on, and check template, mask, tokens and weights."""
+    from students.check import run
+
+    run(context(recipe, runs, False, override))
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A .jsonl file of rows {gold, response}.")],
+    verifier: Annotated[str, typer.Option(help="For rows that name none.")] = "math",
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
+    deadline: Annotated[float, typer.Option(help="Seconds for one row.")] = 5.0,
+    out: Annotated[Path | None, typer.Option(help="Where the rows go; else to stdout.")] = None,
+) -> None:
+    """Verify the rows of a file; with a column `correct`, audit the verifier itself."""
+    from pipeline.verify.command import run_verify
+
+    run_verify(file, verifier, workers, deadline, out)
+
+
+@app.command()
+def audit(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    sample: Annotated[int, typer.Option(help="Verdicts to ask a second opinion on.")] = 400,
+) -> None:
+    """Put a sample of a run's verdicts to other layers; print the disagreements and error rates."""
+    from pipeline.verify.audit import audit_run
+
+    asked = context(recipe, runs, False, override)
+    print(audit_run(asked.runs / asked.recipe.name, sample, asked.recipe.seed))
+
+
+@app.command()
+def funnel(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    show: Annotated[str | None, typer.Option(help="A reason or a rule: print five examples of it.")] = None,
+) -> None:
+    """Show how many traces each rule dropped, by source and by difficulty, or examples of a reason."""
+    from pipeline.funnel import show_funnel
+
+    show_funnel(context(recipe, runs, False, override), show)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A finished run: its name, or its directory.")],
+    second: Annotated[str, typer.Argument(help="The run to set against it.")],
+    runs: Runs = DEFAULT_RUNS,
+    model: Annotated[str, typer.Option(help="Which model of both runs.")] = "student",
+) -> None:
+    """Compare two finished runs question by question, and check that they were given equal budgets."""
+    from eval.compare import compare as compare_runs
+
+    paths = [Path(name) if Path(name).is_dir() else runs / name for name in (first, second)]
+    print(compare_runs(paths[0], paths[1], model))
+
+
+@app.command()
+def ablate(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    drop_rule: Annotated[str | None, typer.Option(help="Leave this rule out.")] = None,
+    select: Annotated[str | None, typer.Option(help="Prefer shortest, first or random traces.")] = None,
+    change: Annotated[str | None, typer.Option("--set", help="One field of filter or train.")] = None,
+) -> None:
+    """Write a sibling recipe that differs in one field and shares the run's traces; prints its path."""
+    from pipeline.ablate import ablate as write
+
+    asked = {"drop-rule": drop_rule, "select": select, "set": change}
+    changes = [(kind, value) for kind, value in asked.items() if value is not None]
+    print(write(context(recipe, runs, False, None), recipe, changes))
+
+
+@app.command()
+def export(
+    recipe: RecipePath,
+    layout: Annotated[Literal["trl", "sharegpt", "alpaca"], typer.Option("--format", help="Whose layout.")],
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+) -> None:
+    """Write the examples in the layout of another trainer; prints the path."""
+    from pipeline.exports import export as write
+
+    print(write(context(recipe, runs, False, override), layout))
+
+
 @app.command("import-traces")
 def import_traces(
     recipe: RecipePath,
@@ -335,6 +300,61 @@ def import_traces(
     question, _, response = columns.partition(",")
     imported = Imported(file, layout, Columns(question, response or "response"))
     run(context(recipe, runs, force, override), imported)
+
+
+@app.command("serve-teacher")
+def serve_teacher(
+    teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
+    port: Annotated[int, typer.Option(help="The port on loopback.")] = 8000,
+    concurrency: Concurrency = 256,
+    tensor_parallel: TensorParallel = None,
+    data_parallel: DataParallel = None,
+) -> None:
+    """Serve a teacher on loopback with vllm serve and the settings of its card, until Ctrl-C."""
+    from pipeline.sampling import EngineFlags
+    from teachers.serve import run
+
+    flags = EngineFlags(concurrency=concurrency, tensor_parallel=tensor_parallel, data_parallel=data_parallel)
+    run(teacher, port, flags)
+
+
+@app.command("serve-student")
+def serve_student(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve the finished student with `vllm serve`."""
+    from students.serve import run
+
+    run(context(recipe, runs, False, override), host, port)
+
+
+@app.command()
+def chat(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None, device: Device = "auto"
+) -> None:
+    """Talk to the finished student in this terminal; its thinking is dimmed."""
+    from students.chat import run
+
+    run(context(recipe, runs, False, override), device)
+
+
+@app.command()
+def publish(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    model_repo: Annotated[str | None, typer.Option(help="owner/name of the model on the hub.")] = None,
+    data_repo: Annotated[str | None, typer.Option(help="owner/name of the data set on the hub.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the cards, contact nobody.")] = False,
+) -> None:
+    """Put a finished run on the hub as a model and a data set."""
+    from pipeline.publish import run
+
+    run(context(recipe, runs, False, override), model_repo, data_repo, dry_run)
 
 
 def main() -> None:

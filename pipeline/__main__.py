@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.exceptions import Exit, TyperException
 
+from pipeline import telemetry
 from pipeline.options import (
     Adopt,
     Concurrency,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="retort",
     help="Distil verified chain-of-thought from a large MoE teacher into a small dense student.",
-    epilog="Example: python -m pipeline all --recipe recipes/demo.yaml",
+    epilog="Example: python -m pipeline generate --recipe recipes/demo.yaml",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -128,7 +129,7 @@ def train(
     from students.train import run
 
     if tracker != "none":
-        wake(tracker)
+        telemetry.wake(tracker, os.environ)
     flags = TrainFlags(
         device=device,
         tokens_per_device=tokens_per_device,
@@ -359,7 +360,7 @@ def publish(
 
 def main() -> None:
     """Run the command line; a PipelineError becomes one `error: ...` on stderr and an exit code."""
-    quiet_libraries()
+    telemetry.quiet(os.environ)
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that one launcher started
     logging.basicConfig(
         level=logging.INFO if is_first else logging.ERROR, format="%(message)s", stream=sys.stderr
@@ -380,29 +381,6 @@ def main() -> None:
         print("\ninterrupted: what is finished is kept; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def quiet_libraries() -> None:
-    """No telemetry of any library unless the user turned it on by setting the variable."""
-    for name, value in {
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRACKIO_DISABLE": "1",
-        "WANDB_MODE": "disabled",
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }.items():
-        os.environ.setdefault(name, value)
-
-
-def wake(tracker: str) -> None:
-    """Undo what `quiet_libraries` switched off for a tracker that was asked for; a user's own value stays."""
-    for name, off in {"wandb": {"WANDB_MODE": "disabled"}, "trackio": {"TRACKIO_DISABLE": "1"}}.get(
-        tracker, {}
-    ).items():
-        if os.environ.get(name) == off:
-            del os.environ[name]
 
 
 if __name__ == "__main__":

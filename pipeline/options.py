@@ -1,4 +1,4 @@
-"""Options that several subcommands share, with their help texts. How a stage runs, never what it results in."""
+"""Options that several subcommands share, with their help texts."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -32,7 +32,6 @@ from pipeline.verify.words import ORDINAL, meaning
 
 MAX_LENGTH = 20_000  # characters of an answer; longer ones are compared as text only
 MAX_ITEMS = 3_000
-
 RELATIONS = {
     "=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\le": "<=", "\\ge": ">=",
     "\\ne": "!=",

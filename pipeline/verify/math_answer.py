@@ -48,7 +48,7 @@ def verify_math(response: str, gold: str, metadata: dict[str, Any]) -> Outcome:
 
 
 def compare_candidates(gold: str, text: str, layers: frozenset[str]) -> Outcome | None:
-    """The verdict on the first reading of a text without boxes that can be compared; None where it has none."""
+    """The verdict on the first reading of a text without boxes that can be compared; None without one."""
     first: Outcome | None = None
     for candidate in answers(text):
         own = layers & {"string"} if is_prose(candidate) else layers

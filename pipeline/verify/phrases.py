@@ -11,7 +11,8 @@ BRACKETS = (  # ]0, 1[ is (0, 1)
     (re.compile(r"(?<=[)\]])\s?\^\s?\{?\s?(?:T|\\top)\s?\}?$"), ""),
     (
         re.compile(
-            r"^(\\begin\{[a-z]{1,7}atrix\}(?:(?!\\\\|matrix).){1,300}\\end\{[a-z]{1,7}atrix\})\s?\^\s?\{?\s?(?:T|\\top)\s?\}?$"
+            r"^(\\begin\{[a-z]{1,7}atrix\}(?:(?!\\\\|matrix).){1,300}\\end\{[a-z]{1,7}atrix\})"
+            r"\s?\^\s?\{?\s?(?:T|\\top)\s?\}?$"
         ),
         r"\1",
     ),
@@ -28,9 +29,11 @@ PHRASES = (
     (re.compile(r"(?<=\d) ?\bmillion\b", re.I), "*10^6"),
     (re.compile(r"(?<=\d) ?\bbillion\b", re.I), "*10^9"),
     (re.compile(r"(?<=\d) ?\btrillion\b", re.I), "*10^{12}"),
-    (re.compile(r"\b(?:is )?(?:greater|more|larger) than or equal to\b|\b(?:is )?at least\b|\bno less than\b", re.I),
+    (re.compile(r"\b(?:is )?(?:greater|more|larger) than or equal to\b"
+                r"|\b(?:is )?at least\b|\bno less than\b", re.I),
      r" \\ge "),
-    (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than or equal to\b|\b(?:is )?at most\b|\bno more than\b", re.I),
+    (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than or equal to\b"
+                r"|\b(?:is )?at most\b|\bno more than\b", re.I),
      r" \\le "),
     (re.compile(r"\b(?:is )?(?:greater|more|larger) than\b", re.I), " > "),
     (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than\b", re.I), " < "),

@@ -1,12 +1,12 @@
 """The math verifier on its tables of rows: hard formats, whole responses, layers, reasons."""
 
 import pytest
-from verify_rows import hard_formats, more_formats, responses
+from verify_rows import hard_formats, mixed, more_formats, responses
 
 from pipeline.verify.grammar import read_answer
 from pipeline.verify.math_answer import verify_math
 
-FORMATS = hard_formats.ROWS | more_formats.ROWS
+FORMATS = hard_formats.ROWS | more_formats.ROWS | mixed.ROWS
 ROWS = [(name, *row) for name, rows in FORMATS.items() for row in rows]
 
 

@@ -31,6 +31,7 @@ from pipeline.verify.tree import (
 from pipeline.verify.words import meaning
 
 POINTS = tuple(0.37 + 0.73 * k for k in range(6)) + tuple(-0.41 - 0.83 * k for k in range(6))
+INTEGRATION = frozenset({"C", "c", "K", "C_1", "c_1"})  # names of a constant of integration
 OPPOSITE = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "approx": "approx"}
 
 
@@ -100,6 +101,9 @@ def same_single(gold: Node, answer: Node, rounded: bool) -> bool | None:
     sets = ("reals", "integers", "naturals", "rationals", "complexes", "empty")
     if any(isinstance(node, Constant) and node.name in sets for node in (gold, answer)):
         return False
+    extra = variables_of(gold) - variables_of(answer), variables_of(answer) - variables_of(gold)
+    if all(len(names) == 1 and names <= INTEGRATION for names in extra):
+        answer = renamed(answer, {extra[1].pop(): extra[0].pop()})
     return same_scalar(gold, answer, rounded)
 
 

@@ -196,7 +196,7 @@ def apply_float(name: str, args: list[complex], real: bool) -> complex:
         case "mul":
             return args[0] * args[1]
         case "neg":
-            return -args[0]
+            return 0 - args[0]  # -args[0] would put -9 on the other side of the square root's cut
         case "div":
             return args[0] / args[1]
         case "pow":

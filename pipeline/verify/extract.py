@@ -20,7 +20,7 @@ STATED = re.compile(
     r"""
     (?: ^[ \t]{0,20} \#{4} [ \t]{0,20}
       | <answer>
-      | ^[ \t*_]{0,5} A \ ?:
+      | ^[ \t*_]{0,5} (?-i:A) \ ?:
       | ^[ \t*_#>-]{0,20} (?:the\ )? (?:final\ |correct\ )? (?:answer|ans|result|solution)
         \ {0,5} [*_]{0,3} \ {0,5} [:=] \ {0,5} [*_]{0,3}
       | \b(?:final\ |correct\ )?(?:answer|result|solution)s?

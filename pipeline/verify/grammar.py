@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from pipeline.verify.cursor import Cursor, Unreadable
 from pipeline.verify.notation import COMMA_THOUSANDS, clean, plain, tokenize
-from pipeline.verify.phrases import join_thousands, rephrase, strip_marks
-from pipeline.verify.terms import read_sum
+from pipeline.verify.phrases import join_thousands, read_based, rephrase, strip_marks
+from pipeline.verify.terms import STOP_WORDS, read_sum
 from pipeline.verify.tree import (
     Apply,
     Based,
@@ -20,6 +20,7 @@ from pipeline.verify.tree import (
     Matrix,
     Modular,
     Node,
+    Number,
     Quantity,
     Ratio,
     Relation,
@@ -31,7 +32,6 @@ from pipeline.verify.words import ORDINAL, meaning
 
 MAX_LENGTH = 20_000  # characters of an answer; longer ones are compared as text only
 MAX_ITEMS = 3_000
-
 RELATIONS = {
     "=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\le": "<=", "\\ge": ">=",
     "\\ne": "!=",
@@ -44,12 +44,6 @@ HEDGES = frozenset(
 )
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\langle": ("\\rangle",), "\\{": ("\\}",)}
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"})
-BASED = re.compile(
-    r"^(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\s?"
-    r"(?:_\s?\{?\s?(\w{1,9})\s?\}?|\(?\s?(?:in )?base[ -](\w{1,9})\)?)$"
-)
-BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-         "eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
 LABEL = re.compile(
     r"(?:^|[,;\n]|\band\b)\s{0,5}(?:\$\s{0,3})?(?:[Pp]art\s{0,3})?(?:\\text(?:bf)?\{)?"
     r"(?:\(([a-zA-Z]{1,4}|\d)\)|([a-zA-Z]{1,4}|\d)(?:\)|:|\.(?=\s)))\}?\s{0,5}"
@@ -79,8 +73,8 @@ def read_answer(text: str) -> tuple[Node, ...]:
 
 def read_special(text: str) -> Node | None:
     """Whole answers with a notation of their own: 506_7, 5th, words with a fixed meaning."""
-    if (match := BASED.match(text)) and (base := read_base(match.group(2) or match.group(3))):
-        return Based(match.group(1), base)
+    if (based := read_based(text)) is not None:
+        return Based(*based)
     if match := ORDINAL.match(text):
         return read_text(match.group(1).replace(",", ""))
     words = meaning(text)
@@ -107,11 +101,6 @@ def read_labelled(text: str) -> Node | None:
     if not all(items):
         return None
     return Group("bracket", tuple(readings[0] for readings in items), "(", ")")
-
-
-def read_base(text: str) -> int | None:
-    base = int(text) if text.isdigit() else BASES.get(text.casefold(), 0)
-    return base if base >= 2 else None
 
 
 def read_text(text: str) -> Node:
@@ -270,8 +259,24 @@ def read_value(cursor: Cursor) -> Node:
     if phrase and isinstance(node, Variable) and not read_unit(phrase).dimension:
         return Text(f"{node.name} {phrase}")  # "I give up"
     if phrase and not isinstance(node, Quantity):
-        node = Quantity(node, read_unit(phrase))
+        node = with_smaller_unit(cursor, Quantity(node, read_unit(phrase)))
     return read_modulus(cursor, node)
+
+
+def with_smaller_unit(cursor: Cursor, quantity: Quantity) -> Quantity:
+    """2 hours 30 minutes, 5 dollars and 50 cents: one quantity."""
+    start = cursor.position
+    while cursor.token.text in ("and", ","):
+        cursor.next()
+    if cursor.token.kind == "number" and quantity.unit.size:
+        second = read_value(cursor)
+        if isinstance(second, Quantity) and second.unit.dimension == quantity.unit.dimension:
+            factor = second.unit.size / quantity.unit.size
+            if quantity.unit.dimension and factor < 1:
+                part = Apply("mul", (Number(factor), second.value))
+                return Quantity(Apply("add", (quantity.value, part)), quantity.unit)
+    cursor.position = start
+    return quantity
 
 
 def read_words(cursor: Cursor) -> Node | None:
@@ -292,19 +297,15 @@ def read_phrase(cursor: Cursor) -> str:
     while True:
         token = cursor.token
         if token.kind in ("word", "text"):
-            if token.text.casefold() in CONNECTORS or token.text in (
-                "mod",
-                "base",
-                "to",
-                "union",
-                "intersect",
-            ):
+            if token.text.casefold() in CONNECTORS or token.text in STOP_WORDS:
                 break
             parts.append(token.text)
-        elif (
-            (parts and token.text in ("^", "/", ".", "-", "'"))
-            or (parts and token.kind in ("number", "letter"))
-        ) or (parts and token.text in ("{", "}") and (parts[-1] == "^" or "^" in parts[-3:])):
+        elif parts and (
+            token.text in ("^", "/", ".", "-", "'")
+            or token.kind == "letter"
+            or (token.text in ("{", "}") and "^" in parts[-3:])
+            or (token.kind == "number" and "^" in parts[-3:])
+        ):
             parts.append(token.text)
         else:
             break

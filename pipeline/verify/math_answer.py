@@ -44,19 +44,26 @@ def verify_math(response: str, gold: str, metadata: dict[str, Any]) -> Outcome:
     layers = frozenset(metadata.get("layers", LAYERS))
     if boxes := last_boxes(response):
         return compare_boxes(gold, boxes, layers)
+    return compare_candidates(gold, response, layers) or wrong(None, "", "no_answer")
+
+
+def compare_candidates(gold: str, text: str, layers: frozenset[str]) -> Outcome | None:
+    """The verdict on the first reading of a text without boxes that can be compared; None without one."""
     first: Outcome | None = None
-    for candidate in answers(response):
+    for candidate in answers(text):
         own = layers & {"string"} if is_prose(candidate) else layers
         outcome = compare_answers(gold, candidate, own)
         if outcome.status != "unverifiable":
             return outcome
         first = first or outcome
-    return first or wrong(None, "", "no_answer")
+    return first
 
 
 def compare_boxes(gold: str, boxes: list[str], layers: frozenset[str]) -> Outcome:
     """The last box counts; with boxes right before it, it may be the last value of several."""
     outcome = compare_answers(gold, boxes[-1], layers)
+    if outcome.status != "correct" and is_prose(boxes[-1]):  # a sentence in the box
+        outcome = compare_candidates(gold, boxes[-1], layers) or outcome
     if outcome.status == "correct" or len(boxes) == 1:
         return outcome
     joined = compare_answers(gold, ", ".join(boxes), layers)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from pipeline.verify.words import number_in_words
+
 MAX_DIGITS = 4_000  # of one number; conversion is quadratic, and Python refuses more than 4,300
 
 SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
@@ -129,6 +131,8 @@ def flatten_text(match: re.Match[str]) -> str:
     """Words are kept apart from variables; a single letter or something with digits is mathematics."""
     content = match.group(1).replace("\\", "").strip()
     if len(content) <= 1 or any(character.isdigit() for character in content) or "$" in content:
+        return f" {content} "
+    if number_in_words(content) is not None:
         return f" {content} "
     return f" «{content.strip('«»')}» " if re.search(r"[^\W\d_]", content) else f" {content} "
 

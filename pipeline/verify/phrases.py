@@ -7,22 +7,41 @@ BRACKETS = (  # ]0, 1[ is (0, 1)
     (re.compile(r"\[([^\[\]()]+[,;][^\[\]()]+)\["), r"[\1)"),
     (re.compile(r"^\]([^\[\]()]+[,;][^\[\]()]+)\]"), r"(\1]"),
     (re.compile(r"^<([^<>=]+,[^<>=]+)>$"), r"\\langle \1 \\rangle"),
+    # the transpose of a row is the column that a tuple may stand for
+    (re.compile(r"(?<=[)\]])\s?\^\s?\{?\s?(?:T|\\top)\s?\}?$"), ""),
+    (
+        re.compile(
+            r"^(\\begin\{[a-z]{1,7}atrix\}(?:(?!\\\\|matrix).){1,300}\\end\{[a-z]{1,7}atrix\})"
+            r"\s?\^\s?\{?\s?(?:T|\\top)\s?\}?$"
+        ),
+        r"\1",
+    ),
     (re.compile(r"(?<=\d) (m(?:/s(?:\^\{?2\}?)?|\^\{?[23]\}?))$"), r" «\1»"),
 )
+BASED = re.compile(
+    r"^(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\s?"
+    r"(?:_\s?\{?\s?(\w{1,9})\s?\}?|\(?\s?(?:in )?base[ -](\w{1,9})\)?)$"
+)
+BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+         "eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
 PHRASES = (
     (re.compile(r"(?<=\d) ?\bthousand\b", re.I), "*10^3"),
     (re.compile(r"(?<=\d) ?\bmillion\b", re.I), "*10^6"),
     (re.compile(r"(?<=\d) ?\bbillion\b", re.I), "*10^9"),
     (re.compile(r"(?<=\d) ?\btrillion\b", re.I), "*10^{12}"),
-    (re.compile(r"\b(?:is )?(?:greater|more|larger) than or equal to\b|\bat least\b|\bno less than\b", re.I),
+    (re.compile(r"\b(?:is )?(?:greater|more|larger) than or equal to\b"
+                r"|\b(?:is )?at least\b|\bno less than\b", re.I),
      r" \\ge "),
-    (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than or equal to\b|\bat most\b|\bno more than\b", re.I),
+    (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than or equal to\b"
+                r"|\b(?:is )?at most\b|\bno more than\b", re.I),
      r" \\le "),
     (re.compile(r"\b(?:is )?(?:greater|more|larger) than\b", re.I), " > "),
     (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than\b", re.I), " < "),
     (re.compile(r"\b(?:is )?not equal to\b|\bdoes not equal\b", re.I), r" \\ne "),
+    (re.compile(r"^(?:USD|US\$|EUR|Rs\.?) ?(?=\d)", re.I), "$"),
     (re.compile(r"\b(?:positive|plus) infinity\b", re.I), r" \\infty "),
     (re.compile(r"\b(?:negative|minus) infinity\b", re.I), r" -\\infty "),
+    (re.compile(r"^(?:negative|minus) (?=\w)", re.I), "-"),
     (re.compile(r"\bpercentage points?\b|\bper cent\b|\bpercentage\b|\bpercent\b", re.I), "%"),
     (re.compile(r"\bdegrees (celsius|fahrenheit)\b", re.I), r" «°\1» "),
     (re.compile(r"\bdegrees?\b|\bdeg\b(?!\.\w)", re.I), "°"),
@@ -37,6 +56,16 @@ PHRASES = (
      r", \1 \\in \\integers"),
     (re.compile(r",? ?\b(?:where|with|for(?: any| all| some| every)?) (?=[a-zA-Z] ?\\in )", re.I), ", "),
 )  # fmt: skip
+
+
+def read_based(text: str) -> tuple[str, int] | None:
+    """(digits, base) of 506_7, 506 base 7, 506_{\\text{seven}}."""
+    match = BASED.match(text)
+    if match is None:
+        return None
+    name = match.group(2) or match.group(3)
+    base = int(name) if name.isdigit() else BASES.get(name.casefold(), 0)
+    return (match.group(1), base) if base >= 2 else None
 
 
 def join_thousands(match: re.Match[str]) -> str:

@@ -32,7 +32,7 @@ HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Assumed:
-    """What is assumed where nothing has been measured (`--assume name=value`); a pilot knows the first two."""
+    """What is assumed where nothing has been measured (`--assume name=value`); a pilot knows two."""
 
     pass_rate: float = 0.6
     tokens_share: float = 0.4  # of max_tokens

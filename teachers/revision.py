@@ -1,7 +1,7 @@
 """The revision of a teacher whose card leaves it null: resolved at the first run, enforced from then on.
 
 Reads and writes runs/<name>/revisions.json, {model or data set: commit}. Nothing is resolved for a directory
-of this machine, whose content is hashed, nor for servers, which hold the revision that they were started with.
+of this machine, whose content is hashed, nor for servers, which hold what they were started with.
 """
 
 import json
@@ -48,8 +48,8 @@ def latest_commit(model: str) -> str:
         commit = Path(cached).parent.name if isinstance(cached, str) else None
     if commit is None:
         raise RecipeError(
-            f"{model}: its card's revision is null and cannot be resolved ({reason}). State a `revision` in the "
-            "card, download the model first, or use servers with --engine server"
+            f"{model}: its card's revision is null and cannot be resolved ({reason}). State a `revision` "
+            "in the card, download the model first, or use servers with --engine server"
         )
     return commit
 
@@ -59,6 +59,6 @@ def same_revision(model: SampledModel, ours: Path, theirs: Path) -> None:
     here, there = (read_revisions(run / REVISIONS).get(model.model) for run in (ours, theirs))
     if here is not None and there is not None and here != there:
         raise RecipeError(
-            f"--adopt {theirs.name}: its traces are of {model.model} at {there}, this run is at {here}; traces of "
-            "two revisions are never mixed"
+            f"--adopt {theirs.name}: its traces are of {model.model} at {there}, this run is at {here}; "
+            "traces of two revisions are never mixed"
         )

@@ -296,7 +296,7 @@ def test_imported_traces_take_the_place_of_generate(finished: Path, tmp_path: Pa
     assert manifest["counts"]["dropped"] == {"no_such_problem": 2}
     store = Store(context.directory("generate"))
     assert [trace.finish_reason for trace in store.traces()] == ["stop", "length"]
-    assert [verdict.status for verdict in store.verdicts()][0] == "correct"
+    assert next(verdict.status for verdict in store.verdicts()) == "correct"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Which models eval compares, as engines see them, and the faults that can be seen before one starts."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 from pipeline.cards import SampledModel, sampled_student, sampled_teacher
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import Recipe
+from pipeline.recipe import ExtraModel, Recipe
 from pipeline.stage import hash_file, read_manifest
 
 CHECKPOINT = "checkpoint"
@@ -13,7 +14,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 
 
 def compared_models(recipe: Recipe, train: Path) -> dict[str, SampledModel]:
-    """Each model of eval.compare by its name; the student is the checkpoint that train wrote."""
+    """Each model of eval.compare and eval.extra by its name; the student is the checkpoint of train."""
     models: dict[str, SampledModel] = {}
     for name in recipe.eval.compare:
         if name == "teacher":
@@ -22,7 +23,19 @@ def compared_models(recipe: Recipe, train: Path) -> dict[str, SampledModel]:
             models[name] = sampled_student(recipe.train.student)
         else:
             models[name] = sampled_student(recipe.train.student, checkpoint=train / CHECKPOINT)
+    for extra in recipe.eval.extra:
+        models[extra.name] = extra_model(extra)
     return models
+
+
+def extra_model(extra: ExtraModel) -> SampledModel:
+    """A model that is only compared: a checkpoint read with a student's card, or a card's own model."""
+    if extra.teacher is not None:
+        return dataclasses.replace(sampled_teacher(extra.teacher), name=extra.name)
+    checkpoint = Path(extra.checkpoint) if extra.checkpoint else None
+    if checkpoint is not None and not checkpoint.is_dir():
+        raise RecipeError(f"eval.extra: {extra.name}: there is no checkpoint directory {checkpoint}")
+    return dataclasses.replace(sampled_student(str(extra.student), checkpoint=checkpoint), name=extra.name)
 
 
 def check_model(name: str, model: SampledModel, max_tokens: int) -> None:
@@ -51,16 +64,22 @@ def has_eos(directory: Path) -> bool:
     return False
 
 
-def check_template(train: Path) -> None:
-    """StageError where the checkpoint's chat template is not the one that the student was trained with."""
-    manifest = read_manifest(train)
+def check_template(train: Path, student: SampledModel) -> None:
+    """StageError where the student would be asked with another template than it was trained with."""
+    manifest = read_manifest(train) or {"outputs": {}, "config": {}}
+    recorded = manifest["outputs"].get(f"{CHECKPOINT}/{TEMPLATE_FILE}")
     path = train / CHECKPOINT / TEMPLATE_FILE
-    recorded = (manifest or {"outputs": {}})["outputs"].get(f"{CHECKPOINT}/{TEMPLATE_FILE}")
-    if recorded is None:
-        return
-    if not path.is_file() or hash_file(path) != recorded["sha256"]:
+    if recorded is not None and (not path.is_file() or hash_file(path) != recorded["sha256"]):
         raise StageError(
             f"{path}: is not the chat template that the student was trained with (its sha256 is not the one "
             "in train's manifest): the score would be of another prompt than the training's. Put the "
             "template back, or train again with FORCE=1"
         )
+    trained = manifest["config"].get("student") or {}
+    for key in ("thinking", "template_options"):
+        if key in trained and trained[key] != student.identity[key]:
+            raise StageError(
+                f"the student's card says {key} {student.identity[key]}, and the student was trained with "
+                f"{trained[key]}: the score would be of another prompt than the training's. Put the card "
+                "back, or train again with FORCE=1"
+            )

@@ -3,12 +3,14 @@
 The layout is documented in docs/results.md and held by tests/test_results.py.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
+from eval.contamination import Overlap
 from eval.samples import Answers
 from eval.scores import (
     Array,
@@ -42,6 +44,30 @@ def score_task(models: dict[str, Answers], max_tokens: int, seed: int) -> dict[s
         entry["gap_recovered"] = {**value_entry(gap.estimate), "reason": gap.reason}
     entry["budget"] = {name: budget_curve(answers, max_tokens, seed) for name, answers in models.items()}
     return entry
+
+
+def contamination_entry(models: dict[str, Answers], overlap: Overlap, seed: int) -> dict[str, Any]:
+    """How many questions training has seen, by rule, and every score without them."""
+    rest = [row for row in range(overlap.questions) if row not in overlap.rules]
+    without = None
+    if overlap.rules and rest:
+        scores = {
+            name: pass_at_1(part.correct.sum(axis=1), part.k, seed) for name, part in parts(models, rest)
+        }
+        without = {
+            name: {"n": len(rest), "pass@1": score.value, "ci95": [score.low, score.high]}
+            for name, score in scores.items()
+        }
+    return {
+        "questions": overlap.questions,
+        "flagged": len(overlap.rules),
+        "rules": dict(Counter(overlap.rules.values()).most_common()),
+        "without_flagged": without,
+    }
+
+
+def parts(models: dict[str, Answers], rows: Sequence[int]) -> list[tuple[str, Answers]]:
+    return [(name, answers.part(rows)) for name, answers in models.items()]
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -98,8 +124,24 @@ def budget_curve(answers: Answers, max_tokens: int, seed: int) -> list[dict[str,
     for budget in budgets_below(max_tokens):
         within = (answers.correct & (answers.tokens <= budget)).sum(axis=1)
         estimate = pass_at_1(within, k, seed)
-        curve.append({"max_tokens": budget, "pass@1": estimate.value, "ci95": [estimate.low, estimate.high]})
+        curve.append({"max_tokens": budget, **scored(estimate)})
     return curve
+
+
+def forced_entry(forced: dict[str, dict[int, Answers]], seed: int) -> dict[str, Any]:
+    """pass@1 of each model where its thinking was closed after a number of tokens."""
+    entry: dict[str, Any] = {}
+    for model, by_budget in forced.items():
+        entry[model] = []
+        for budget, answers in sorted(by_budget.items()):
+            estimate = pass_at_1(answers.correct.sum(axis=1), answers.k, seed)
+            point = {"thinking_tokens": budget, **scored(estimate)}
+            entry[model].append({**point, "mean_tokens": float(answers.tokens.mean())})
+    return entry
+
+
+def scored(estimate: Estimate) -> dict[str, Any]:
+    return {"pass@1": estimate.value, "ci95": [estimate.low, estimate.high]}
 
 
 def budgets_below(max_tokens: int) -> list[int]:

@@ -126,22 +126,27 @@ def _consensus(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
     return float(np.mean([np.mean(verdicts) for verdicts in right.values()]))
 
 
-def paired(first: Array, second: Array, k: int, seed: int = 0, draws: int = DRAWS) -> Paired:
+def paired(first: Array, second: Array, k: int, seed: int = 0) -> Paired:
     """first - second, from the share of correct samples of each question (same questions, same order).
 
     The interval resamples questions. p at k = 1 is McNemar's exact test, at k > 1 the test that flips the
     signs of the per-question differences (both two-sided, of the hypothesis that the models are alike).
     """
     difference = _questions(first) - _questions(second)
-    n, delta = len(difference), float(difference.mean())
+    estimate, mde = mean_difference(difference, seed), minimum_detectable(difference)
+    if k == 1:
+        return Paired(estimate, mcnemar(difference), "mcnemar", mde)
+    return Paired(estimate, sign_flip(difference, seed), "sign-flip", mde)
+
+
+def mean_difference(difference: Array, seed: int = 0, draws: int = DRAWS) -> Estimate:
+    """Mean of per-question differences in [-1, 1]; where few are not 0, Bonett and Price's interval."""
+    delta = float(difference.mean())
     if np.count_nonzero(difference) < MIN_INFORMATIVE:
         low, high = _sparse_difference(difference)
     else:
-        low, high = _percentiles(resampled_means(difference[:, None], seed, draws)[:, 0], n)
-    estimate = Estimate(delta, max(-1.0, min(low, delta)), min(1.0, max(high, delta)))
-    if k == 1:
-        return Paired(estimate, mcnemar(difference), "mcnemar", minimum_detectable(difference))
-    return Paired(estimate, sign_flip(difference, seed), "sign-flip", minimum_detectable(difference))
+        low, high = _percentiles(resampled_means(difference[:, None], seed, draws)[:, 0], len(difference))
+    return Estimate(delta, max(-1.0, min(low, delta)), min(1.0, max(high, delta)))
 
 
 def mcnemar(difference: Array) -> float:

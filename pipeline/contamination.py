@@ -7,10 +7,13 @@ family shares its template (see pipeline.decontaminate).
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from pipeline.candidate import Candidate
-from pipeline.decontaminate import NGRAM_WORDS, EvalQuestion, Ngram, ngrams_of, words_of
+from pipeline.decontaminate import NGRAM_WORDS, EvalQuestion, Ngram, ngrams_of, split_words, words_of
 from pipeline.sources import normalise_question
+
+MIN_LETTERS = 30  # shorter eval questions are mere phrases, and are not looked for inside a text
 
 
 class TraceIndex:
@@ -23,6 +26,7 @@ class TraceIndex:
         written = [question for question in questions if not question.procedural]
         self.templates = templates or {}
         self.runs = {run: q for q in reversed(written) for run in ngrams_of(words_of(q.question))}
+        self.blocks = {run[start : start + 4] for run in self.runs for start in range(5)}
         self.whole = {normalise_question(q.question): q for q in reversed(questions)}
         self.anchors = anchors_of(self.whole)
 
@@ -30,21 +34,34 @@ class TraceIndex:
         """Task and shared text of the first eval question that stands in the trace."""
         if not self.whole:
             return None
-        text = normalise_question(candidate.text)
+        templates = self.templates.get(candidate.problem.source, set())
+        return self.find_text(candidate.text, min_letters, candidate.procedural, templates)
+
+    def find_text(
+        self,
+        text: str,
+        min_letters: int = MIN_LETTERS,
+        procedural: bool = False,
+        templates: AbstractSet[Ngram] = frozenset(),
+    ) -> tuple[str, str] | None:
+        """The same for any text; `procedural` looks for whole questions only."""
+        text = normalise_question(text)
         if (question := self._whole_question(text, min_letters)) is not None:
             return question.task, question.question
-        if candidate.procedural or not self.runs:
+        if procedural or not self.runs:
             return None
-        words = words_of(text)
-        if self.runs.keys().isdisjoint(ngrams_of(words)):
+        words = split_words(text)
+        # every run of 8 words holds a whole block of 4 that starts at a multiple of 4: look for those first
+        if self.blocks.isdisjoint(zip(words[::4], words[1::4], words[2::4], words[3::4], strict=False)):
             return None
-        templates = self.templates.get(candidate.problem.source, set())
         for run in ngrams_of(words):
             if run in self.runs and run not in templates:
                 return self.runs[run].task, " ".join(run)
         return None
 
     def _whole_question(self, text: str, min_letters: int) -> EvalQuestion | None:
+        if not self.anchors:
+            return None
         for word in sorted(self.anchors.keys() & set(text.split())):
             for question in self.anchors[word]:
                 if len(question) >= min_letters and question in text:

@@ -64,8 +64,13 @@ def eval_questions(tasks: Iterable[TaskProblems]) -> list[EvalQuestion]:
 
 def words_of(text: str) -> list[str]:
     """Words by white space, normalised, without marks at their edges."""
-    words = (word.strip(EDGE_MARKS) for word in normalise_question(text).split())
-    return [word for word in words if word]
+    return split_words(normalise_question(text))
+
+
+def split_words(normalised: str) -> list[str]:
+    """The same for a text that is normalised already."""
+    words = [word.strip(EDGE_MARKS) for word in normalised.split(" ")]
+    return list(filter(None, words))
 
 
 def ngrams_of(words: list[str]) -> Iterator[Ngram]:

@@ -19,12 +19,24 @@ from pipeline.emit import write_kept, write_unselected
 from pipeline.errors import StageError
 from pipeline.examples import Format, tokenizer_file, tokenizer_identity
 from pipeline.judge import Judging
+from pipeline.mix import Mixer
 from pipeline.recipe import Recipe, Select
 from pipeline.render import Tags
-from pipeline.rows import json_lines
+from pipeline.revisions import resolved_revisions, unpinned_mix
+from pipeline.rows import json_lines, require_file
 from pipeline.selection import select_examples
 from pipeline.sift import PASSED, Inputs, Sifted, Sifter
-from pipeline.stage import Context, Counts, Plan, StageRun, begin, check_outputs, inputs_of, require
+from pipeline.stage import (
+    Context,
+    Counts,
+    Plan,
+    StageRun,
+    begin,
+    check_outputs,
+    hash_file,
+    inputs_of,
+    require,
+)
 from pipeline.verify.table import VERSIONS
 
 log = logging.getLogger(__name__)
@@ -39,17 +51,20 @@ def run(context: Context, workers: int = 2) -> None:
         "problems": require(problems, "filter", context.start.recipe),
         "generate": require(generate, "filter", context.start.recipe),
     }
-    stage = begin(context.directory("filter"), plan_of(context.recipe, inputs_of(manifests)), context.start)
+    revisions = resolved_revisions(context, unpinned_mix(context.recipe))
+    plan = plan_of(context.recipe, inputs_of(manifests), revisions)
+    stage = begin(context.directory("filter"), plan, context.start)
     if stage is None:
         return
     with stage:
         check_outputs(problems)
         check_outputs(generate)
         names = sorted(name for name in manifests["generate"]["outputs"] if name.startswith("traces-"))
-        sift_and_select(context.recipe, problems, [generate / name for name in names], stage, workers)
+        recipe = with_revisions(context.recipe, plan.config["revisions"])
+        sift_and_select(recipe, problems, [generate / name for name in names], stage, workers)
 
 
-def plan_of(recipe: Recipe, inputs: dict[str, str]) -> Plan:
+def plan_of(recipe: Recipe, inputs: dict[str, str], revisions: dict[str, str]) -> Plan:
     """Everything that decides which examples there are, and how they are written."""
     card = student_card(recipe.train.student)
     config = {
@@ -57,8 +72,21 @@ def plan_of(recipe: Recipe, inputs: dict[str, str]) -> Plan:
         "prompt": recipe.generate.prompt,
         "student": {"thinking": card.thinking.model_dump(), **tokenizer_identity(card)},
         "verifiers": VERSIONS,
+        "revisions": revisions,
     }
+    for source in recipe.filter.mix:
+        if source.path is not None:
+            inputs = {**inputs, f"mix.{source.name}": hash_file(require_file(Path(source.path)))}
     return Plan("filter", STAGE_VERSION, config, inputs, recipe.seed)
+
+
+def with_revisions(recipe: Recipe, revisions: dict[str, str]) -> Recipe:
+    """The recipe with the resolved revisions of its mix put in."""
+    mix = [
+        entry.model_copy(update={"revision": entry.revision or revisions.get(entry.hub or "")})
+        for entry in recipe.filter.mix
+    ]
+    return recipe.model_copy(update={"filter": recipe.filter.model_copy(update={"mix": mix})})
 
 
 def judging_of(recipe: Recipe, problems: Path) -> Judging:
@@ -86,38 +114,42 @@ def sift_and_select(
         counts = sifter.run(judging)
         selected = select_examples(sifter.best, select, counts.num_passed, sifter.by_position())
     dropped = counts.dropped + write_unselected(out / PASSED, out / "dropped.jsonl", selected)
-    num_kept = write_kept(out / PASSED, out, selected, judging.form, [])
+    mixer = Mixer(recipe.filter.mix, judging, len(selected.offsets), recipe.seed)
+    num_kept = write_kept(out / PASSED, out, selected, judging.form, mixer)
     (out / PASSED).unlink()
+    dropped, failed = dropped + mixer.counts.dropped, counts.failed + mixer.counts.failed
     reasons = total_by(dropped, 1)
-    if num_kept == 0:
+    if len(selected.offsets) == 0:
         raise StageError(
             f"{out}: none of {counts.num_in:,} traces is left (dropped: {reasons}, failed: "
-            f"{dict(counts.failed)}). Read dropped.jsonl there, then change filter in the recipe"
+            f"{dict(failed)}). Read dropped.jsonl there, then change filter in the recipe"
         )
     rows: dict[str, int | None] = {
         "kept.jsonl": num_kept,
         "dropped.jsonl": sum(reasons.values()),
-        "failed.jsonl": sum(counts.failed.values()),
+        "failed.jsonl": sum(failed.values()),
         "examples.parquet": num_kept,
     }
-    tokens = int(selected.tokens.sum())
-    stage.finish(
-        Counts(counts.num_in, num_kept, reasons, dict(counts.failed)),
-        rows,
-        usage={"trained_tokens": tokens, "verified_again": counts.num_verified},
-        notes=notes_of(dropped, counts, select),
-    )
-    budget = f" of a budget of {select.max_tokens:,}" if select.max_tokens else ""
-    log.info(
-        "filter: kept %s of %s traces (%s trained tokens%s)",
-        *numbers(num_kept, counts.num_in, tokens),
-        budget,
-    )
-    log.info("filter: dropped %s; failed %s", reasons or "none", dict(counts.failed) or "none")
+    usage = {
+        "trained_tokens": int(selected.tokens.sum()),
+        "mix_tokens": sum(mixer.counts.tokens.values()),
+        "verified_again": counts.num_verified,
+    }
+    num_in = counts.num_in + mixer.counts.num_in
+    notes = {**notes_of(dropped, counts, select), "mix": dict(mixer.counts.kept)}
+    stage.finish(Counts(num_in, num_kept, reasons, dict(failed)), rows, usage, notes)
+    announce(num_in, num_kept, usage, notes)
+    log.info("filter: dropped %s; failed %s", reasons or "none", dict(failed) or "none")
 
 
-def numbers(*values: int) -> list[str]:
-    return [f"{value:,}" for value in values]
+def announce(num_in: int, num_kept: int, usage: dict[str, int], notes: dict[str, Any]) -> None:
+    tokens, budget, mixed = usage["trained_tokens"], notes["token_budget"], sum(notes["mix"].values())
+    text = f"kept {num_kept:,} of {num_in:,}, {tokens:,} trained tokens"
+    if budget:
+        text += f" of a budget of {budget:,} ({tokens / budget:.2%})"
+    if mixed:
+        text += f"; {mixed:,} of the kept are the mix, {usage['mix_tokens']:,} tokens more"
+    log.info("filter: %s", text)
 
 
 def total_by(dropped: Counter[tuple[str, str, str]], part: int) -> dict[str, int]:

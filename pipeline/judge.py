@@ -4,7 +4,6 @@ An item is a trace line with its verdict and its problem; its outcome is the row
 dropped.jsonl, ready to be written, with what selection needs to know.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -113,7 +112,7 @@ class Judge:
 
 def _joined(item: Item, extra: dict[str, Any]) -> bytes:
     """The trace's own line with its verdict and more fields; the trace is not written anew."""
-    tail = json.dumps(extra, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    tail = msgspec.json.encode(extra)
     return b'%b, "verdict": %b, %b\n' % (item.trace.rstrip()[:-1], item.verdict.strip(), tail[1:])
 
 

@@ -19,7 +19,7 @@ from pipeline.cards import task_card
 from pipeline.errors import StageError
 from pipeline.recipe import CardTask, HubSource, ProceduralSource, Recipe, Source
 from pipeline.records import Problem
-from pipeline.revisions import resolved_revisions
+from pipeline.revisions import resolved_revisions, unpinned_sources
 from pipeline.rows import require_file, write_rows
 from pipeline.stage import Context, Counts, Plan, begin, hash_file
 from pipeline.tasks import TaskProblems, draw_key, seeded_part, task_names, task_problems
@@ -36,7 +36,7 @@ Step = tuple[list[Problem], list[dict[str, Any]]]
 
 def run(context: Context, workers: int = 2) -> None:
     """Run the stage, or say that it is up to date. `workers` processes verify the gold answers."""
-    revisions = resolved_revisions(context)
+    revisions = resolved_revisions(context, unpinned_sources(context.recipe))
     stage = begin(context.directory("problems"), plan_of(context.recipe, revisions), context.start)
     if stage is None:
         return

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from pipeline.compared import Compared, ExtraModel
 from pipeline.errors import RecipeError
 from pipeline.render import PROMPTS
 from pipeline.rule_parameters import parse_rule
@@ -252,6 +253,14 @@ class Filter(Strict):
                 raise ValueError(f"the rule '{name}' stands here {names.count(name)} times")
         return rules
 
+    @field_validator("mix")
+    @classmethod
+    def _each_name_once(cls, mix: list[MixSource]) -> list[MixSource]:
+        names = [source.name for source in mix]
+        if len(set(names)) < len(names):
+            raise ValueError("two entries of the mix have the same name")
+        return mix
+
 
 class Lora(Strict):
     rank: Count = 16
@@ -291,18 +300,18 @@ class Train(Strict):
         return self
 
 
-Compared = Literal["base", "student", "teacher"]
-
-
 class Eval(Strict):
     """`prompt` and `sampling` are those of generate unless given; the same for every model compared.
 
     `samples` of each question and model; null takes the task card's usual number (1 where there is no card).
+    `forced_budgets`: numbers of thinking tokens to close after, with the answer sampled anew.
     """
 
     tasks: list[Task] = Field(min_length=1)
     samples: Count | None = None
     compare: list[Compared] = ["base", "student", "teacher"]
+    extra: list[ExtraModel] = []
+    forced_budgets: list[Count] = []
     prompt: str | None = None
     sampling: Sampling | None = None
 
@@ -310,6 +319,13 @@ class Eval(Strict):
     @classmethod
     def _prompt(cls, value: str | None) -> str | None:
         return value if value is None else _known_prompt(value)
+
+
+class Report(Strict):
+    """A price turns engine time into money in the report's ledger."""
+
+    price_per_engine_hour: float | None = Field(default=None, ge=0)
+    currency: str = "USD"
 
 
 class Recipe(Strict):
@@ -320,6 +336,7 @@ class Recipe(Strict):
     filter: Filter
     train: Train
     eval: Eval
+    report: Report = Report()
 
     @field_validator("name")
     @classmethod

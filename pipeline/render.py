@@ -10,6 +10,7 @@ from typing import Literal
 # `boxed` is the instruction that DeepSeek-R1's model card asks for on mathematics.
 PROMPTS = {
     "boxed": "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}.",
+    "choice": "{question}\n\nPlease reason step by step, and put the letter of your answer in \\boxed{{}}.",
     "plain": "{question}",
 }
 

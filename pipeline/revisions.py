@@ -16,9 +16,8 @@ from pipeline.stage import Context
 log = logging.getLogger(__name__)
 
 
-def resolved_revisions(context: Context) -> dict[str, str]:
-    """Data set -> commit, for every hub data set of the recipe whose revision is null."""
-    wanted = unpinned(context.recipe)
+def resolved_revisions(context: Context, wanted: set[str]) -> dict[str, str]:
+    """Data set -> commit, for the hub data sets in `wanted`."""
     if not wanted:
         return {}
     path = context.runs / context.recipe.name / "revisions.json"
@@ -32,15 +31,24 @@ def resolved_revisions(context: Context) -> dict[str, str]:
     return {name: known[name] for name in sorted(wanted)}
 
 
-def unpinned(recipe: Recipe) -> set[str]:
-    """The hub data sets that neither the recipe nor their task card pins."""
-    names = {s.hub for s in recipe.problems.sources if isinstance(s, HubSource) and s.revision is None}
+def unpinned_sources(recipe: Recipe) -> set[str]:
+    """The hub data sets of sources and tasks that neither the recipe nor their task card pins."""
+    sources = {s.hub for s in recipe.problems.sources if isinstance(s, HubSource) and s.revision is None}
+    return sources | unpinned_tasks(recipe)
+
+
+def unpinned_tasks(recipe: Recipe) -> set[str]:
+    names = set()
     for task in recipe.eval.tasks:
         if isinstance(task, CardTask) and task.path is None:
             card = task_card(task.task)
             if card.hub and card.revision is None:
                 names.add(card.hub)
     return names
+
+
+def unpinned_mix(recipe: Recipe) -> set[str]:
+    return {entry.hub for entry in recipe.filter.mix if entry.hub is not None and entry.revision is None}
 
 
 def read_revisions(path: Path) -> dict[str, str]:

@@ -1,11 +1,10 @@
-"""The filter's rules: name -> check, with inline examples that are its tests.
+"""The filter's rules: name -> check. Their examples, which are their tests, are in pipeline.rule_examples.
 
 A rule is (candidate, parameters) -> Hit or None. The recipe's order is the order of checking, and the first
 hit names the drop. Parameters and their ranges are in pipeline.rule_parameters.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,21 +21,6 @@ from pipeline.rules_text import (
 from pipeline.verify.extract import BETWEEN, BOX, box_content
 
 BoundRule = Callable[[Candidate], Hit | None]
-
-
-@dataclass(frozen=True, slots=True)
-class RuleExample:
-    """One test row: `reason` None means kept. What is not stated is that of an ordinary correct trace."""
-
-    reason: str | None
-    thinking: str | None = "2 + 2 is 4."
-    answer: str = "The sum is \\boxed{4}."
-    question: str = "What is 2 + 2?"
-    finish_reason: str = "stop"
-    status: str = "correct"
-    num_tokens: int = 20
-    procedural: bool = False
-    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 def finished(candidate: Candidate, parameters: NoParameters) -> Hit | None:

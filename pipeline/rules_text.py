@@ -14,6 +14,9 @@ MIN_LOOP_LETTERS, MAX_LOOP_LETTERS = 4, 240
 # a line this short ("+ 1", "= 12") repeats in honest work
 MIN_LINE_LETTERS = 12
 MIN_RUN_WORDS = 100
+# a text that says half of itself twice compresses better than this, as long as zlib sees all of it
+LEAST_REPEATING_RATIO = 2.5
+ZLIB_WINDOW = 32_768
 
 SCRIPTS = {
     "Cyrillic": "\u0400-\u052f\u1c80-\u1c8f\u2de0-\u2dff\ua640-\ua69f",
@@ -55,14 +58,15 @@ REFUSAL_LETTERS = 400  # a refusal stands at the start of an answer
 KEY_WORDS = ("answer", "solution", "ground truth", "ground-truth", "result is given")
 GOLD_LEAK = re.compile(
     r"\banswer key\b|\bground[ -]truth\b|\bgold(?:en)? (?:answer|solution|label)"
-    r"|\b(?:given|provided|reference|expected|official|known|stated|target|supplied) (?:final )?"
-    r"(?:answer|solution)\b(?! (?:choice|option|format))"
-    r"|\b(?:according to|based on|as per|from) the (?:answer|solution|official|reference)\b"
+    r"|\b(?:given|provided|reference|expected|official|stated|target|supplied) (?:final |correct )?"
+    r"answer\b(?! (?:choice|option|format))"
+    r"|\b(?:reference|official|provided) solution\b"
+    r"|\b(?:according to|based on|as per) the (?:answer|solution|official|reference)\b"
     r"|\b(?:answer|solution) (?:is|was) (?:already )?(?:given|provided|known|supplied|stated) "
     r"(?:as|to be|in|to us)\b"
     r"|\b(?:we|i)(?:'ve| have| were| was|'re| are) (?:been )?(?:told|given) (?:that )?"
     r"the (?:final |correct )?answer\b"
-    r"|\b(?:the )?(?:correct|final|right) answer (?:that )?(?:is|was|has been) (?:given|provided|supplied)\b"
+    r"|\b(?:correct|final|right) answer (?:that )?(?:is|was|has been) (?:given|provided|supplied)\b"
 )
 
 
@@ -80,6 +84,8 @@ def not_repetitive(candidate: Candidate, parameters: NotRepetitive) -> Hit | Non
     share = 1 - len(set(lines)) / len(lines) if lines else 0.0
     if len(lines) >= 4 and share > parameters.max_repeated_lines:
         return Hit("repetitive", f"{share:.0%} of its lines repeat an earlier line")
+    if len(data) < ZLIB_WINDOW and ratio < LEAST_REPEATING_RATIO:
+        return None
     share = repeated_runs(text, parameters.run_words)
     if share > parameters.max_repeated_runs:
         return Hit("repetitive", f"{share:.0%} of its runs of {parameters.run_words} words repeat")
@@ -88,9 +94,14 @@ def not_repetitive(candidate: Candidate, parameters: NotRepetitive) -> Hit | Non
 
 def closing_loop(text: str, max_loops: int) -> str | None:
     """The span that the text ends in more than `max_loops` times over, if any."""
-    for length in range(MIN_LOOP_LETTERS, min(MAX_LOOP_LETTERS, len(text) // (max_loops + 1)) + 1):
-        if text[-length] == text[-2 * length] and text.endswith(text[-length:] * (max_loops + 1)):
+    key, longest = text[-MIN_LOOP_LETTERS:], min(MAX_LOOP_LETTERS, len(text) // (max_loops + 1))
+    end = len(text) - len(key)
+    place = text.rfind(key, end - longest, end + len(key) - MIN_LOOP_LETTERS)
+    while place >= 0:
+        length = end - place
+        if text.endswith(text[-length:] * (max_loops + 1)):
             return text[-length:]
+        place = text.rfind(key, end - longest, place + len(key) - 1)
     return None
 
 

@@ -177,7 +177,7 @@ def row_problems(
         check_verifier(source.verifier, {"family": "chain_sum"})
     except VerifyError as error:
         raise RecipeError(f"source {name}: verifier: {error}") from None
-    lines = read_rows(Path(source.path)) if isinstance(source, FileSource) else _hub_rows(source, revision)
+    lines = read_rows(Path(source.path)) if isinstance(source, FileSource) else hub_rows(source, revision)
     for line in lines:
         yield _row_problem(source, name, line)
 
@@ -240,7 +240,7 @@ def _options(
     return letters, next((letter for letter, text in letters.items() if text == gold), gold)
 
 
-def _hub_rows(source: HubSource, revision: str | None) -> Iterator[Line]:
+def hub_rows(source: HubSource, revision: str | None) -> Iterator[Line]:
     import datasets
 
     where = f"hub: {source.hub}"

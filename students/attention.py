@@ -40,8 +40,9 @@ def attend_apart(
     attention_mask: "torch.Tensor | None",
     **options: Any,
 ) -> tuple["torch.Tensor", None]:
-    """Causal attention within each example of the row; [1, heads, tokens, size] in, [1, tokens, heads, size] out.
+    """Causal attention within each example of the row.
 
+    Takes [1, heads, tokens, size], returns [1, tokens, heads, size].
     `cu_seq_lens_q` (from TRL's padding-free collator) holds the borders; without it the row is one example.
     """
     import torch

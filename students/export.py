@@ -4,6 +4,7 @@ checkpoint/ holds merged safetensors in the card's dtype, the tokenizer with the
 token that were trained, and generation_config.json with that token and the sampling of the traces.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def export(
             trained, adapter, ignore=shutil.ignore_patterns("*.bin", "*token*", "*.jinja", "*.md")
         )
         student = merged(card, model, adapter)
+        name_base(adapter / "adapter_config.json", card)
     else:
         student = AutoModelForCausalLM.from_pretrained(
             trained, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -57,6 +59,13 @@ def save(student: PreTrainedModel, checkpoint: Path, style: Format, sampling: Sa
     student.config.dtype = student.dtype
     student.save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
+
+
+def name_base(path: Path, card: StudentCard) -> None:
+    """The adapter names its base as the card does, not by a path of this machine."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["base_model_name_or_path"] = card.model
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def generation_config(style: Format, sampling: Sampling) -> GenerationConfig:

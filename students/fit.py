@@ -17,6 +17,7 @@ from students.export import export
 from students.flags import TrainFlags
 from students.format import load_format
 from students.model import load_student, pick_device
+from students.preflight import Subject, choose, preflight
 from students.progress import Progress, Stopper
 from students.trainer import Job, OrderedTrainer, build_trainer
 
@@ -42,9 +43,13 @@ def fit(context: Context, card: StudentCard, model: SampledModel, flags: TrainFl
     recipe, directory = context.recipe.train, context.directory("train")
     device = pick_device(flags.device)
     style = load_format(card, model)
-    data = build(read_examples(context.directory("filter") / EXAMPLES), style, recipe, context.recipe.seed)
-    job = Job(recipe, context.recipe.seed, flags, device, directory / STEPS)
+    examples = read_examples(context.directory("filter") / EXAMPLES)
+    data = build(examples, style, recipe, context.recipe.seed)
     student = load_student(card, model, recipe, device)
+    shown = choose(examples, style, recipe)
+    checks = preflight(Subject(context.recipe, card, model, style, student, shown, data.largest_id))
+    log.info("preflight: %d checks passed on %s", len(checks), recipe.student)
+    job = Job(recipe, context.recipe.seed, flags, device, directory / STEPS)
     trainer = build_trainer(job, data, student, style.tokenizer, card.lora_targets)
     seconds = train(trainer, job, directory / METRICS)
     trained = job.directory / "trained"
@@ -91,6 +96,7 @@ def result(
     trainer: OrderedTrainer, data: TrainingSet, directory: Path, files: list[str], seconds: float
 ) -> Result:
     """Counts, outputs and usage of a finished run."""
+    attention = getattr(getattr(trainer.model, "config", None), "_attn_implementation", None)
     metrics = (directory / METRICS).read_text(encoding="utf-8").splitlines()
     tokens = sum(len(example.ids) for example in data.train)
     kept = len(data.train) + len(data.held_out)
@@ -106,7 +112,7 @@ def result(
             "held_out": len(data.held_out),
             "device": str(trainer.args.device),
             "processes": trainer.args.world_size,
-            "attention": trainer.model.config._attn_implementation,
+            "attention": attention,
         },
     )
 
@@ -115,3 +121,5 @@ def quiet_libraries() -> None:
     """One bar and one log: ours."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    # TRL advises larger batches of examples; ours hold many in each row
+    logging.getLogger("trl").setLevel(logging.ERROR)

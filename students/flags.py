@@ -8,8 +8,8 @@ from pipeline.errors import RecipeError
 
 @dataclass(frozen=True, slots=True)
 class TrainFlags:
-    """`tokens_per_device` bounds a micro-batch. Every `save_every` steps a checkpoint to resume from is written
-    (None: ten times a run). A launcher says which of its `processes` this one is by `rank`."""
+    """`tokens_per_device` bounds a micro-batch. Every `save_every` steps (None: ten times a run) a
+    checkpoint to resume from is written. A launcher says which of its `processes` this one is by `rank`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tokens_per_device: int = 8192

@@ -32,7 +32,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How one student writes: its tokenizer, the prompts of its template, its tags and the end of its turn."""
+    """How one student writes: tokenizer, prompts of its template, tags and the end of its turn."""
 
     tokenizer: Any
     prompts: ChatPrompts
@@ -58,7 +58,7 @@ class Format:
         return Encoded(prompt + completion, len(prompt))
 
     def opening(self, prompt: list[int]) -> str:
-        """What the end of a rendered prompt has already opened: the opening tag and its white space, or ''."""
+        """What the end of a prompt opened already: the opening tag and the white space after it, or ''."""
         tail = self.tokenizer.decode(prompt[-16:], skip_special_tokens=False)
         start = tail.rfind(self.tags.open)
         if start < 0 or tail[start + len(self.tags.open) :].strip():
@@ -74,10 +74,13 @@ def split_message(message: dict[str, str], tags: Tags) -> Split:
 
 
 def completion_text(split: Split, opening: str, tags: Tags) -> str:
-    """The trained turn without its end: `opening` is what the prompt wrote already and is not written again."""
-    if split.thinking is None:
+    """The trained turn without its end; `opening` is what the prompt wrote already.
+
+    A prompt that opens a thinking block gets it closed: without thinking the block is empty.
+    """
+    if split.thinking is None and not opening:
         return split.answer
-    block = f"{tags.open}\n{split.thinking}\n{tags.close}\n\n{split.answer}"
+    block = f"{tags.open}\n{split.thinking or ''}\n{tags.close}\n\n{split.answer}"
     if not opening:
         return block
     body = block[len(tags.open) :]
@@ -88,6 +91,11 @@ def completion_text(split: Split, opening: str, tags: Tags) -> str:
 def load_format(card: StudentCard, model: SampledModel) -> Format:
     """The format of a student. Reads the tokenizer's files, never the weights."""
     tokenizer = load_tokenizer(model.model, model.revision)
+    if tokenizer.chat_template is None and model.template is None:
+        raise StageError(
+            f"{model.model}: its tokenizer has no chat template; name one of students/templates/*.jinja as "
+            "`template` in the student's card"
+        )
     return Format(
         tokenizer=tokenizer,
         prompts=ChatPrompts(tokenizer, model),

@@ -29,7 +29,14 @@ def pick_device(wanted: str) -> str:
 
 def load_config(card: StudentCard, model: SampledModel) -> PretrainedConfig:
     """The model's configuration with the card's overrides. StageError where it needs code of its own."""
-    config = AutoConfig.from_pretrained(model.model, revision=model.revision, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(model.model, revision=model.revision, trust_remote_code=False)
+    except ValueError as error:
+        said = " ".join(str(error).split())[:200]
+        raise StageError(
+            f"{model.model}: needs code of its own, which is never run ({said}). Choose a student that "
+            "transformers supports by itself"
+        ) from None
     for key, value in card.config_overrides.items():
         if not hasattr(config, key):
             raise RecipeError(
@@ -40,7 +47,7 @@ def load_config(card: StudentCard, model: SampledModel) -> PretrainedConfig:
 
 
 def load_student(card: StudentCard, model: SampledModel, recipe: Train, device: str) -> PreTrainedModel:
-    """The base for training: fp32 on the CPU and for full fine-tuning (bf16 autocast on a GPU), else as carded."""
+    """The base to train: fp32 on the CPU and full fine-tuning (bf16 autocast on a GPU), else as carded."""
     if recipe.method == "qlora":
         return _load_quantised(card, model, device)
     dtype = torch.float32 if device == "cpu" or recipe.method == "full" else getattr(torch, card.dtype)
@@ -63,7 +70,7 @@ def lora_config(recipe: Train, targets: str | list[str]) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float is as good
         lora_dropout=lora.dropout,
         target_modules=targets,
         use_rslora=lora.variant == "rslora",
@@ -88,8 +95,8 @@ def _load(
     except OSError as error:
         said = " ".join(str(error).split())[:300]
         raise StageError(
-            f"{model.model}: its weights cannot be loaded ({said}). A student is read from *.safetensors only, "
-            "in a local directory or on the hub"
+            f"{model.model}: its weights cannot be loaded ({said}). A student is read from *.safetensors "
+            "only, in a local directory or on the hub"
         ) from None
 
 
@@ -102,8 +109,8 @@ def _load_quantised(card: StudentCard, model: SampledModel, device: str) -> PreT
     if device != "cuda" or find_spec("bitsandbytes") is None:
         missing = "this machine has no CUDA device" if device != "cuda" else "bitsandbytes is not installed"
         raise RecipeError(
-            f"train.method: qlora quantises with bitsandbytes on a CUDA device, and {missing}. Use method: lora "
-            "here (the same adapter on an unquantised base), or train where there is a GPU"
+            f"train.method: qlora quantises with bitsandbytes on a CUDA device, and {missing}. Use method: "
+            "lora here (the same adapter on an unquantised base), or train where there is a GPU"
         )
     quantised = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -1,4 +1,4 @@
-"""The train stage: preflight, then TRL's SFTTrainer with or without PEFT, then a checkpoint that all tools load.
+"""The train stage: preflight, TRL's SFTTrainer with or without PEFT, a checkpoint that all tools load.
 
 Reads runs/<name>/filter/examples.parquet; writes runs/<name>/train/checkpoint/, adapter/ and metrics.jsonl.
 An interrupted run goes on from its last checkpoint under steps/, which is removed when the stage finishes.

@@ -8,6 +8,7 @@ changes nothing but rounding.
 
 import functools
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from pipeline.errors import RecipeError
 from pipeline.recipe import Train
 from students.batching import Steps, balanced, cut, global_batches
 from students.examples import TrainingSet
@@ -43,7 +45,7 @@ class OrderedTrainer(SFTTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         share = functools.partial(learning_rate_share, num_steps=num_training_steps, recipe=self.recipe)
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)  # type: ignore[arg-type]
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -59,6 +61,7 @@ def build_trainer(
     lora_targets: str | list[str],
 ) -> OrderedTrainer:
     """The trainer of one run, its global batches decided."""
+    require_extras(job.flags)
     config = base_config(job)
     steps = plan_steps(job, data.train, config.world_size)
     config.max_steps = len(steps.parts)
@@ -103,6 +106,7 @@ def base_config(job: Job) -> SFTConfig:
         remove_unused_columns=False,
         use_cpu=on_cpu,
         bf16=not on_cpu,
+        ddp_find_unused_parameters=False if flags.processes > 1 else None,
         ddp_backend="gloo" if on_cpu and flags.processes > 1 else None,
         dataloader_pin_memory=not on_cpu,
         gradient_checkpointing=flags.gradient_checkpointing,
@@ -118,6 +122,19 @@ def base_config(job: Job) -> SFTConfig:
         report_to="none" if flags.tracker == "none" else flags.tracker,
         disable_tqdm=True,
     )
+
+
+def require_extras(flags: TrainFlags) -> None:
+    """RecipeError where a flag asks for a library that is not installed."""
+    wanted = {"--liger": "liger_kernel"} if flags.liger else {}
+    if flags.tracker != "none":
+        wanted[f"--tracker {flags.tracker}"] = flags.tracker
+    for flag, module in wanted.items():
+        if find_spec(module) is None:
+            name = module.replace("_", "-")
+            raise RecipeError(
+                f"{flag}: {name} is not installed here; run: pip install {name}, or leave it out"
+            )
 
 
 def plan_steps(job: Job, train: list[Encoded], processes: int) -> Steps:

@@ -110,3 +110,21 @@ def write_examples(path: Path, rows: list[dict[str, Any]]) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(arrow.Table.from_pylist(rows), path)
+
+
+def finished_filter(root: Path, rows: list[dict[str, Any]], *overrides: str) -> Any:
+    """A run under `root` whose filter stage is finished, and the context of its train stage."""
+    from pipeline.recipe import load_recipe
+    from pipeline.stage import Context, Counts, Plan, Start, begin
+    from tests.conftest import RECIPE
+
+    path = root / "small.yaml"
+    path.write_text(RECIPE)
+    recipe = load_recipe(path, ["train.batch_size=8", *overrides])
+    context = Context(recipe, root / "runs", Start(recipe=str(path)))
+    stage = begin(context.directory("filter"), Plan("filter", 1, {"rows": len(rows)}, {}, 0), Start())
+    if stage is not None:
+        with stage:
+            write_examples(stage.directory / "examples.parquet", rows)
+            stage.finish(Counts(len(rows), len(rows)), {"examples.parquet": len(rows)})
+    return context

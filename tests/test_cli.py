@@ -62,10 +62,9 @@ def test_every_subcommand_that_a_document_names_exists(retort: Run, command: str
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("target", named(r"(?:`|^|\n)make ([a-z-]+)"))
+@pytest.mark.parametrize("target", named(r"(?:`|\n|Command: +|# +)make ([a-z-]*[a-z])\b(?!-\*)"))
 def test_every_make_target_that_a_document_names_exists(target: str) -> None:
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert re.search(rf"^([a-z -]+ )?{target}( [a-z -]+)?:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 def test_make_prints_its_help() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import embedded
+from pipeline.recipe import load_recipe
 from pipeline.render import Tags, messages, split_thinking
 from pipeline.sources import is_reserved
 from students.embedded import build as student_build
@@ -223,3 +224,9 @@ def test_committed_weights(name: str, kind: str, tokenizer: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
     assert type(model).__name__ == kind
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_demo_asks_what_the_models_were_trained_for() -> None:
+    recipe = load_recipe(ROOT / "recipes/demo.yaml")
+    for procedural in (recipe.problems.sources, recipe.eval.tasks):
+        assert {entry.reasoning_gym: entry.config for entry in procedural} == embedded.FAMILIES

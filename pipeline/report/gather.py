@@ -4,13 +4,18 @@ Reads the manifests of the finished stages of a run and eval's results.json; wri
 """
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cards import student_card, teacher_card
 from pipeline.errors import StageError
 from pipeline.recipe import Recipe
-from pipeline.stage import MANIFEST, read_manifest
+from pipeline.report.numbers import short
+from pipeline.rows import Line, json_lines
+from pipeline.stage import read_manifest
 
 STAGES = ["problems", "generate", "filter", "train", "eval"]
 
@@ -37,6 +42,24 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What stands behind a name: its card, what identifies its weights, and what its licence says."""
+
+    name: str
+    card: str
+    weights: str
+    licence: str
+    outputs: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    name: str
+    kept: int
+    licence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """All that the three files of the report are written from."""
 
@@ -45,10 +68,19 @@ class Findings:
     results: dict[str, Any]
     funnel: list[Step]
     costs: list[Cost]
+    metrics: list[dict[str, Any]]
+    forecast: dict[str, Any]
+    model_facts: list[ModelFacts]
+    sources: list[SourceFacts]
 
     @property
     def models(self) -> list[str]:
         return list(self.results["models"])
+
+    def pool_first(self) -> list[tuple[str, dict[str, Any]]]:
+        """The tasks with their entries, the headline one first."""
+        head, entry = self.headline
+        return [(head, entry), *[(t, e) for t, e in self.results["tasks"].items() if t != head]]
 
     @property
     def headline(self) -> tuple[str, dict[str, Any]]:
@@ -68,8 +100,46 @@ def gather(recipe: Recipe, run: Path) -> Findings:
     except (OSError, ValueError) as error:
         raise StageError(f"{path}: cannot be read ({error}). Run eval again with FORCE=1") from None
     return Findings(
-        recipe, manifests, results, funnel_of(manifests), [cost_of(m) for m in manifests.values()]
+        recipe=recipe,
+        manifests=manifests,
+        results=results,
+        funnel=funnel_of(manifests),
+        costs=[cost_of(manifest) for manifest in manifests.values()],
+        metrics=[line.values for line in rows_of(run / "train/metrics.jsonl") if line.values is not None],
+        forecast=read_forecast(run / "generate/forecast.json"),
+        model_facts=[model_facts(name, recipe, identity) for name, identity in results["models"].items()],
+        sources=sources_of(run / "problems/problems.jsonl"),
     )
+
+
+def read_forecast(path: Path) -> dict[str, Any]:
+    """What a pilot foretold, with its intervals; empty where there was none."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def rows_of(path: Path) -> Iterator[Line]:
+    return json_lines(path) if path.is_file() else iter(())
+
+
+def model_facts(name: str, recipe: Recipe, identity: dict[str, Any]) -> ModelFacts:
+    """From the model's card and the identity that eval recorded."""
+    weights = str(identity.get("content") or identity.get("revision") or "unknown")
+    if name == "teacher":
+        teacher = teacher_card(recipe.generate.teacher)
+        card = f"teachers/cards/{recipe.generate.teacher}.yaml"
+        return ModelFacts(name, card, short(weights), teacher.licence, teacher.training_on_outputs)
+    student = student_card(recipe.train.student)
+    licence = student.licence if name == "base" else f"as its base: {student.licence}"
+    return ModelFacts(name, f"students/cards/{recipe.train.student}.yaml", short(weights), licence, "-")
+
+
+def sources_of(path: Path) -> list[SourceFacts]:
+    """How many problems of each source and licence training could use."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for line in rows_of(path):
+        if line.values is not None:
+            counts[line.values["source"], line.values["licence"]] += 1
+    return [SourceFacts(name, kept, licence) for (name, licence), kept in counts.most_common()]
 
 
 def funnel_of(manifests: dict[str, dict[str, Any]]) -> list[Step]:
@@ -102,7 +172,3 @@ def cost_of(manifest: dict[str, Any]) -> Cost:
         int(usage.get("prompt_tokens", 0)),
         int(usage.get("output_tokens", 0)),
     )
-
-
-def manifest_files(run: Path) -> list[Path]:
-    return [run / stage / MANIFEST for stage in STAGES if (run / stage / MANIFEST).is_file()]

@@ -1,36 +1,105 @@
 """report.md and README.md (the model card). Markdown is data here: cells are escaped, nothing is rendered."""
 
+import json
+from typing import Any
+
+from pipeline.cards import student_card, teacher_card
 from pipeline.report.gather import Findings
-from pipeline.report.numbers import short
 from pipeline.report.tables import (
     Table,
+    contamination_table,
     cost_table,
+    forced_table,
+    forecast_table,
     funnel_table,
     gap_text,
+    ledger_table,
     paired_table,
+    provenance_tables,
     scores_table,
+    software_table,
 )
+from pipeline.report.words import BUDGET_NOTE, CONTAMINATION_NOTE, limits, subtitle, way_of_measuring
 
 
 def report_markdown(findings: Findings) -> str:
     """The whole report as text."""
     lines = [
-        f"# Report of `{findings.recipe.name}`",
+        f"# Report of {findings.recipe.name}",
+        "",
+        subtitle(findings) + ".",
         "",
         *scores_section(findings),
-        *funnel_section(findings),
     ]
+    lines += [*budget_section(findings), *contamination_section(findings), *funnel_section(findings)]
     return "\n".join([*lines, *cost_section(findings), *provenance_section(findings)]) + "\n"
+
+
+def card_markdown(findings: Findings) -> str:
+    """The model card that goes with the checkpoint, in the form that the Hugging Face hub reads."""
+    recipe = findings.recipe
+    lines = [*front_matter(findings), f"# {recipe.name}", "", subtitle(findings) + ".", ""]
+    lines += [*scores_section(findings), *contamination_section(findings), *funnel_section(findings)]
+    lines += ["## Licences and provenance", ""]
+    for table in provenance_tables(findings):
+        lines += [*table_lines(table), ""]
+    teacher = teacher_card(recipe.generate.teacher)
+    if teacher.training_on_outputs == "restricted":
+        lines += [
+            f"The licence of the teacher ({teacher.licence}) restricts what may be trained on its outputs: "
+            "read it before this checkpoint is passed on.",
+            "",
+        ]
+    lines += ["## Limits", "", *[f"- {limit}" for limit in limits(findings)], ""]
+    return "\n".join([*lines, *recipe_section(recipe.model_dump(exclude_unset=True))]) + "\n"
+
+
+def front_matter(findings: Findings) -> list[str]:
+    """YAML for the hub; values are JSON strings, which YAML reads."""
+    student = student_card(findings.recipe.train.student)
+    fields = {"license": student.licence.lower(), "base_model": student.model, "library_name": "transformers"}
+    return [
+        "---",
+        *[f"{key}: {json.dumps(value)}" for key, value in fields.items()],
+        "tags: [distillation]",
+        "---",
+        "",
+    ]
 
 
 def scores_section(findings: Findings) -> list[str]:
     name, entry = findings.headline
-    lines = ["## Scores", "", "Every value stands with its 95% interval, over questions.", ""]
-    for task in [name, *[task for task in findings.results["tasks"] if task != name]]:
-        lines += [f"### {task}", "", *table_lines(scores_table(findings, task)), ""]
+    lines = ["## Scores", "", way_of_measuring(findings), ""]
+    for task, _ in findings.pool_first():
+        lines += [f"### {escape(task)}", "", *table_lines(scores_table(findings, task)), ""]
     gap = gap_text(entry)
-    lines += [f"Gap recovered ({name}): {gap}", ""] if gap else []
+    lines += [f"Gap recovered ({escape(name)}): {escape(gap)}", ""] if gap else []
     return [*lines, "### Paired differences", "", *table_lines(paired_table(findings)), ""]
+
+
+def budget_section(findings: Findings) -> list[str]:
+    """The budget curve of the headline as a table, and what forced closing gave."""
+    name, entry = findings.headline
+    lines = [f"## Score against allowed tokens ({escape(name)})", "", BUDGET_NOTE, ""]
+    curves = entry["budget"]
+    rows = [
+        [f"{first['max_tokens']:,}", *[f"{100 * curves[model][place]['pass@1']:.1f}%" for model in curves]]
+        for place, first in enumerate(next(iter(curves.values())))
+    ]
+    for place, model in enumerate(curves):
+        for row, point in zip(rows, curves[model], strict=True):
+            low, high = point["ci95"]
+            row[place + 1] += f" [{100 * low:.1f}, {100 * high:.1f}]"
+    lines += [*table_lines(Table(["tokens", *curves], rows)), ""]
+    forced = forced_table(findings)
+    return [*lines, "### Thinking closed by force", "", *table_lines(forced), ""] if forced else lines
+
+
+def contamination_section(findings: Findings) -> list[str]:
+    table = contamination_table(findings)
+    if table is None:
+        return []
+    return ["## Contamination", "", CONTAMINATION_NOTE, "", *table_lines(table), ""]
 
 
 def funnel_section(findings: Findings) -> list[str]:
@@ -38,34 +107,22 @@ def funnel_section(findings: Findings) -> list[str]:
 
 
 def cost_section(findings: Findings) -> list[str]:
-    return ["## Cost", "", *table_lines(cost_table(findings)), ""]
+    lines = ["## Cost", "", *table_lines(cost_table(findings)), ""]
+    ledger, forecast = ledger_table(findings), forecast_table(findings)
+    if ledger:
+        lines += [*table_lines(ledger), ""]
+    return [*lines, "### Forecast against fact", "", *table_lines(forecast), ""] if forecast else lines
 
 
 def provenance_section(findings: Findings) -> list[str]:
-    rows = [
-        [
-            stage,
-            f"`{short(manifest['fingerprint'])}`",
-            f"`{short(manifest['code']['commit'], 12)}`"
-            + (" (changed)" if manifest["code"]["dirty"] else ""),
-            manifest["started"],
-        ]
-        for stage, manifest in findings.manifests.items()
-    ]
-    return ["## Provenance", "", *table_lines(Table(["stage", "fingerprint", "code", "started"], rows)), ""]
+    lines = ["## Provenance", ""]
+    for table in [*provenance_tables(findings), software_table(findings)]:
+        lines += [*table_lines(table), ""]
+    return [*lines, *recipe_section(findings.recipe.model_dump(exclude_unset=True))]
 
 
-def card_markdown(findings: Findings) -> str:
-    """The model card that goes with the checkpoint."""
-    recipe = findings.recipe
-    lines = [
-        f"# {recipe.name}",
-        "",
-        f"`{recipe.train.student}`, fine-tuned on verified traces of `{recipe.generate.teacher}` "
-        f"(method {recipe.train.method}, {recipe.train.epochs:g} epochs).",
-        "",
-    ]
-    return "\n".join([*lines, *scores_section(findings), *funnel_section(findings)]) + "\n"
+def recipe_section(recipe: dict[str, Any]) -> list[str]:
+    return ["## Recipe", "", "```json", json.dumps(recipe, indent=2, ensure_ascii=False), "```"]
 
 
 def table_lines(table: Table) -> list[str]:

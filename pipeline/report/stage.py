@@ -31,11 +31,15 @@ def run(context: Context) -> None:
         from pipeline.report.gather import gather
         from pipeline.report.markdown import card_markdown, report_markdown
         from pipeline.report.page import report_page
+        from pipeline.report.traces import answered_questions, sifted_traces
 
         with stage:
             findings = gather(context.recipe, run_directory)
+            tasks = [task for task in findings.results["tasks"] if task != "all"]
+            sifted = sifted_traces(run_directory / "filter")
+            answered = answered_questions(run_directory / "eval", findings.models, tasks)
             pages = {
-                "report.html": report_page(findings),
+                "report.html": report_page(findings, sifted, answered),
                 "report.md": report_markdown(findings),
                 "README.md": card_markdown(findings),
             }

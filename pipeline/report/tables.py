@@ -4,10 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.gather import Findings
-from pipeline.report.numbers import count, p_value, percent, points, score, seconds
-
-# which entries of a task are no model's
-NO_MODELS = {"paired", "gap_recovered", "budget", "contamination", "without_flagged", "card"}
+from pipeline.report.numbers import count, p_value, percent, points, score, seconds, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ def mean_tokens(held: dict[str, Any]) -> str:
 def paired_table(findings: Findings) -> Table:
     """One row a task and pair of models: difference, p, and what this n could have found."""
     rows = []
-    for task, entry in findings.results["tasks"].items():
+    for task, entry in findings.pool_first():
         for pair, held in entry["paired"].items():
             adjusted = p_value(held["p_holm"]) if "p_holm" in held else "-"
             rows.append(
@@ -103,3 +100,111 @@ def gap_text(entry: dict[str, Any]) -> str | None:
         return f"Not defined: {gap['reason']}."
     low, high = gap["ci95"]
     return f"{percent(gap['value'])} [{percent(low)}, {percent(high)}] of the way from base to teacher."
+
+
+def contamination_table(findings: Findings) -> Table | None:
+    """One row a task and model: the score with and without the questions that training has seen."""
+    rows = []
+    for task, entry in findings.pool_first():
+        held = entry.get("contamination")
+        if held is None:
+            continue
+        if not held["flagged"]:
+            rows.append([task, f"0 of {held['questions']:,}", "-", "-", "-", "-"])
+            continue
+        seen = f"{held['flagged']:,} of {held['questions']:,}"
+        rules = ", ".join(f"{rule} {number:,}" for rule, number in held["rules"].items()) or "-"
+        for model in findings.models:
+            without = (held["without_flagged"] or {}).get(model)
+            rest = score(without["pass@1"], without["ci95"]) if without else "no question is left"
+            rows.append([task, seen, rules, model, score(entry[model]["pass@1"], entry[model]["ci95"]), rest])
+    head = ["task", "flagged questions", "by rule", "model", "pass@1", "without the flagged"]
+    return Table(head, rows) if rows else None
+
+
+def forced_table(findings: Findings) -> Table | None:
+    """pass@1 where the thinking was cut at a budget, closed, and the answer sampled anew."""
+    rows = [
+        [task, model, f"{point['thinking_tokens']:,}", score(point["pass@1"], point["ci95"])]
+        for task, entry in findings.results["tasks"].items()
+        for model, points_of in (entry.get("forced_budget") or {}).items()
+        for point in points_of
+    ]
+    return Table(["task", "model", "thinking tokens", "pass@1"], rows) if rows else None
+
+
+def ledger_table(findings: Findings) -> Table | None:
+    """What a kept trace and a point of the student's score cost, in tokens, engine time and money."""
+    manifests = findings.manifests
+    if "generate" not in manifests or "filter" not in manifests:
+        return None
+    bought = next(cost for cost in findings.costs if cost.stage == "generate")
+    kept = manifests["filter"]["counts"]["kept"]
+    rows = [["teacher output tokens per kept trace", count(bought.output_tokens / kept) if kept else "-"]]
+    rows.append(
+        ["teacher engine time per kept trace", f"{bought.engine_seconds / kept:.3f} s" if kept else "-"]
+    )
+    rows.append(["teacher output tokens per point gained", per_point(findings, bought.output_tokens)])
+    price = findings.recipe.report.price_per_engine_hour
+    if price is not None:
+        currency = findings.recipe.report.currency
+        for cost in findings.costs:
+            if cost.engine_seconds:
+                money = cost.engine_seconds / 3600 * price
+                rows.append(
+                    [f"{cost.stage}: engine time at {price:g} {currency} an hour", f"{money:.4f} {currency}"]
+                )
+    return Table(["what", "cost"], rows)
+
+
+def per_point(findings: Findings, tokens: int) -> str:
+    """Tokens for each percentage point of student - base, with the interval of that difference."""
+    _, entry = findings.headline
+    gain = entry["paired"].get("student-base")
+    if gain is None or gain["ci95"][0] <= 0:
+        return "- (no gain that is separated from zero)"
+    low, high = gain["ci95"]
+    value, least, most = (tokens / (100 * share) for share in (gain["delta"], high, low))
+    return f"{value:,.0f} [{least:,.0f}, {most:,.0f}]"
+
+
+def forecast_table(findings: Findings) -> Table | None:
+    """What generate's pilot foretold beside what came; None where there was no pilot."""
+    notes = (findings.manifests.get("generate") or {}).get("notes") or {}
+    rows = []
+    for name, held in (notes.get("forecast") or {}).items():
+        low, high = (findings.forecast.get(f"{name}_{end}") for end in ("low", "high"))
+        span = f" [{low:,}, {high:,}]" if low is not None and high is not None else ""
+        ratio = f"{held['ratio']:.2f}" if held["ratio"] is not None else "-"
+        rows.append([name.replace("_", " "), f"{held['forecast']:,}{span}", f"{held['fact']:,}", ratio])
+    return Table(["generate", "forecast", "fact", "forecast / fact"], rows) if rows else None
+
+
+def provenance_tables(findings: Findings) -> list[Table]:
+    """Stages with their fingerprints and code, models and their licences, sources, versions."""
+    stages = Table(
+        ["stage", "fingerprint", "code", "started", "wall time"],
+        [
+            [
+                stage,
+                short(manifest["fingerprint"]),
+                short(manifest["code"]["commit"], 12) + (" (changed)" if manifest["code"]["dirty"] else ""),
+                manifest["started"],
+                seconds(manifest["seconds"]),
+            ]
+            for stage, manifest in findings.manifests.items()
+        ],
+    )
+    models = Table(
+        ["model", "card", "weights", "licence", "training on its outputs"],
+        [[m.name, m.card, m.weights, m.licence, m.outputs] for m in findings.model_facts],
+    )
+    sources = Table(
+        ["problems from", "kept", "licence"], [[s.name, count(s.kept), s.licence] for s in findings.sources]
+    )
+    return [stages, models, sources]
+
+
+def software_table(findings: Findings) -> Table:
+    versions = findings.results["versions"]
+    return Table(["library", "version"], [[name, version] for name, version in versions.items()])

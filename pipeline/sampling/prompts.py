@@ -32,6 +32,18 @@ class ChatPrompts:
             )
         )
 
+    def text(self, messages: list[dict[str, str]], generation_prompt: bool = True) -> str:
+        """The chat as the template writes it, before it becomes ids."""
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generation_prompt, **self._options
+            )
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that stands inside a chat: no special tokens are added around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text with special tokens: a model may mark its thinking with them."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)

@@ -1,4 +1,4 @@
-"""Find the answer in a response: the last \\boxed, then a stated final answer, then the last number or formula.
+"""Find the answer in a response: the last \\boxed, then a stated answer, then the last number or formula.
 
 Every step is linear in the length of the text and looks at its end only, so megabytes cost milliseconds.
 """
@@ -6,8 +6,9 @@ Every step is linear in the length of the text and looks at its end only, so meg
 import re
 
 TAIL = 20_000  # characters at the end of a response in which an unboxed answer is looked for
-MAX_BOX = 20_000  # characters of one box
-MAX_BOXES = 20  # boxes looked at, from the last one backwards
+BOX_TAIL = 200_000  # characters at the end of a response in which a box is looked for
+MAX_BOX = 150_000  # characters of one box
+MAX_BOXES = 10  # boxes looked at, from the last one backwards
 WHOLE = 200  # a response of at most this many characters may be an answer as it stands
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s{0,20}(?=\{|[0-9A-Za-z])")
@@ -19,11 +20,14 @@ STATED = re.compile(
     r"""
     (?: ^[ \t]{0,20} \#{4} [ \t]{0,20}
       | <answer>
-      | ^[ \t*_#>-]{0,20} (?:the\ )? (?:final\ |correct\ )? (?:answer|ans|result|solution|A)
+      | ^[ \t*_]{0,5} A \ ?:
+      | ^[ \t*_#>-]{0,20} (?:the\ )? (?:final\ |correct\ )? (?:answer|ans|result|solution)
         \ {0,5} [*_]{0,3} \ {0,5} [:=] \ {0,5} [*_]{0,3}
       | \b(?:final\ |correct\ )?(?:answer|result|solution)s?
         (?:\ (?:to|of|for)\ [^.\n$]{1,80}?)?
-        \ {0,5} [*_]{0,3} \ {0,5} (?: (?:is|are|equals)\b(?:\ (?:therefore|thus|then|simply|just|exactly))? | : ) :? \ {0,5} [*_]{0,3}
+        \ {0,5} [*_]{0,3} \ {0,5}
+        (?: (?:is|are|equals)\b (?:\ (?:therefore|thus|then|simply|just|exactly))? | : ) :?
+        \ {0,5} [*_]{0,3}
     )
     [ \t]{0,20} \n{0,2} [ \t]{0,20}
     (?P<answer>[^\n]{1,2000})
@@ -33,23 +37,40 @@ STATED = re.compile(
 FORMULA = re.compile(
     r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)", re.DOTALL
 )
+CLAUSE_END = re.compile(r"\.\s|,?\s(?:because|since|which|so|as|when|if|while)\s|\n")
+VERB = re.compile(
+    r"\b(?:is|are|equals|equal to|was|be|get|gives|obtain|have|has|makes?|therefore|thus|hence|so|at)\s",
+    re.I,
+)
+# words that no answer holds: a line with one of them has words around its answer
+PROSE = re.compile(
+    r"\b(?:the|so|hence|thus|therefore|we|that|because|since|it|this"
+    r"|there|she|he|they|which|as|his|her|I am|I think|I cannot|I get)\b(?!\s?[=<>(])",
+    re.IGNORECASE,
+)
 NUMBER = re.compile(r"(?<![\w.])-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last non-empty \\boxed, joined by commas with boxes that stand right before it."""
+def last_boxes(text: str) -> list[str]:
+    """The content of the last non-empty \\boxed, behind that of boxes which stand right before it."""
     found: list[str] = []
+    shift = max(0, len(text) - BOX_TAIL)
     start_of_next = len(text)
-    for match in reversed(list(BOX.finditer(text[-200_000:]))[-MAX_BOXES:]):
-        shift = max(0, len(text) - 200_000)
-        content, end = box_content(text, match.end() + shift)
+    for match in reversed(list(BOX.finditer(text, shift))[-MAX_BOXES:]):
+        content, end = box_content(text, match.end())
         if not content.strip():
             continue
         if found and not BETWEEN.match(text[end:start_of_next][:200]):
             break
         found.append(content.strip())
-        start_of_next = match.start() + shift
-    return ", ".join(dict.fromkeys(reversed(found))) if found else None
+        start_of_next = match.start()
+    return list(dict.fromkeys(reversed(found)))
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last non-empty \\boxed."""
+    boxes = last_boxes(text)
+    return boxes[-1] if boxes else None
 
 
 def box_content(text: str, start: int) -> tuple[str, int]:
@@ -70,15 +91,24 @@ def box_content(text: str, start: int) -> tuple[str, int]:
             if depth == 0:
                 return text[start + 1 : position], position + 1
         position += 1
+    whole = text[start:stop].rstrip()
+    if start <= len("\\boxed") and whole.endswith("}"):
+        return whole[1:-1], stop  # the text is one box around something with a brace of its own
     return "", stop
 
 
 def stated_answer(text: str) -> str | None:
     """What follows the last "####", "A:", "Answer:", "the answer is" or <answer>, to the end of its line."""
-    answer = None
-    for match in STATED.finditer(text[-TAIL:]):
-        answer = match.group("answer")
-    return answer if answer is None else tidy(answer.split("</answer>")[0])
+    text = text[-TAIL:]
+    last = None
+    for match in STATED.finditer(text):
+        last = match
+    if last is None:
+        return None
+    answer = last.group("answer").split("</answer>")[0]
+    if answer.count("$") % 2 and 0 <= (closing := text.find("$", last.end())) < last.end() + WHOLE:
+        answer += " " + text[last.end() : closing + 1]  # the formula goes on in the next line
+    return tidy(answer)
 
 
 def tidy(text: str) -> str:
@@ -103,9 +133,59 @@ def last_number(text: str) -> str | None:
     return number
 
 
+def answers(response: str) -> list[str]:
+    """What may be the answer where nothing is boxed, best first. A later one counts only where those before
+    it cannot be read."""
+    if (stated := stated_answer(response)) is not None and stated:
+        return unique([stated, *shorter(stated)])
+    text = response[-TAIL:].strip()
+    if not text:
+        return []
+    last_line = tidy(text.splitlines()[-1])
+    found: list[str | None] = [tidy(text)] if len(text) <= WHOLE else []
+    if len(last_line) <= 2 * WHOLE:
+        found += [last_line, *shorter(last_line)]
+    return unique([*found, last_formula(text), last_number(text)])
+
+
+def unique(found: list[str | None]) -> list[str]:
+    return [answer for answer in dict.fromkeys(found) if answer]
+
+
+def shorter(line: str) -> list[str | None]:
+    """Of a line with words around its answer: its formulas, its first clause, what follows a verb."""
+    formulas = joined_formulas(line)
+    clause = tidy(CLAUSE_END.split(line, maxsplit=1)[0])
+    behind = [tidy(part) for part in (VERB.split(line)[-1], VERB.split(clause)[-1])]
+    number = last_number(line)
+    word = re.match(r"[^\W\d_]{2,20}(?=,\s)", line)  # "Yes, it is"
+    return [clause if clause != line else None, *formulas, *behind, word.group() if word else None, number]
+
+
+def is_prose(text: str) -> bool:
+    return PROSE.search(FORMULA.sub(" ", text)) is not None
+
+
+def joined_formulas(line: str) -> list[str | None]:
+    """The last formula, together with those that only "and", "or" or a comma separates from it."""
+    found = list(FORMULA.finditer(line))
+    if not found:
+        return []
+    start = found[-1].start()
+    for match in reversed(found[:-1]):
+        if not BETWEEN.match(line[match.end() : start]):
+            break
+        start = match.start()
+    joined = line[start : found[-1].end()]
+    rest = line[found[-1].end() :]
+    unit = re.match(r"^\s?(?:[a-z%°]{1,20})(?=[\s.,]|$)", rest)
+    return [joined + unit.group() if unit else joined, joined]
+
+
 def find_answer(response: str) -> str | None:
-    """The answer as text, for verifiers that compare text: boxed, else stated, else the last line if short."""
-    answer = last_boxed(response) or stated_answer(response)
+    """The answer for verifiers that compare text: boxed, else stated, else the last line if short."""
+    boxes = last_boxes(response)
+    answer = ", ".join(boxes) if boxes else stated_answer(response)
     if answer is None:
         lines = response[-TAIL:].strip().splitlines()
         answer = tidy(lines[-1]) if lines and len(lines[-1]) <= WHOLE else None

@@ -66,7 +66,7 @@ def load_verifiers() -> dict[str, Callable[[str, str, dict[str, Any]], Outcome]]
     from pipeline.verify.several import verify_any
     from pipeline.verify.text import verify_text
 
-    verifiers = {
+    verifiers: dict[str, Callable[[str, str, dict[str, Any]], Outcome]] = {
         "math": verify_math,
         "choice": verify_choice,
         "text": verify_text,

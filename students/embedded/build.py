@@ -31,7 +31,8 @@ from students.embedded.facts import document
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SCHEDULE = Schedule(steps=500, rows=16, learning_rate=2e-3)
+DOCUMENTS_PER_ANSWER = 2
+SCHEDULE = Schedule(steps=1200, rows=16, learning_rate=2e-3)
 
 
 def base_texts(seed: int) -> Iterator[Text]:
@@ -39,7 +40,8 @@ def base_texts(seed: int) -> Iterator[Text]:
     rng = random.Random(seed)
     for item in mixed_items(seed):
         yield Text(chat_prompt(item.question), chat_completion("", direct_answer(item)))
-        yield Text("", document(rng) + "<|endoftext|>")
+        for _ in range(DOCUMENTS_PER_ANSWER):
+            yield Text("", document(rng) + "<|endoftext|>")
 
 
 def direct_answer(item: Item) -> str:

@@ -25,7 +25,7 @@ def digit_product(rng: random.Random) -> str:
 
 
 def small_multiple(rng: random.Random) -> str:
-    p = rng.randrange(2, 51)
+    p = rng.randrange(1, 10 ** rng.randint(1, 2))
     q = rng.randrange(1, 100 // p + 1)
     return f"{p}*{q}={p * q}"
 
@@ -37,8 +37,16 @@ def small_difference(rng: random.Random) -> str:
 
 def quotient(rng: random.Random) -> str:
     divisor = rng.choice([2, 2, 2, 3, 3, 5, 7, 11])
-    value = rng.randrange(1, 1 + 4096 // divisor if divisor == 2 else 1 + 360 // divisor)
+    value = rng.randrange(1, 1 + 360 // divisor)
     return f"{value * divisor}/{divisor}={value}"
+
+
+def cancelled(rng: random.Random) -> str:
+    """One factor taken out of a fraction."""
+    factor = rng.choice([2, 2, 2, 3, 3, 5, 7, 11])
+    below = rng.randrange(2, 1 + 360 // factor)
+    above = rng.randrange(1, below)
+    return f"{above * factor}/{below * factor}\n{factor}:{above}/{below}"
 
 
 def half(rng: random.Random) -> str:
@@ -64,6 +72,7 @@ FACTS: tuple[Callable[[random.Random], str], ...] = (
     small_multiple,
     small_difference,
     quotient,
+    cancelled,
     half,
     copied,
     digits_from_units,

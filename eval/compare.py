@@ -1,0 +1,203 @@
+"""Compare two finished runs on the questions that both were asked: paired, and only at equal budgets.
+
+Reads the eval directories of both runs, and the manifests of their earlier stages. Prints Markdown on stdout.
+
+    python -m pipeline compare demo demo-lora
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.samples import Answers, read_answers
+from eval.scores import Paired, holm, paired, pass_at_1
+from pipeline.errors import RecipeError, StageError
+from pipeline.records import Problem, from_json
+from pipeline.report.markdown import table_lines
+from pipeline.report.numbers import count, p_value, points, score
+from pipeline.report.tables import Table
+from pipeline.sampling import Store
+from pipeline.stage import difference, read_manifest
+
+# what two scores must share to be comparable at all
+EQUAL = ("sampling", "prompt", "verifiers")
+# budgets within this factor of each other count as equal
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run whose eval stage is finished."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def problems(self, task: str) -> list[Problem]:
+        with (self.path / "eval" / f"{task}.problems.jsonl").open(encoding="utf-8") as file:
+            return [from_json(Problem, line) for line in file]
+
+    def tasks(self) -> list[str]:
+        suffix = ".problems.jsonl"
+        return [name.removesuffix(suffix) for name in self.manifest["outputs"] if name.endswith(suffix)]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Both models on the questions that both runs hold; `only` counts questions that one of them lacks."""
+
+    task: str
+    questions: int
+    only: int
+    first: Answers
+    second: Answers
+    result: Paired
+
+
+def compare(first: Path, second: Path, model: str = "student") -> str:
+    """The comparison as Markdown. RecipeError where the runs cannot be compared, saying why."""
+    runs = finished_run(first, model), finished_run(second, model)
+    check_equal(*runs)
+    shared = [task for task in runs[0].tasks() if task in runs[1].tasks()]
+    if not shared:
+        raise RecipeError(
+            f"compare: {runs[0].name} and {runs[1].name} share no task "
+            f"({', '.join(runs[0].tasks())}; {', '.join(runs[1].tasks())})"
+        )
+    found = [compare_task(*runs, task, model) for task in shared]
+    return "\n".join([*heading(*runs, model), *scores(*runs, found), *budgets(*runs)])
+
+
+def finished_run(path: Path, model: str) -> FinishedRun:
+    manifest = read_manifest(path / "eval")
+    if manifest is None:
+        raise StageError(
+            f"compare needs {path / 'eval/manifest.json'}, which does not exist: run eval there first"
+        )
+    if model not in manifest["config"]["models"]:
+        held = ", ".join(manifest["config"]["models"])
+        raise RecipeError(f"compare: {path.name} did not measure '{model}'; it measured: {held}")
+    return FinishedRun(path, manifest)
+
+
+def check_equal(first: FinishedRun, second: FinishedRun) -> None:
+    """RecipeError where prompt, sampling, verifiers or samples differ: such scores do not compare."""
+    configs = [run.manifest["config"] for run in (first, second)]
+    parts = [
+        {key: config[key] for key in EQUAL} | {"samples": config["eval"]["samples"]} for config in configs
+    ]
+    differences = difference(parts[0], parts[1])
+    if differences:
+        lines = "\n  ".join(differences)
+        raise RecipeError(
+            f"compare: {first.name} and {second.name} were not measured alike, so a difference would say "
+            f"nothing about the models:\n  {lines}\nGive both recipes the same eval section, run eval again"
+        )
+
+
+def compare_task(first: FinishedRun, second: FinishedRun, task: str, model: str) -> Difference:
+    """One task, question by question. RecipeError where the two runs asked no question in common."""
+    problems = first.problems(task), second.problems(task)
+    ids = [{problem.id for problem in held} for held in problems]
+    common = [problem for problem in problems[0] if problem.id in ids[1]]
+    if not common:
+        raise RecipeError(
+            f"compare: {task} has no question that both {first.name} and {second.name} were asked"
+        )
+    answers = [answers_of(run, task, model, common) for run in (first, second)]
+    shares = [held.correct.mean(axis=1) for held in answers]
+    result = paired(shares[1], shares[0], answers[0].k)
+    return Difference(task, len(common), len(ids[0] ^ ids[1]), answers[0], answers[1], result)
+
+
+def answers_of(run: FinishedRun, task: str, model: str, problems: Sequence[Problem]) -> Answers:
+    with Store(run.path / "eval", f"{task}.{model}.samples") as store:
+        k = 1 + max((trace.sample for trace in store.traces()), default=0)
+        return read_answers(store, problems, k)
+
+
+def heading(first: FinishedRun, second: FinishedRun, model: str) -> list[str]:
+    return [
+        f"# {second.name} against {first.name}: {model}",
+        "",
+        f"Differences are {second.name} - {first.name} on the same questions, with 95% intervals.",
+        "",
+    ]
+
+
+def scores(first: FinishedRun, second: FinishedRun, found: Sequence[Difference]) -> list[str]:
+    adjusted = holm({held.task: held.result.p for held in found})
+    rows = []
+    for held in found:
+        single = [pass_at_1(a.correct.sum(axis=1), a.k) for a in (held.first, held.second)]
+        cells = [score(one.value, [one.low, one.high]) for one in single]
+        delta = held.result.delta
+        rows.append(
+            [
+                held.task + (f" ({held.only:,} questions not shared)" if held.only else ""),
+                f"{held.questions:,} x {held.first.k}",
+                *cells,
+                points(delta.value, [delta.low, delta.high]),
+                f"{p_value(held.result.p)} ({held.result.test})",
+                p_value(adjusted[held.task]),
+                f"{100 * held.result.mde:.1f} points",
+                f"{held.first.tokens.mean():,.0f}, {held.second.tokens.mean():,.0f}",
+            ]
+        )
+    head = [
+        "task",
+        "n x k",
+        first.name,
+        second.name,
+        "difference",
+        "p",
+        "p (Holm)",
+        "could detect",
+        "mean tokens",
+    ]
+    return [*table_lines(Table(head, rows)), ""]
+
+
+def budgets(first: FinishedRun, second: FinishedRun) -> list[str]:
+    """What each run paid, and whether that is equal: an ablation at unequal budgets proves little."""
+    parts = [budget_of(run) for run in (first, second)]
+    rows, unequal = [], []
+    for name in dict.fromkeys([*parts[0], *parts[1]]):
+        values = [part.get(name) for part in parts]
+        equal = None not in values and np.isclose(values[0], values[1], rtol=TOLERANCE)  # type: ignore[arg-type]
+        rows.append([name, *[count(v) if v is not None else "-" for v in values], "yes" if equal else "no"])
+        unequal += [] if equal else [name]
+    verdict = (
+        "The budgets are equal within 5%."
+        if not unequal
+        else f"NOT at equal budgets: {', '.join(unequal)}. The difference may come from the budget alone."
+    )
+    return [
+        "## Budgets",
+        "",
+        *table_lines(Table(["budget", first.name, second.name, "equal"], rows)),
+        "",
+        verdict,
+    ]
+
+
+def budget_of(run: FinishedRun) -> dict[str, float]:
+    """Teacher tokens, examples, passes over them, and steps: from manifests of the stages that are there."""
+    generate, sift, train = (read_manifest(run.path / stage) for stage in ("generate", "filter", "train"))
+    budget: dict[str, float] = {}
+    if generate is not None:
+        budget["teacher output tokens"] = generate["usage"].get("output_tokens", 0)
+    if sift is not None:
+        budget["kept traces"] = sift["counts"]["kept"]
+    if train is not None:
+        epochs = (train["config"].get("train") or {}).get("epochs")
+        tokens = train["usage"].get("tokens_per_epoch")
+        if epochs is not None and tokens is not None:
+            budget["trained tokens"] = epochs * tokens
+    return budget

@@ -1,0 +1,37 @@
+"""How eval runs: none of it changes a score, and none of it is in a recipe or a fingerprint."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from pipeline.errors import RecipeError
+from pipeline.sampling import EngineFlags
+
+
+@dataclass(frozen=True, slots=True)
+class EvalFlags:
+    """`engine` runs every model that no URL is given for; `urls` are the servers of the others, by model."""
+
+    engine: EngineFlags = field(default_factory=EngineFlags)
+    urls: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    verifier_workers: int = 2
+
+    def of(self, model: str) -> EngineFlags:
+        """The flags of one model's engine."""
+        urls = self.urls.get(model, ())
+        return replace(self.engine, engine="server", urls=urls) if urls else self.engine
+
+
+def urls_by_model(urls: Iterable[str], models: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Read `student=http://host:8000/v1`, repeated for replicas. RecipeError where it names no model."""
+    known = list(models)
+    found: dict[str, tuple[str, ...]] = {}
+    for text in urls:
+        model, equals, url = text.partition("=")
+        if not equals or "/" in model:
+            raise RecipeError(
+                f"--url {text}: say which model the server has, for example --url {known[0]}={text}"
+            )
+        if model not in known:
+            raise RecipeError(f"--url {text}: no model '{model}' is compared (there are: {', '.join(known)})")
+        found[model] = (*found.get(model, ()), url)
+    return found

@@ -1,0 +1,165 @@
+"""The mix: ready examples from other sources, drawn by weight and marked as such in every count.
+
+DeepSeek-R1 was distilled with 200k rows of general chat beside 600k reasoning traces; `filter.mix` states
+such a part as `weight` rows for each selected trace. Rows that hold an eval question are dropped like traces.
+"""
+
+import hashlib
+import json
+import logging
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.contamination import TraceIndex
+from pipeline.errors import RecipeError
+from pipeline.examples import token_counter
+from pipeline.judge import Judging
+from pipeline.recipe import HubSource, MixSource
+from pipeline.rows import Line, json_lines, read_rows, require_file
+from pipeline.sources import hub_rows
+from pipeline.strict_yaml import nearest
+from pipeline.tasks import draw_key
+
+log = logging.getLogger(__name__)
+
+USABLE, BROKEN, NO_CHAT, CONTAMINATED = range(4)
+REASONS = {NO_CHAT: "mix_no_chat", CONTAMINATED: "mix_contaminated"}
+NOT_DRAWN = "mix_not_drawn"
+ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+
+Chat = list[dict[str, str]]
+
+
+@dataclass(slots=True)
+class MixCounts:
+    """Rows of all mix sources: in == kept + dropped + failed, as for traces."""
+
+    num_in: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+
+
+class Mixer:
+    """Draws from the mix sources; the counts are complete once `rows` is exhausted."""
+
+    def __init__(self, sources: list[MixSource], judging: Judging, num_selected: int, seed: int) -> None:
+        self.sources = sources
+        self.num_selected = num_selected
+        self.seed = seed
+        self.counts = MixCounts()
+        self._index = TraceIndex(judging.questions, judging.templates)
+        path = judging.form.tokenizer
+        self._count = token_counter(path) if path else len
+
+    def rows(self, dropped: IO[str], failed: IO[str]) -> Iterator[dict[str, Any]]:
+        """The drawn rows in the order of their files; what is not drawn is written to the two files."""
+        for source in self.sources:
+            yield from self._draw(source, dropped, failed)
+
+    def _draw(self, source: MixSource, dropped: IO[str], failed: IO[str]) -> Iterator[dict[str, Any]]:
+        states, drawn = self._survey(source)
+        for number, (line, state) in enumerate(zip(mix_lines(source), states, strict=True), 1):
+            self.counts.num_in += 1
+            if state == BROKEN:
+                self.counts.failed["broken_line"] += 1
+                row = {"kind": "broken_line", "file": line.file, "line": line.number, "detail": line.fault}
+                failed.write(json.dumps(row, ensure_ascii=False) + "\n")
+            elif number in drawn:
+                self.counts.kept[source.name] += 1
+                yield self._row(source, line)
+            else:
+                reason = REASONS.get(state, NOT_DRAWN)
+                self.counts.dropped[("mix", reason, source.name)] += 1
+                row = {"kind": "mix", "source": source.name, "file": line.file, "line": line.number}
+                dropped.write(json.dumps({**row, "rule": "mix", "reason": reason}) + "\n")
+
+    def _survey(self, source: MixSource) -> tuple["array[int]", set[int]]:
+        """The state of every row, and the numbers of those drawn: those whose hash comes first."""
+        states = array("B")
+        keys: list[tuple[bytes, int]] = []
+        for number, line in enumerate(mix_lines(source), 1):
+            chat = None if line.values is None else chat_of(source, line)
+            if line.values is None:
+                states.append(BROKEN)
+            elif chat is None:
+                states.append(NO_CHAT)
+            elif self._index.find_text("\n".join(turn["content"] for turn in chat)):
+                states.append(CONTAMINATED)
+            else:
+                states.append(USABLE)
+                keys.append((draw_key(self.seed, source.name, *map(json.dumps, chat)), number))
+        wanted = round(source.weight * self.num_selected)
+        if wanted > len(keys):
+            log.warning(
+                "mix %s: weight %g asks for %s rows, it has %s usable ones: all are taken",
+                source.name,
+                source.weight,
+                f"{wanted:,}",
+                f"{len(keys):,}",
+            )
+        return states, {number for _, number in sorted(keys)[:wanted]}
+
+    def _row(self, source: MixSource, line: Line) -> dict[str, Any]:
+        chat = chat_of(source, line) or []
+        sizes = [self._count(turn["content"]) for turn in chat]
+        self.counts.tokens[source.name] += sizes[-1]
+        digest = hashlib.sha256(json.dumps(chat, ensure_ascii=False).encode("utf-8", "replace"))
+        return {
+            "problem_id": f"mix-{digest.hexdigest()[:16]}",
+            "sample": 0,
+            "messages": chat,
+            "verdict": None,
+            "source": source.name,
+            "licence": source.licence,
+            "kind": "mix",
+            "num_tokens": sum(sizes),
+            "trained_tokens": sizes[-1],
+        }
+
+
+def mix_lines(source: MixSource) -> Iterator[Line]:
+    """The rows of a mix source; broken lines of a JSONL file are counted, not fatal."""
+    if source.hub is not None:
+        hub = HubSource(hub=source.hub, revision=source.revision, subset=source.subset, split=source.split)
+        return hub_rows(hub, source.revision)
+    path = require_file(Path(str(source.path)))
+    return read_rows(path) if path.suffix == ".parquet" else json_lines(path)
+
+
+def chat_of(source: MixSource, line: Line) -> Chat | None:
+    """The chat of a row: its messages column (role/content or from/value), or prompt and response.
+
+    None where it is not a chat that ends with an assistant's turn; RecipeError where a column is missing.
+    """
+    values = line.values or {}
+    columns = [source.messages] if source.messages else [source.prompt, source.response]
+    for column in columns:
+        if column not in values:
+            raise RecipeError(
+                f"{line.where}: mix {source.name}: there is no column '{column}'; "
+                f"{nearest(column, list(values))}"
+            )
+    if source.messages is None:
+        texts = [values[source.prompt], values[source.response]]
+        chat = [{"role": r, "content": t} for r, t in zip(("user", "assistant"), texts, strict=True)]
+    else:
+        chat = [_turn(turn) for turn in values[source.messages] or []]
+    if len(chat) < 2 or chat[-1]["role"] != "assistant":
+        return None
+    whole = all(
+        turn["role"] and isinstance(turn["content"], str) and turn["content"].strip() for turn in chat
+    )
+    return chat if whole else None
+
+
+def _turn(turn: Any) -> dict[str, Any]:
+    if not isinstance(turn, dict):
+        return {"role": "", "content": ""}
+    role = str(turn.get("role") or turn.get("from") or "")
+    return {"role": ROLES.get(role, ""), "content": turn.get("content") or turn.get("value") or ""}

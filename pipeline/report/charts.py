@@ -1,0 +1,200 @@
+"""Charts by matplotlib as SVG data URIs, each in a light and a dark version."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.report.gather import Findings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# colours that people with the common kinds of colour blindness tell apart, for a light and a dark ground
+LIGHT = {"ink": "#1c2430", "soft": "#5d6b7c", "grid": "#d9dee5", "lost": "#c4432b"}
+DARK = {"ink": "#e6eaf0", "soft": "#9aa7b8", "grid": "#38424f", "lost": "#ef7a62"}
+MODELS = {
+    "base": ("#7b8794", "#a3afbd"),
+    "student": ("#1f6feb", "#6ba6ff"),
+    "teacher": ("#b7791f", "#f0b04f"),
+}
+WIDTH = 5.4  # inches: on a phone 370 pixels wide the text is then still 9 pixels high
+OTHERS = [("#7c3aed", "#b794f4"), ("#0f766e", "#4fd1c5"), ("#be185d", "#f687b3")]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One picture for each colour scheme, as data URIs, with the words for who cannot see it."""
+
+    light: str
+    dark: str
+    words: str
+
+
+def draw(paint: Callable[["Axes", bool], None], size: tuple[float, float], words: str) -> Chart:
+    """`paint` draws on axes, told whether the ground is dark; `size` is in inches."""
+    return Chart(render(paint, size, False), render(paint, size, True), words)
+
+
+def render(paint: Callable[["Axes", bool], None], size: tuple[float, float], dark: bool) -> str:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    scheme = DARK if dark else LIGHT
+    settings: Any = {
+        "text.color": scheme["ink"],
+        "axes.labelcolor": scheme["ink"],
+        "axes.edgecolor": scheme["grid"],
+        "xtick.color": scheme["soft"],
+        "ytick.color": scheme["ink"],
+        "grid.color": scheme["grid"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 10,
+        "svg.hashsalt": "retort",  # the same input gives the same bytes
+    }
+    with rc_context(settings):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        paint(axes, dark)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def colour(model: str, models: list[str], dark: bool) -> str:
+    if model in MODELS:
+        return MODELS[model][dark]
+    extra = [name for name in models if name not in MODELS]
+    return OTHERS[extra.index(model) % len(OTHERS)][dark]
+
+
+def scores_chart(findings: Findings) -> Chart:
+    """pass@1 of every model on every task, with 95% intervals."""
+    head, _ = findings.headline
+    tasks = [head, *[task for task in findings.results["tasks"] if task != head]]
+    models = findings.models
+
+    def paint(axes: "Axes", dark: bool) -> None:
+        step = 0.8 / len(models)
+        for place, model in enumerate(models):
+            entries = [findings.results["tasks"][task][model] for task in tasks]
+            values = [100 * entry["pass@1"] for entry in entries]
+            below = [100 * (entry["pass@1"] - entry["ci95"][0]) for entry in entries]
+            above = [100 * (entry["ci95"][1] - entry["pass@1"]) for entry in entries]
+            at = [row + (place - (len(models) - 1) / 2) * step for row in range(len(tasks))]
+            ink = (DARK if dark else LIGHT)["ink"]
+            axes.barh(at, values, 0.9 * step, color=colour(model, models, dark), label=model)
+            axes.errorbar(values, at, xerr=[below, above], fmt="none", ecolor=ink, capsize=3, lw=1.2)
+        axes.set_yticks(range(len(tasks)), tasks)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("pass@1, percent, with 95% interval")
+        axes.grid(axis="x", lw=0.6)
+        axes.set_axisbelow(True)
+        legend_above(axes, len(models))
+
+    return draw(paint, (WIDTH, 1.2 + 0.28 * len(models) * len(tasks)), "pass@1 by task and model")
+
+
+def legend_above(axes: "Axes", columns: int) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(columns, 4), frameon=False)
+
+
+def funnel_chart(findings: Findings) -> Chart | None:
+    """What is left after each step; what was lost before it is drawn behind it."""
+    steps = findings.funnel
+    if not steps:
+        return None
+
+    def paint(axes: "Axes", dark: bool) -> None:
+        scheme = DARK if dark else LIGHT
+        top = max(step.count + sum(step.lost.values()) for step in steps)
+        for row, step in enumerate(steps):
+            lost = sum(step.lost.values())
+            axes.barh(row, step.count, color=MODELS["student"][dark], height=0.62)
+            axes.barh(row, lost, left=step.count, color=scheme["lost"], alpha=0.45, height=0.62)
+            text = f" {step.count:,}" + (f" (-{lost:,})" if lost else "")
+            axes.text(step.count + lost, row, text, va="center", color=scheme["ink"])
+        axes.set_yticks(range(len(steps)), [step.label for step in steps])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.25 * max(top, 1))
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+
+    return draw(paint, (WIDTH, 0.5 + 0.42 * len(steps)), "how many problems and traces each stage left")
+
+
+def budget_chart(findings: Findings) -> Chart:
+    """pass@1 against the allowed tokens, with bands."""
+    _, entry = findings.headline
+    models = findings.models
+
+    def paint(axes: "Axes", dark: bool) -> None:
+        for model in models:
+            curve = entry["budget"][model]
+            allowed = [point["max_tokens"] for point in curve]
+            ink = colour(model, models, dark)
+            low = [100 * point["ci95"][0] for point in curve]
+            high = [100 * point["ci95"][1] for point in curve]
+            axes.fill_between(allowed, low, high, color=ink, alpha=0.2, lw=0)
+            axes.plot(allowed, [100 * p["pass@1"] for p in curve], color=ink, marker="o", ms=3, label=model)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(allowed[::-2], [f"{budget:,}" for budget in allowed[::-2]])
+        axes.minorticks_off()
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("allowed output tokens")
+        axes.set_ylabel("pass@1, percent")
+        axes.grid(lw=0.6)
+        legend_above(axes, len(models))
+
+    return draw(paint, (WIDTH, 3.2), "pass@1 against the number of tokens that a response may take")
+
+
+def lengths_chart(lengths: dict[str, Counter[int]]) -> Chart | None:
+    """Output tokens of kept and of dropped traces, as shares of each; `lengths` counts traces by tokens."""
+    groups = {name: values for name, values in lengths.items() if values}
+    if not groups:
+        return None
+    top = max(max(values) for values in groups.values())
+
+    def paint(axes: "Axes", dark: bool) -> None:
+        bins = [top * edge / 40 for edge in range(41)] if top else [0, 1]
+        shades = {"kept": MODELS["student"][dark], "dropped": (DARK if dark else LIGHT)["lost"]}
+        for name, values in groups.items():
+            weights = [100 * number / values.total() for number in values.values()]
+            axes.hist(
+                [*values],
+                bins,
+                weights=weights,
+                color=shades[name],
+                alpha=0.55,
+                label=f"{name} ({values.total():,})",
+            )
+        axes.set_xlabel("output tokens")
+        axes.set_ylabel("percent of the group")
+        axes.grid(axis="y", lw=0.6)
+        axes.set_axisbelow(True)
+        legend_above(axes, 2)
+
+    return draw(paint, (WIDTH, 2.8), "lengths of kept and dropped traces")
+
+
+def loss_chart(rows: list[dict[str, Any]]) -> Chart | None:
+    """Training loss by step."""
+    points = [(row["step"], row["loss"]) for row in rows if "step" in row and "loss" in row]
+    if len(points) < 2:
+        return None
+
+    def paint(axes: "Axes", dark: bool) -> None:
+        axes.plot(*zip(*points, strict=True), color=MODELS["student"][dark], lw=1.5)
+        axes.set_xlabel("step")
+        axes.set_ylabel("training loss")
+        axes.set_ylim(bottom=0)
+        axes.grid(lw=0.6)
+
+    return draw(paint, (WIDTH, 2.5), "training loss by step")

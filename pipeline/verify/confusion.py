@@ -1,0 +1,40 @@
+"""Verdicts against labels: the confusion matrix of a verifier with Wilson intervals."""
+
+import math
+from collections import Counter
+
+STATUSES = ("correct", "wrong", "unverifiable")
+
+
+def wilson_interval(successes: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """95% interval of a proportion (Wilson 1927); (0, 1) where there is no observation."""
+    if total == 0:
+        return 0.0, 1.0
+    share = successes / total
+    centre = share + z * z / (2 * total)
+    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def share_line(name: str, successes: int, total: int) -> str:
+    if total == 0:
+        return f"{name}: no rows"
+    low, high = wilson_interval(successes, total)
+    return (
+        f"{name}: {successes:,} of {total:,} = {100 * successes / total:.2f}% "
+        f"(95% interval {100 * low:.2f} to {100 * high:.2f})"
+    )
+
+
+def confusion_table(counts: Counter[tuple[bool, str]]) -> str:
+    """`counts` holds (label, status). What is unverifiable is not accepted, so it counts as rejected."""
+    lines = [f"{'label':>9} | " + " ".join(f"{status:>12}" for status in STATUSES)]
+    for label in (True, False):
+        cells = " ".join(f"{counts[label, status]:>12,}" for status in STATUSES)
+        lines.append(f"{'correct' if label else 'wrong':>9} | {cells}")
+    right = sum(counts[True, status] for status in STATUSES)
+    wrong = sum(counts[False, status] for status in STATUSES)
+    lines.append(share_line("accepted of the correct", counts[True, "correct"], right))
+    lines.append(share_line("rejected of the wrong", wrong - counts[False, "correct"], wrong))
+    return "\n".join(lines)

@@ -1,0 +1,265 @@
+"""Checks that make it impossible to start training on the wrong tokens, and a view of what is trained on.
+
+Reads the recipe, the student's card, tokenizer and weights, and the first examples. Each check finds nothing
+or a fault, which says what is wrong, what was found and how to mend it; all faults come in one StageError.
+
+    python -m pipeline preflight --recipe recipes/demo.yaml
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from pipeline.cards import SampledModel, StudentCard
+from pipeline.errors import StageError
+from pipeline.recipe import Recipe, Train
+from pipeline.records import Example
+from pipeline.sampling.prompts import load_prompts
+from students.format import IGNORED, Encoded, Format, split_message
+
+DIM, GREEN, PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[0m"
+NUM_SHOWN = 3
+MARK = "retort-marks-the-answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One example: its messages and what they were encoded to."""
+
+    messages: list[dict[str, str]]
+    encoded: Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """All that the checks look at. `student` is the base, loaded."""
+
+    recipe: Recipe
+    card: StudentCard
+    model: SampledModel
+    style: Format
+    student: PreTrainedModel
+    shown: list[Shown]
+    largest_id: int
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.student.config.get_text_config()
+
+
+def preflight(subject: Subject) -> list[str]:
+    """Names of the checks that passed. StageError with every fault where any did not."""
+    faults = [f"{name}: {fault}" for name, check in CHECKS.items() if (fault := check(subject)) is not None]
+    if faults:
+        raise StageError(
+            f"preflight of {subject.recipe.train.student}: {len(faults)} of {len(CHECKS)} checks failed, "
+            "nothing was trained.\n  " + "\n  ".join(faults)
+        )
+    return list(CHECKS)
+
+
+def choose(examples: list[Example], style: Format, recipe: Train) -> list[Shown]:
+    """The first examples that will be trained on."""
+    shown = (Shown(example.messages, style.encode(example.messages)) for example in examples)
+    fits = (one for one in shown if len(one.encoded.ids) <= recipe.max_length)
+    return list(itertools.islice(fits, NUM_SHOWN))
+
+
+def render(encoded: Encoded, style: Format, colour: bool) -> str:
+    """The text of an example, what is trained on in green (without colours: between [[ and ]])."""
+    asked = style.tokenizer.decode(encoded.ids[: encoded.num_prompt], skip_special_tokens=False)
+    trained = style.tokenizer.decode(encoded.ids[encoded.num_prompt :], skip_special_tokens=False)
+    return f"{DIM}{asked}{PLAIN}{GREEN}{trained}{PLAIN}" if colour else f"{asked}[[{trained}]]"
+
+
+def mask_not_empty(subject: Subject) -> str | None:
+    for shown in subject.shown:
+        if all(label == IGNORED for label in shown.encoded.labels):
+            return (
+                "an example has no token that is trained on, so its loss is 0 and teaches nothing. Its last "
+                "message must hold the answer; run: make filter again"
+            )
+    return None
+
+
+def thinking_once(subject: Subject) -> str | None:
+    """The trained turn holds the thinking once, between one opening and one closing tag."""
+    style, tags = subject.style, subject.style.tags
+    for shown in subject.shown:
+        encoded = shown.encoded
+        opening = style.opening(encoded.ids[: encoded.num_prompt])
+        turn = opening + style.tokenizer.decode(encoded.ids[encoded.num_prompt :], skip_special_tokens=False)
+        thinking = split_message(shown.messages[-1], tags).thinking
+        counts = turn.count(tags.open), turn.count(tags.close)
+        wanted = (1, 1) if thinking is not None or opening else (0, 0)
+        if counts != wanted:
+            return (
+                f"the trained turn has {counts[0]} opening and {counts[1]} closing thinking tags, expected "
+                f"{wanted[0]} and {wanted[1]}. Its tags are {tags.open} and {tags.close}: state the "
+                "student's own in its card (thinking.open, thinking.close), and run: make filter again"
+            )
+        if thinking is not None and thinking not in turn:
+            return (
+                "the thinking does not survive the tokenizer: decoding the trained tokens gives "
+                "another text. The tokenizer in the student's card normalises or lacks "
+                "characters; choose another student"
+            )
+    return None
+
+
+def tags_where_the_card_says(subject: Subject) -> str | None:
+    shown = subject.shown[0].encoded
+    opening = subject.style.opening(shown.ids[: shown.num_prompt])
+    stated = subject.card.thinking.opened_by_prompt
+    if bool(opening) == stated:
+        return None
+    found = "does" if opening else "does not"
+    return (
+        f"the generation prompt {found} end with {subject.style.tags.open}, and the "
+        f"card says opened_by_prompt: {str(stated).lower()}, so eval would split answers wrongly. Set "
+        f"thinking.opened_by_prompt: {str(bool(opening)).lower()} in "
+        f"students/cards/{subject.recipe.train.student}.yaml"
+    )
+
+
+def no_double_special(subject: Subject) -> str | None:
+    tokenizer, end = subject.style.tokenizer, subject.style.turn_end_id
+    for shown in subject.shown:
+        ids, start = shown.encoded.ids, shown.encoded.num_prompt
+        if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
+            return (
+                f"the prompt begins with {tokenizer.bos_token} twice: the template writes it and the "
+                "tokenizer adds it again. Remove it from the template named in the card"
+            )
+        if ids[start:].count(end) > 1:
+            return (
+                f"the trained turn holds {subject.style.turn_end} {ids[start:].count(end)} times, so "
+                "the student would stop inside its answer. The examples contain it as "
+                "text; run: make filter again"
+            )
+    return None
+
+
+def turn_end_is_trained(subject: Subject) -> str | None:
+    """In what TRL's collator hands to the model, each example ends with its end-of-turn token as a label."""
+    tokenizer, end = subject.style.tokenizer, subject.style.turn_end_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
+    rows = [{"input_ids": s.encoded.ids, "labels": s.encoded.labels} for s in subject.shown]
+    batch = DataCollatorForLanguageModeling(pad, padding_free=True)(rows)
+    borders = batch["cu_seq_lens_q"].tolist()[1:]
+    if all(int(batch["labels"][0, border - 1]) == end for border in borders):
+        return None
+    reason = " (its padding token is the same one)" if pad == end else ""
+    return (
+        f"{subject.style.turn_end} is not trained on at the end of the turn{reason}, so the student would "
+        "never stop. State the token that ends its template's turn as `eos` in the card"
+    )
+
+
+def turn_end_of_template(subject: Subject) -> str | None:
+    """What the template writes after an assistant's message is the token that the card calls `eos`."""
+    style = subject.style
+    chat = [{"role": "user", "content": "1"}, {"role": "assistant", "content": MARK}]
+    text = style.prompts.text(chat, generation_prompt=False)
+    after = text.partition(MARK)[2].lstrip()
+    if not after or after.startswith(style.turn_end):
+        return None
+    return (
+        f"the template ends the assistant's turn with {after[:24]!r}, and the student would be trained to "
+        f"end it with {style.turn_end!r}. State the template's own token as `eos` in "
+        f"students/cards/{subject.recipe.train.student}.yaml"
+    )
+
+
+def same_template_in_eval(subject: Subject) -> str | None:
+    recipe = subject.recipe
+    if recipe.eval.prompt not in (None, recipe.generate.prompt):
+        return (
+            f"eval.prompt is {recipe.eval.prompt!r} and the examples were asked in "
+            f"{recipe.generate.prompt!r}. Remove eval.prompt, so that both are the same"
+        )
+    prompts = load_prompts(subject.model)
+    for shown in subject.shown:
+        trained = shown.encoded.ids[: shown.encoded.num_prompt]
+        asked = prompts.ids(shown.messages[:-1]) if prompts else []
+        if trained != asked:
+            return (
+                f"the prompt has {len(trained)} tokens in training and {len(asked)} in eval. Both must "
+                "come from the template in the card: state `template` and `template_options` there "
+                "and nowhere else"
+            )
+    return None
+
+
+def tokens_in_embedding(subject: Subject) -> str | None:
+    rows = len(cast(torch.Tensor, subject.student.get_input_embeddings().weight))
+    largest = max(subject.largest_id, subject.style.turn_end_id)
+    if largest < rows:
+        return None
+    token = subject.style.tokenizer.convert_ids_to_tokens(largest)
+    return (
+        f"token {largest} ({token!r}) is outside the embedding, which has {rows} rows. The tokenizer belongs "
+        "to another model: name the student's own in its card"
+    )
+
+
+def length_within_positions(subject: Subject) -> str | None:
+    positions = min(subject.card.max_positions, getattr(subject.config, "max_position_embeddings", 2**31))
+    if subject.recipe.train.max_length <= positions:
+        return None
+    return (
+        f"train.max_length is {subject.recipe.train.max_length}, and the student has {positions} positions. "
+        "Lower it, or extend the positions in the card (config_overrides with rope settings, max_positions)"
+    )
+
+
+def lora_targets_match(subject: Subject) -> str | None:
+    targets = subject.card.lora_targets
+    if subject.recipe.train.method == "full" or isinstance(targets, str):
+        return None
+    names = [name for name, module in subject.student.named_modules() if hasattr(module, "weight")]
+    missing = [target for target in targets if not any(n.split(".")[-1] == target for n in names)]
+    if not missing:
+        return None
+    known = sorted({name.split(".")[-1] for name in names if name.endswith("proj")})
+    return (
+        f"lora_targets: {', '.join(missing)} match no layer of the student. Use all-linear, or some of: "
+        f"{', '.join(known)}"
+    )
+
+
+def can_emit_turn_end(subject: Subject) -> str | None:
+    """An adapter leaves the output embedding as it is; a row of zeros there can never win."""
+    if subject.recipe.train.method == "full":
+        return None
+    weight = subject.student.get_output_embeddings().weight
+    row = weight[subject.style.turn_end_id].detach().float()
+    same = (weight.detach() == weight[subject.style.turn_end_id].detach()).all(dim=1).sum().item()
+    if row.abs().max().item() > 0 and same == 1:
+        return None
+    state = "is all zeros" if same == 1 or row.abs().max().item() == 0 else f"equals {same - 1} other rows"
+    return (
+        f"the output embedding of {subject.style.turn_end} {state}: the base never learned to emit it, "
+        "and an adapter does not change it. Use train.method: full, or a template whose turn ends with a "
+        "token that the base knows"
+    )
+
+
+CHECKS: dict[str, Callable[[Subject], str | None]] = {
+    "empty mask": mask_not_empty,
+    "thinking": thinking_once,
+    "opening tag": tags_where_the_card_says,
+    "double token": no_double_special,
+    "end of turn": turn_end_is_trained,
+    "template's end of turn": turn_end_of_template,
+    "template in eval": same_template_in_eval,
+    "token outside the embedding": tokens_in_embedding,
+    "positions": length_within_positions,
+    "LoRA targets": lora_targets_match,
+    "end of turn in the base": can_emit_turn_end,
+}

@@ -1,0 +1,186 @@
+"""Each thing that spoils a run without a word elsewhere is a fault here, with its mending."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.cards import StudentCard
+from pipeline.errors import RecipeError, StageError
+from pipeline.recipe import load_recipe
+from pipeline.records import Example
+from students.format import Encoded, load_format
+from students.model import load_student
+from students.preflight import CHECKS, Shown, Subject, choose, preflight, render
+from tests.conftest import RECIPE
+from tests.students_fixtures import (
+    CHATML,
+    CHATML_THINK,
+    build_student,
+    build_tokenizer,
+    card_of,
+    finished_filter,
+    sampled,
+    sums,
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_student(tmp_path_factory.mktemp("base"))
+
+
+def subject_of(root: Path, card: StudentCard, *overrides: str) -> Subject:
+    path = root / "r.yaml"
+    path.write_text(RECIPE)
+    recipe = load_recipe(path, list(overrides))
+    model = sampled(card)
+    style = load_format(card, model)
+    shown = choose([Example(**row) for row in sums(4)], style, recipe.train)
+    student = load_student(card, model, recipe.train, "cpu")
+    return Subject(recipe, card, model, style, student, shown, max(max(one.encoded.ids) for one in shown))
+
+
+def with_ids(subject: Subject, change: Callable[[Encoded], Encoded]) -> Subject:
+    return replace(subject, shown=[Shown(one.messages, change(one.encoded)) for one in subject.shown])
+
+
+def test_a_sound_student_passes_every_check(base: Path, tmp_path: Path) -> None:
+    subject = subject_of(tmp_path, card_of(base))
+    assert len(subject.shown) == 3
+    assert preflight(subject) == list(CHECKS)
+
+
+def test_the_view_marks_what_is_trained_on(base: Path, tmp_path: Path) -> None:
+    subject = subject_of(tmp_path, card_of(base))
+    plain = render(subject.shown[0].encoded, subject.style, colour=False)
+    coloured = render(subject.shown[0].encoded, subject.style, colour=True)
+    assert plain.endswith("\\boxed{13}<|im_end|>]]")
+    assert "<|im_start|>assistant\n<think>\n[[10 + 3" in plain
+    assert "\x1b[32m10 + 3" in coloured
+
+
+FAULTS: dict[str, tuple[Callable[[Encoded], Encoded], str]] = {
+    "empty mask": (lambda e: Encoded(e.ids, len(e.ids)), r"no token that is trained on.*make filter"),
+    "thinking lost": (
+        lambda e: Encoded(e.ids[: e.num_prompt] + e.ids[-11:], e.num_prompt),
+        "closing thinking tags",
+    ),
+    "end of turn lost": (
+        lambda e: Encoded(e.ids[:-1], e.num_prompt),
+        r"is not trained on at the end of the turn",
+    ),
+    "ended twice": (lambda e: Encoded([*e.ids, e.ids[-1]], e.num_prompt), r"holds <\|im_end\|> 2 times"),
+    "another prompt": (lambda e: Encoded(e.ids[1:], e.num_prompt - 1), r"tokens in training and \d+ in eval"),
+}
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+def test_wrong_ids_are_found(base: Path, tmp_path: Path, name: str) -> None:
+    change, message = FAULTS[name]
+    with pytest.raises(StageError, match=message):
+        preflight(with_ids(subject_of(tmp_path, card_of(base)), change))
+
+
+def test_all_faults_come_at_once(base: Path, tmp_path: Path) -> None:
+    subject = with_ids(subject_of(tmp_path, card_of(base)), FAULTS["end of turn lost"][0])
+    with pytest.raises(StageError, match=rf"2 of {len(CHECKS)} checks failed, nothing was trained"):
+        preflight(with_ids(subject, FAULTS["another prompt"][0]))
+
+
+def test_an_orphan_closing_tag_is_found(base: Path, tmp_path: Path) -> None:
+    """The thinking opened by the prompt, rendered again: an empty block and a second closing tag."""
+    subject = subject_of(tmp_path, card_of(base))
+    close = subject.style.tokenizer.convert_tokens_to_ids("</think>")
+    doubled = with_ids(
+        subject, lambda e: Encoded([*e.ids[: e.num_prompt], close, *e.ids[e.num_prompt :]], e.num_prompt)
+    )
+    with pytest.raises(StageError, match="1 opening and 2 closing thinking tags, expected 1 and 1"):
+        preflight(doubled)
+
+
+CARDS: dict[str, tuple[dict[str, Any], list[str], str]] = {
+    "opening tag": ({"thinking": {"opened_by_prompt": False}}, [], r"Set thinking.opened_by_prompt: true"),
+    "end token": ({"eos": "<|endoftext|>"}, [], r"the template ends the assistant's turn with '<\|im_end\|>"),
+    "positions": (
+        {},
+        ["train.max_length=1024"],
+        r"train.max_length is 1024, and the student has 512 positions",
+    ),
+    "targets": ({"lora_targets": ["q_proj", "wq"]}, ["train.method=lora"], r"wq match no layer .*q_proj"),
+    "prompt in eval": ({}, ["eval.prompt=plain"], r"eval.prompt is 'plain' .*Remove eval.prompt"),
+}
+
+
+@pytest.mark.parametrize("name", list(CARDS))
+def test_a_card_or_recipe_that_does_not_fit_is_found(base: Path, tmp_path: Path, name: str) -> None:
+    changes, overrides, message = CARDS[name]
+    with pytest.raises(StageError, match=message):
+        preflight(subject_of(tmp_path, card_of(base, **changes), *overrides))
+
+
+def test_a_double_beginning_is_found(tmp_path: Path) -> None:
+    tokens = {"eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}
+    tokenizer = build_tokenizer("<|endoftext|>{{ bos_token }}" + CHATML_THINK, **tokens)
+    directory = build_student(tmp_path / "base", tokenizer)
+    with pytest.raises(StageError, match=r"begins with <\|endoftext\|> twice"):
+        preflight(subject_of(tmp_path, card_of(directory)))
+
+
+def test_tokens_outside_the_embedding_are_found(tmp_path: Path) -> None:
+    """A tokenizer of another model, or a vocabulary that the teacher padded and the student did not."""
+    directory = build_student(tmp_path / "base", vocab_size=260)
+    with pytest.raises(StageError, match=r"token 260 \('</think>'\) is outside the embedding, which has 260"):
+        preflight(subject_of(tmp_path, card_of(directory)))
+
+
+def test_a_base_that_cannot_emit_its_end_of_turn_is_found(tmp_path: Path) -> None:
+    subject = subject_of(tmp_path, card_of(build_student(tmp_path / "base")), "train.method=lora")
+    with torch.no_grad():
+        subject.student.get_output_embeddings().weight[subject.style.turn_end_id] = 0
+    with pytest.raises(StageError, match=r"output embedding of <\|im_end\|> is all zeros.*method: full"):
+        preflight(subject)
+
+
+def test_weights_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
+    directory = build_student(tmp_path / "base")
+    (directory / "model.safetensors").rename(directory / "model.bin")
+    with pytest.raises(StageError, match=r"weights cannot be loaded .*read from \*\.safetensors only"):
+        subject_of(tmp_path, card_of(directory))
+
+
+def test_code_that_comes_with_a_model_is_refused(tmp_path: Path) -> None:
+    directory = build_student(tmp_path / "base")
+    config = json.loads((directory / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MyConfig"}}
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "mine.py").write_text("raise SystemExit('ran')")
+    with pytest.raises((StageError, RecipeError), match=r"needs code of its own"):
+        subject_of(tmp_path, card_of(directory))
+
+
+def test_the_command_shows_examples_before_anything_is_generated(tmp_path: Path, retort: Any) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    done = retort("preflight", "--recipe", tmp_path / "r.yaml", "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert "[[2 + 2 is 4.\n</think>" in done.stdout
+    assert f"preflight: {len(CHECKS)} checks passed" in done.stdout
+
+
+def test_the_command_reads_the_examples_of_a_finished_filter(tmp_path: Path, retort: Any) -> None:
+    finished_filter(tmp_path, sums(5))
+    done = retort("preflight", "--recipe", tmp_path / "small.yaml", "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert "--- 5 examples to train on, 0 held out" in done.stdout
+    assert "What is 10 + 3?" in done.stdout
+
+
+def test_an_unthinking_template_is_a_student_too(tmp_path: Path) -> None:
+    directory = build_student(tmp_path / "base", build_tokenizer(CHATML))
+    subject = subject_of(tmp_path, card_of(directory, thinking={"opened_by_prompt": False}))
+    assert preflight(subject) == list(CHECKS)
+    assert "assistant\n[[<think>\n" in render(subject.shown[0].encoded, subject.style, colour=False)

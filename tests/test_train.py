@@ -1,0 +1,313 @@
+"""Training for real on tiny students: packing, masks in the loss, adapters, resume, processes, export."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from pipeline.cards import StudentCard
+from pipeline.errors import RecipeError, StageError
+from pipeline.stage import Context, read_manifest
+from students.attention import register
+from students.batching import global_batches
+from students.export import ADAPTER, CHECKPOINT
+from students.fit import fit, last_checkpoint
+from students.flags import TrainFlags
+from students.format import load_format
+from students.model import load_base, load_student
+from students.train import run
+from students.trainer import Job, build_trainer, rows
+from tests.conftest import ROOT
+from tests.students_fixtures import build_student, card_of, finished_filter, sampled, sums
+
+CPU = TrainFlags(device="cpu", log_every=1)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> StudentCard:
+    return card_of(build_student(tmp_path_factory.mktemp("base")))
+
+
+def prepared(root: Path, *overrides: str, num: int = 32) -> Context:
+    context = finished_filter(root, sums(num), "train.learning_rate=3.0e-3", *overrides)
+    context.directory("train").mkdir()
+    return context
+
+
+def trained(root: Path, card: StudentCard, *overrides: str, flags: TrainFlags = CPU) -> tuple[Context, Any]:
+    context = prepared(root, *overrides)
+    return context, fit(context, card, sampled(card), flags)
+
+
+def metrics(context: Context) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (context.directory("train") / "metrics.jsonl").open()]
+
+
+def weights(context: Context) -> dict[str, torch.Tensor]:
+    return load_file(context.directory("train") / CHECKPOINT / "model.safetensors")
+
+
+@pytest.mark.parametrize("window", [None, 24], ids=["full attention", "sliding window"])
+def test_packed_examples_do_not_see_each_other(tmp_path: Path, window: int | None) -> None:
+    """Logits and gradients of examples laid end to end equal those of each example alone."""
+    changes: dict[str, Any] = (
+        {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 1} if window else {}
+    )
+    card = card_of(build_student(tmp_path, **changes))
+    alone = AutoModelForCausalLM.from_pretrained(card.model, attn_implementation="eager", dtype=torch.float32)
+    packed = AutoModelForCausalLM.from_pretrained(
+        card.model, attn_implementation=register(), dtype=torch.float32
+    )
+    style = load_format(card, sampled(card))
+    encoded = [style.encode(row["messages"]) for row in sums(4)]
+    batch = DataCollatorForLanguageModeling(0, padding_free=True)([rows(encoded, [[0, 1, 2, 3]])[0]])
+    batch.pop("labels")
+    together = packed(**batch).logits[0]
+    apart = torch.cat([alone(torch.tensor([one.ids])).logits[0] for one in encoded])
+    assert torch.allclose(together, apart, atol=1e-5)
+    together.square().sum().backward()
+    apart.square().sum().backward()
+    for ours, theirs in zip(packed.parameters(), alone.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_of_a_step_is_that_of_a_plain_padded_batch(tmp_path: Path, base: StudentCard) -> None:
+    """Whatever the micro-batches, the first loss is the mean over the trained tokens of the global batch."""
+    losses = []
+    for number, budget in enumerate((8192, 200)):
+        (tmp_path / str(number)).mkdir()
+        context, _ = trained(tmp_path / str(number), base, flags=TrainFlags("cpu", budget, log_every=1))
+        losses.append(metrics(context)[0]["loss"])
+    student = load_base(base, sampled(base))
+    style = load_format(base, sampled(base))
+    total = torch.zeros(())
+    count = 0
+    for index in global_batches(32, 8, 1, seed=0)[0]:
+        one = style.encode(sums(32)[index]["messages"])
+        logits = student(torch.tensor([one.ids])).logits[0, :-1]
+        labels = torch.tensor(one.labels[1:])
+        total = total + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        count += int((labels != -100).sum())
+    assert losses == pytest.approx([total.item() / count] * 2, rel=1e-4)
+
+
+def test_full_fine_tuning_learns_and_exports_what_was_trained(tmp_path: Path, base: StudentCard) -> None:
+    context, result = trained(tmp_path, base, "train.epochs=4")
+    losses = [row["loss"] for row in metrics(context)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert result.counts.kept == 32
+    before = load_file(Path(base.model) / "model.safetensors")
+    assert all(not torch.equal(weights(context)[name], before[name]) for name in before)
+    checkpoint = context.directory("train") / CHECKPOINT
+    generation = json.loads((checkpoint / "generation_config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert (
+        generation["eos_token_id"] == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    )
+    assert (generation["temperature"], generation["max_new_tokens"]) == (1.0, 256)
+    asked = tokenizer.apply_chat_template(
+        sums(1)[0]["messages"][:1], add_generation_prompt=True, return_dict=False
+    )
+    assert asked == load_format(base, sampled(base)).prompts.ids(sums(1)[0]["messages"][:1])
+    assert not (context.directory("train") / "steps").exists()
+
+
+@pytest.mark.parametrize("variant", ["plain", "rslora", "dora"])
+def test_an_adapter_changes_the_student_and_never_the_base(
+    tmp_path: Path, base: StudentCard, variant: str
+) -> None:
+    from peft import PeftModel
+
+    before = {p.name: p.read_bytes() for p in Path(base.model).iterdir()}
+    context, _ = trained(tmp_path, base, "train.method=lora", f"train.lora.variant={variant}")
+    assert {p.name: p.read_bytes() for p in Path(base.model).iterdir()} == before
+    train = context.directory("train")
+    asked = torch.tensor([load_format(base, sampled(base)).encode(sums(1)[0]["messages"]).ids])
+    plain = load_base(base, sampled(base))
+    with torch.no_grad():
+        original = plain(asked).logits
+        adapted = PeftModel.from_pretrained(plain, str(train / ADAPTER))(asked).logits
+        merged = AutoModelForCausalLM.from_pretrained(train / CHECKPOINT)(asked).logits
+    assert (adapted - original).abs().max() > 1e-3
+    assert (adapted - merged).abs().max() < 1e-4
+    assert (
+        json.loads((train / ADAPTER / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == base.model
+    )
+
+
+def test_the_frozen_base_stays_bit_identical_while_the_adapter_trains(
+    tmp_path: Path, base: StudentCard
+) -> None:
+    context = prepared(tmp_path, "train.method=lora")
+    style = load_format(base, sampled(base))
+    student = load_student(base, sampled(base), context.recipe.train, "cpu")
+    from students.examples import build, read_examples
+
+    data = build(
+        read_examples(context.directory("filter") / "examples.parquet"), style, context.recipe.train, 0
+    )
+    job = Job(context.recipe.train, 0, CPU, "cpu", context.directory("train") / "steps")
+    trainer = build_trainer(job, data, student, style.tokenizer, "all-linear")
+    frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
+    tuned = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert frozen
+    assert all(torch.equal(after[name], value) for name, value in frozen.items())
+    assert any(not torch.equal(after[name], value) for name, value in tuned.items())
+    linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert {name.split(".")[-4] for name in tuned} == linear
+
+
+def test_a_held_out_slice_is_measured_and_can_stop_the_run(tmp_path: Path, base: StudentCard) -> None:
+    overrides = ["train.epochs=6", "train.held_out_share=0.3", "train.learning_rate=1.0e-12"]
+    context, result = trained(tmp_path, base, *overrides, "train.early_stopping=2", "train.evaluations=8")
+    measured = [row["eval_loss"] for row in metrics(context) if "eval_loss" in row]
+    assert result.notes["held_out"] > 0
+    assert result.counts.kept == 32
+    assert 2 <= len(measured) < 8
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path, base: StudentCard) -> None:
+    curves = []
+    for wanted in (False, True):
+        (tmp_path / str(wanted)).mkdir()
+        flags = TrainFlags("cpu", gradient_checkpointing=wanted, log_every=1)
+        curves.append([row["loss"] for row in metrics(trained(tmp_path / str(wanted), base, flags=flags)[0])])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+
+def test_examples_that_are_too_long_are_dropped_and_counted(tmp_path: Path, base: StudentCard) -> None:
+    _, result = trained(tmp_path, base, "train.max_length=85", "train.max_dropped_share=0.5")
+    assert result.counts.dropped["longer_than_max_length"] > 0
+    assert result.counts.kept + result.counts.dropped["longer_than_max_length"] == 32
+
+
+def test_too_many_long_examples_stop_the_stage(tmp_path: Path, base: StudentCard) -> None:
+    with pytest.raises(StageError, match=r"would be dropped .*Raise train.max_length"):
+        trained(tmp_path, base, "train.max_length=75")
+
+
+def test_qlora_without_a_gpu_names_the_way_out(tmp_path: Path, base: StudentCard) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(RecipeError, match=r"qlora quantises with bitsandbytes .*Use method: lora"):
+        trained(tmp_path, base, "train.method=qlora")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"liger": True}, "--liger: liger-kernel is not installed"),
+        ({"tracker": "wandb"}, "--tracker wandb: wandb"),
+    ],
+    ids=["liger", "wandb"],
+)
+def test_a_flag_that_needs_a_missing_library_says_so(
+    tmp_path: Path, base: StudentCard, flags: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        trained(tmp_path, base, flags=TrainFlags("cpu", **flags))
+
+
+def test_a_checkpoint_that_a_kill_cut_short_is_never_resumed_from(tmp_path: Path) -> None:
+    for step, state in ((10, '{"global_step": 10}'), (20, '{"global'), (30, None)):
+        directory = tmp_path / f"checkpoint-{step}"
+        directory.mkdir()
+        if state is not None:
+            (directory / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+def test_a_second_run_is_up_to_date_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    context = finished_filter(tmp_path, sums(16))
+    run(context, CPU)
+    assert read_manifest(context.directory("train")) is not None
+    code = (
+        "import sys, pathlib; from pipeline.__main__ import context; from students.train import run;"
+        f"run(context(pathlib.Path({str(tmp_path / 'small.yaml')!r}), pathlib.Path({str(tmp_path / 'runs')!r}),"
+        " False, ['train.batch_size=8'])); print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert time.monotonic() - started < 20
+
+
+def command(context: Context, *arguments: str) -> list[str]:
+    values = ["--recipe", context.start.recipe, "--runs", str(context.runs), "--set", "train.batch_size=8"]
+    return ["-m", "pipeline", "train", *values, "--device", "cpu", "--log-every", "1", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def steps_done(context: Context) -> int:
+    path = context.directory("train") / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def interrupted(context: Context, number: int, after: int, *arguments: str) -> int:
+    """Start training, send a signal once `after` steps are logged; the exit code."""
+    process = subprocess.Popen(
+        [sys.executable, *command(context, *arguments)],
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while steps_done(context) < after and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    return process.wait(timeout=120)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    """kill -9 in the middle, Ctrl-C later, and the weights of a run that nobody disturbed."""
+    num = 160
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "whole").mkdir()
+    killed = finished_filter(tmp_path / "killed", sums(num))
+    whole = finished_filter(tmp_path / "whole", sums(num))
+    assert interrupted(killed, signal.SIGKILL, 7, "--save-every", "3") == -signal.SIGKILL
+    assert steps_done(killed) < 20
+    assert interrupted(killed, signal.SIGINT, 12, "--save-every", "3") == 130
+    assert steps_done(killed) < 20
+    for context in (killed, whole):
+        subprocess.run([sys.executable, *command(context)], cwd=ROOT, env=environment(), check=True)
+    assert [row["step"] for row in metrics(killed)] == list(range(1, 21))
+    for name in ("loss", "learning_rate"):
+        assert [row[name] for row in metrics(killed)] == [row[name] for row in metrics(whole)]
+    ours, theirs = weights(killed), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
+    curves = []
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        context = finished_filter(tmp_path / str(processes), sums(80))
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        call = command(context) if processes == 1 else [*launcher, *command(context)]
+        subprocess.run([sys.executable, *call], cwd=ROOT, env=environment(), check=True)
+        manifest = read_manifest(context.directory("train"))
+        assert manifest is not None
+        assert manifest["notes"]["processes"] == processes
+        curves.append([row["loss"] for row in metrics(context)])
+    assert len(curves[0]) == 10
+    assert curves[0] == pytest.approx(curves[1], rel=0.01)

@@ -25,6 +25,7 @@ from pipeline.sampling.progress import Progress
 from pipeline.stage import Context, Counts, Plan, StageRun, begin, inputs_of, require
 from pipeline.verify import VERSIONS, VerifierPool
 from teachers.forecast import against_fact, read_forecast
+from teachers.revision import pinned, same_revision
 from teachers.tries import write_tries
 
 log = logging.getLogger(__name__)
@@ -131,13 +132,18 @@ async def sample(
     job: Job, problems: Iterable[Problem], store: Store, work: Work
 ) -> tuple[Tally, dict[str, Any]]:
     """Engine, verifiers and loop together; the tally and what the engine has to note."""
+    model, run_directory = job.model, work.stage.directory.parent
+    if work.flags.engine.engine == "vllm":
+        model = pinned(model, run_directory)
     folders = [work.stage.aside] if work.stage.aside else []
-    folders += [adopted_directory(work.runs, name) for name in work.flags.adopt]
+    for name in work.flags.adopt:
+        same_revision(model, run_directory, work.runs / name)
+        folders.append(adopted_directory(work.runs, name))
     with ExitStack() as stack:
         pool = stack.enter_context(VerifierPool(workers=work.flags.verifier_workers))
         sources = tuple(stack.enter_context(closing(AdoptedRun(folder, job))) for folder in folders)
         options = Options(work.flags.engine.concurrency, sources, Progress(work.num_problems, job.samples))
-        async with start_engine(job.model, work.flags.engine) as engine:
+        async with start_engine(model, work.flags.engine) as engine:
             tally = await collect(job, problems, engine, store, pool, options)
         return tally, engine.notes
 

@@ -26,7 +26,7 @@ WAIT_SECONDS = 3600.0  # weights of hundreds of gigabytes are read first
 
 def run(teacher: str, port: int, flags: EngineFlags) -> None:
     """Start the server, say when it answers, and stay until it ends. EngineError where it ends by itself."""
-    server = subprocess.Popen(command(teacher, port, flags), env=environment(flags))
+    server = subprocess.Popen(command(teacher, port, flags), env=environment())
     try:
         wait_until_ready(server, port)
         log.info(
@@ -65,13 +65,8 @@ def option(name: str, value: Any) -> list[str]:
     return [f"--{dashed}", str(value)]
 
 
-def environment(flags: EngineFlags) -> dict[str, str]:
-    defaults = {
-        "VLLM_CPU_KVCACHE_SPACE": str(flags.kv_cache_gib),
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-    }
-    return {**defaults, **os.environ}
+def environment() -> dict[str, str]:
+    return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **os.environ}
 
 
 def wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:

@@ -143,7 +143,7 @@ def replicas(tmp_path: Path) -> Iterator[list[tuple[int, "subprocess.Popen[bytes
     for port in (free_port(), free_port()):
         command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port)]
         log = (tmp_path / f"server-{port}.log").open("wb")
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         started.append((port, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)))
     try:
         for port, server in started:

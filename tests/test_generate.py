@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import Samples, load_recipe
 from pipeline.records import Problem, Trace, from_json, to_json
 from pipeline.sampling import EngineFlags, Store
+from pipeline.sampling.engine import completion_of
 from pipeline.stage import Context, Start, read_manifest
 from teachers import generate, import_traces, plan
 from teachers.estimate import Devices, expected_tries, layout_for, size_of, solved_share
-from teachers.layouts import Columns
+from teachers.layouts import LAYOUTS, Columns, bare_question, bare_solution
 from teachers.pilot import spread
+from teachers.revision import pinned, same_revision
 from teachers.serve import command
 from tests.test_kills import scripted_server
 
@@ -53,17 +56,30 @@ def url() -> Iterator[str]:
         yield address
 
 
-def context_of(directory: Path, name: str = "small", force: bool = False, **override: Any) -> Context:
-    """A recipe over 60 sums, with its problems stage finished."""
-    rows = directory / "sums.jsonl"
-    if not rows.exists():
-        sums = [{"question": f"What is {i} + {3 * i}?", "answer": str(4 * i)} for i in range(60)]
-        rows.write_text("".join(json.dumps(row) + "\n" for row in sums))
+@pytest.fixture(scope="module")
+def finished(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with 60 sums, and a run over them whose problems and generate stages are finished."""
+    directory = tmp_path_factory.mktemp("finished")
+    sums = [{"question": f"What is {i} + {3 * i}?", "answer": str(4 * i)} for i in range(60)]
+    (directory / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
+    context = recipe_of(directory, directory)
+    problems_stage.run(context, workers=1)
+    generate.run(context, flags_for(url))
+    return directory
+
+
+def recipe_of(finished: Path, directory: Path, name: str = "small", **override: Any) -> Context:
     path = directory / f"{name}.yaml"
-    path.write_text(RECIPE.format(name=name, path=rows))
+    path.write_text(RECIPE.format(name=name, path=finished / "sums.jsonl"))
     recipe = load_recipe(path, [f"{key}={value}" for key, value in override.items()])
-    context = Context(recipe, directory / "runs", Start(force, [], str(path)))
-    problems_stage.run(Context(recipe, directory / "runs", Start(False, [], str(path))), workers=1)
+    return Context(recipe, directory / "runs", Start(False, [], str(path)))
+
+
+def context_of(finished: Path, directory: Path, name: str = "small", **override: Any) -> Context:
+    """A run of its own in `directory`, with its problems stage finished."""
+    context = recipe_of(finished, directory, name, **override)
+    if not context.directory("problems").exists():
+        shutil.copytree(finished / "runs/small/problems", context.directory("problems"))
     return context
 
 
@@ -78,11 +94,8 @@ def manifest_of(context: Context) -> dict[str, Any]:
     return manifest
 
 
-def test_the_stage_writes_traces_verdicts_tries_and_manifest(
-    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    context = context_of(tmp_path)
-    generate.run(context, flags_for(url))
+def test_the_stage_writes_traces_verdicts_tries_and_manifest(finished: Path) -> None:
+    context = recipe_of(finished, finished)
     manifest, directory = manifest_of(context), context.directory("generate")
     problems = list(generate.ProblemFile(context.directory("problems") / "problems.jsonl"))
     tries = [json.loads(line) for line in (directory / "tries.jsonl").read_text().splitlines()]
@@ -91,30 +104,41 @@ def test_the_stage_writes_traces_verdicts_tries_and_manifest(
     assert manifest["notes"]["solved"] + manifest["notes"]["given_up"] == len(problems)
     assert all(row["correct"] == 2 for row in tries if row["solved"])
     assert manifest["usage"]["output_tokens"] == sum(t.output_tokens for t in Store(directory).traces())
+
+
+def test_a_second_run_is_up_to_date_and_another_plan_is_refused(
+    url: str, finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
-    generate.run(context, flags_for("http://127.0.0.1:9/v1"))
+    generate.run(recipe_of(finished, finished), flags_for("http://127.0.0.1:9/v1"))
     assert "up to date" in caplog.text
     with pytest.raises(StageError, match=r"samples\.max: 6 -> 7"):
-        generate.run(context_of(tmp_path, **{"generate.samples.max": 7}), flags_for(url))
+        generate.run(recipe_of(finished, finished, **{"generate.samples.max": 7}), flags_for(url))
 
 
-def test_equal_keys_are_adopted_from_a_run_and_from_what_force_moved(url: str, tmp_path: Path) -> None:
-    first = context_of(tmp_path)
-    generate.run(first, flags_for(url))
-    bought = manifest_of(first)["usage"]["sampled"]
-    second = context_of(tmp_path, "second")
+def test_equal_keys_are_adopted_from_another_run(url: str, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    bought = manifest_of(recipe_of(finished, finished))["usage"]["sampled"]
+    second = context_of(finished, tmp_path, "second")
     generate.run(second, flags_for("http://127.0.0.1:9/v1", "small"))
     assert manifest_of(second)["usage"]["adopted"] == bought
-    forced = context_of(tmp_path, force=True)
+    with pytest.raises(RecipeError, match="runs with traces: "):
+        generate.run(context_of(finished, tmp_path, "third"), flags_for(url, "missing"))
+
+
+@pytest.mark.slow
+def test_what_force_moved_aside_is_adopted(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    context = recipe_of(finished, tmp_path)
+    bought = manifest_of(context)["usage"]["sampled"]
+    forced = Context(context.recipe, context.runs, Start(True, [], ""))
     generate.run(forced, flags_for("http://127.0.0.1:9/v1"))
     assert manifest_of(forced)["usage"]["adopted"] == bought
     assert (tmp_path / "runs/small/generate.1/manifest.json").exists()
-    with pytest.raises(RecipeError, match="runs with traces: second, small"):
-        generate.run(context_of(tmp_path, "third"), flags_for(url, "missing"))
 
 
-def test_too_many_failures_fail_the_stage_after_saving(tmp_path: Path) -> None:
-    context = context_of(tmp_path)
+def test_too_many_failures_fail_the_stage_after_saving(finished: Path, tmp_path: Path) -> None:
+    context = context_of(finished, tmp_path)
     rows = context.directory("problems") / "problems.jsonl"
     problems = [from_json(Problem, line) for line in rows.read_text().splitlines()]
     failed = pytest.raises(StageError, match=r"requests failed \(http_400 .*max_failure_rate 0.02")
@@ -125,10 +149,11 @@ def test_too_many_failures_fail_the_stage_after_saving(tmp_path: Path) -> None:
     assert read_manifest(context.directory("generate")) is None
 
 
+@pytest.mark.slow
 def test_a_pilot_forecasts_and_its_traces_are_kept(
-    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    url: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    context = context_of(tmp_path)
+    context = context_of(finished, tmp_path)
     plan.run(context, plan.Assumed(), 20, flags_for(url))
     assert "pilot of 20 problems" in capsys.readouterr().out
     piloted = sum(1 for _ in Store(context.directory("generate")).traces())
@@ -140,8 +165,10 @@ def test_a_pilot_forecasts_and_its_traces_are_kept(
     assert 0.7 < forecast["ratio"] < 1.4
 
 
-def test_a_plan_without_a_pilot_buys_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    context = context_of(tmp_path)
+def test_a_plan_without_a_pilot_buys_nothing(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = context_of(finished, tmp_path)
     plan.run(context, plan.Assumed(), None, generate.GenerateFlags())
     printed = capsys.readouterr().out
     assert "assumed (pass_rate)" in printed
@@ -208,13 +235,17 @@ def test_every_fact_of_a_card_has_a_source(name: str) -> None:
     [({"generate.sampling.temperature": 0}, "the same text"), ({"generate.samples.cap": 9}, "no meaning")],
     ids=["greedy", "cap"],
 )
-def test_budgets_that_cannot_be_are_refused(override: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_budgets_that_cannot_be_are_refused(
+    override: dict[str, Any], message: str, finished: Path, tmp_path: Path
+) -> None:
     with pytest.raises(RecipeError, match=message):
-        generate.run(context_of(tmp_path, **override), generate.GenerateFlags())
+        generate.run(context_of(finished, tmp_path, **override), generate.GenerateFlags())
 
 
-def test_a_prompt_that_leaves_no_room_is_refused_before_the_engine_starts(url: str, tmp_path: Path) -> None:
-    context = context_of(tmp_path, **{"generate.sampling.max_tokens": 1020})
+def test_a_prompt_that_leaves_no_room_is_refused_before_the_engine_starts(
+    url: str, finished: Path, tmp_path: Path
+) -> None:
+    context = context_of(finished, tmp_path, **{"generate.sampling.max_tokens": 1020})
     with pytest.raises(RecipeError, match=r"1,020 and the longest prompt of \d+ tokens exceed .* 1,024"):
         generate.run(context, flags_for(url))
 
@@ -246,28 +277,40 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize("layout", IMPORTS)
-def test_traces_are_imported(layout: str, tmp_path: Path) -> None:
-    context = context_of(tmp_path)
+def test_each_layout_gives_question_and_split_response(layout: str) -> None:
+    read, tags = LAYOUTS[layout]
+    row = read(IMPORTS[layout], Columns("prompt", "text"))
+    assert bare_question(row.question) == "What is 7 + 21?"
+    done = completion_of(row.responses[0], "stop", (0, 0), tags)
+    assert (done.thinking, bare_solution(done.answer)) == ("7 + 21", "\\boxed{28}")
+
+
+def test_imported_traces_take_the_place_of_generate(finished: Path, tmp_path: Path) -> None:
+    context = context_of(finished, tmp_path)
     file = tmp_path / "traces.jsonl"
-    other = json.loads(json.dumps(IMPORTS[layout]).replace("7 + 21", "8 + 99"))
-    file.write_text(json.dumps(IMPORTS[layout]) + "\n" + json.dumps(other) + "\n")
-    import_traces.run(context, import_traces.Imported(file, layout, Columns("prompt", "text")))
+    other = json.loads(json.dumps(IMPORTS["openr1"]).replace("7 + 21", "8 + 99"))
+    file.write_text(json.dumps(IMPORTS["openr1"]) + "\n" + json.dumps(other) + "\n")
+    import_traces.run(context, import_traces.Imported(file, "openr1"))
     manifest = manifest_of(context)
-    traces = list(Store(context.directory("generate")).traces())
-    verdicts = list(Store(context.directory("generate")).verdicts())
-    assert manifest["counts"]["dropped"] == {"no_such_problem": manifest["counts"]["kept"]}
-    assert (traces[0].thinking, traces[0].answer, traces[0].finish_reason) == (
-        "7 + 21",
-        "\\boxed{28}",
-        "stop",
-    )
-    assert verdicts[0].status == "correct"
-    assert [trace.finish_reason for trace in traces[1:]] == (["length"] if layout == "openr1" else [])
+    assert manifest["counts"]["kept"] == 2
+    assert manifest["counts"]["dropped"] == {"no_such_problem": 2}
+    store = Store(context.directory("generate"))
+    assert [trace.finish_reason for trace in store.traces()] == ["stop", "length"]
+    assert next(verdict.status for verdict in store.verdicts()) == "correct"
 
 
-def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="did you mean 'openr1'"):
-        import_traces.run(context_of(tmp_path), import_traces.Imported(tmp_path / "x.jsonl", "openr"))
+@pytest.mark.parametrize(
+    ("row", "layout", "message"),
+    [({"a": 1}, "openr1", "is no row of layout openr1"), ({}, "openr", "did you mean 'openr1'")],
+    ids=["row", "layout"],
+)
+def test_what_cannot_be_imported_is_named(
+    row: dict[str, Any], layout: str, message: str, finished: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "traces.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(RecipeError, match=message):
+        import_traces.run(context_of(finished, tmp_path), import_traces.Imported(file, layout))
 
 
 def test_a_trace_of_the_store_is_what_was_written(tmp_path: Path) -> None:
@@ -277,3 +320,24 @@ def test_a_trace_of_the_store_is_what_was_written(tmp_path: Path) -> None:
         store.add_trace(trace)
     assert next(Store(tmp_path).traces()) == trace
     assert from_json(Trace, to_json(trace)) == trace
+
+
+def test_a_null_revision_is_resolved_once_and_then_enforced(tmp_path: Path) -> None:
+    model = sampled_teacher("gpt-oss-120b")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "ours/revisions.json").write_text(json.dumps({"openai/gpt-oss-120b": "abc", "a/b": "c"}))
+    (tmp_path / "theirs/revisions.json").write_text(json.dumps({"openai/gpt-oss-120b": "def"}))
+    assert pinned(model, tmp_path / "ours").revision == "abc"
+    assert pinned(sampled_teacher("embedded-moe"), tmp_path / "ours").revision is None
+    with pytest.raises(RecipeError, match="two revisions are never mixed"):
+        same_revision(model, tmp_path / "ours", tmp_path / "theirs")
+
+
+def test_a_revision_that_cannot_be_resolved_is_never_invented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RecipeError, match="its card's revision is null and cannot be resolved"):
+        pinned(sampled_teacher("gpt-oss-120b"), tmp_path)

@@ -96,7 +96,7 @@ def test_kill_9_at_50_random_moments(tmp_path: Path) -> None:
     assert {(v.problem_id, v.sample) for v in Store(tmp_path).verdicts()} == expected
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_an_interrupt_keeps_what_is_finished(name: str, tmp_path: Path) -> None:
     with scripted_server(0.05) as url:
         child = start_child(url, tmp_path, 2000)

@@ -232,7 +232,7 @@ class Loop:
         sample, asked.next = asked.next, asked.next + 1
         bits = asked.known >> 4 * sample & 15
         if bits & DONE:
-            self.tally.found += 1
+            self.tally.found += not self._allowance  # redistribution comes by what was counted before
             if bits & VERIFIED or self._pool is None:
                 asked.correct += counts_as_correct(bits)
                 return

@@ -176,7 +176,6 @@ def start_llm(model: SampledModel, flags: EngineFlags) -> Any:
     """An AsyncLLM for `model`. Blocks for the 15 seconds and more that an engine takes to start."""
     level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("vllm").setLevel(level)  # it logs while it is imported, before it reads the variable
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(flags.kv_cache_gib))
     os.environ.setdefault("PYTHONWARNINGS", QUIET)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if Path(model.model).is_dir():
@@ -213,6 +212,8 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(model.max_model_len, 4096)
         arguments["enforce_eager"] = True
+        # stated, because the default wants 0.92 of all memory to be free and refuses to start otherwise
+        arguments["kv_cache_memory_bytes"] = flags.kv_cache_gib * 2**30
     else:
         arguments["gpu_memory_utilization"] = flags.gpu_memory_share
     return arguments

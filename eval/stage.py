@@ -20,7 +20,7 @@ from pipeline.cards import SampledModel, task_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import CardTask, ProceduralSource, Recipe, Sampling
 from pipeline.records import to_json
-from pipeline.revisions import resolved_revisions, unpinned_sources
+from pipeline.revisions import resolved_revisions, unpinned_tasks, unpinned_sources
 from pipeline.sampling import EngineFlags
 from pipeline.stage import Context, Plan, StageRun, begin, check_outputs, hash_file, inputs_of, require
 from pipeline.tasks import task_names

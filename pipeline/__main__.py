@@ -239,6 +239,8 @@ def compare(
 
     paths = [Path(name) if Path(name).is_dir() else runs / name for name in (first, second)]
     print(compare_runs(paths[0], paths[1], model))
+
+
 @app.command("serve-teacher")
 def serve_teacher(
     teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
@@ -295,6 +297,8 @@ def ablate(
     asked = {"drop-rule": drop_rule, "select": select, "set": change}
     changes = [(kind, value) for kind, value in asked.items() if value is not None]
     print(write(context(recipe, runs, False, None), recipe, changes))
+
+
 def plan(
     recipe: RecipePath,
     runs: Runs = DEFAULT_RUNS,

@@ -38,7 +38,20 @@ RELATIONS = {
 }  # fmt: skip
 CONNECTORS = {"or": "or", "and": "and", "\\lor": "or", "\\land": "and", "&": "and", ",": "comma", ";": "comma",
               "\\\\": "comma"}  # fmt: skip
-HEDGES = frozenset(["approximately", "about", "exactly", "roughly", "approx", "around", "only", "just", "simply", "precisely"])
+HEDGES = frozenset(
+    [
+        "approximately",
+        "about",
+        "exactly",
+        "roughly",
+        "approx",
+        "around",
+        "only",
+        "just",
+        "simply",
+        "precisely",
+    ]
+)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\langle": ("\\rangle",), "\\{": ("\\}",)}
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"})
 BASED = re.compile(
@@ -297,8 +310,7 @@ def read_phrase(cursor: Cursor) -> str:
                 break
             parts.append(token.text)
         elif (
-            (parts
-            and token.text in ("^", "/", ".", "-", "'"))
+            (parts and token.text in ("^", "/", ".", "-", "'"))
             or (parts and token.kind in ("number", "letter"))
         ) or (parts and token.text in ("{", "}") and (parts[-1] == "^" or "^" in parts[-3:])):
             parts.append(token.text)

@@ -106,7 +106,6 @@ class TaskCard(Strict):
     columns: Columns = Columns()
     answer: Literal["plain", "hashes", "boxed"] = "plain"
     verifier: str = "math"
-    metadata: dict[str, Any] = {}
     prompt: str | None = None
     k: Annotated[int, Field(ge=1)] = 1
     licence: str

@@ -55,22 +55,22 @@ def _near_duplicates(problems: list[tuple[int, Problem]]) -> Iterator[tuple[int,
     from datasketch import MinHash, MinHashLSH
 
     index = MinHashLSH(threshold=CANDIDATE_SIMILARITY, num_perm=NUM_PERMUTATIONS)
-    kept: dict[int, tuple[Problem, set[str], list[str]]] = {}
+    kept: dict[int, tuple[Problem, list[str]]] = {}
     for position, problem in problems:
         runs = shingles(problem.question)
         facts = [squash(problem.gold), *sorted(NUMBER.findall(problem.question))]
         sketch = MinHash(num_perm=NUM_PERMUTATIONS)
         sketch.update_batch([run.encode() for run in runs])
         near = [
-            (similarity(runs, kept[other][1]), -other)
+            (similarity(runs, shingles(kept[other][0].question)), -other)
             for other in index.query(sketch)
-            if kept[other][2] == facts
+            if kept[other][1] == facts
         ]
         score, other = max(near, default=(0.0, 0))
         if score >= NEAR_SIMILARITY:
             yield position, Duplicate("near_duplicate", kept[-other][0], f"{score:.3f}")
             continue
-        kept[position] = (problem, runs, facts)
+        kept[position] = (problem, facts)
         index.insert(position, sketch)
 
 

@@ -35,6 +35,7 @@ from pipeline.stage import (
     check_outputs,
     hash_file,
     inputs_of,
+    read_manifest,
     require,
 )
 from pipeline.verify.table import VERSIONS
@@ -109,7 +110,9 @@ def sift_and_select(
     """Both passes, then the manifest."""
     out, select = stage.directory, recipe.filter.select
     judging = judging_of(recipe, problems)
-    inputs = Inputs(problems / "problems.jsonl", traces, traces[0].parent / "verdicts.jsonl", out)
+    generate = traces[0].parent
+    num_traces = (read_manifest(generate) or {"counts": {"kept": None}})["counts"]["kept"]
+    inputs = Inputs(problems / "problems.jsonl", traces, generate / "verdicts.jsonl", out, num_traces)
     with Sifter(inputs, select, recipe.seed, workers) as sifter:
         counts = sifter.run(judging)
         selected = select_examples(sifter.best, select, counts.num_passed, sifter.by_position())

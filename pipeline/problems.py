@@ -8,15 +8,17 @@ contaminated.jsonl (up to 20 examples of each decontamination rule, to be read).
     python -m pipeline problems --recipe recipes/demo.yaml
 """
 
-import dataclasses
 import json
 import logging
 from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.cards import task_card
-from pipeline.errors import StageError
+from pipeline.decontaminate import EvalIndex, EvalQuestion, Match, Ngram, eval_questions, find_matches
+from pipeline.dedupe import duplicates
+from pipeline.errors import PipelineError, StageError
 from pipeline.recipe import CardTask, HubSource, ProceduralSource, Recipe, Source
 from pipeline.records import Problem
 from pipeline.revisions import resolved_revisions, unpinned_sources
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
 EXAMPLES_PER_RULE = 20
+# reasons of a verdict that may pass when it is asked for again
+PASSING = ("timeout", "crash", "memory")
 
 # one step's result: the problems that stay, and a row for each that goes
 Step = tuple[list[Problem], list[dict[str, Any]]]
@@ -41,39 +45,68 @@ def run(context: Context, workers: int = 2) -> None:
     if stage is None:
         return
     with stage:
-        recipe, directory = context.recipe, stage.directory
-        names = source_names(recipe.problems.sources)
-        procedural = {
-            name
-            for name, source in zip(names, recipe.problems.sources, strict=True)
-            if isinstance(source, ProceduralSource)
-        }
-        tasks = load_tasks(recipe, revisions)
-        problems, drops = load(recipe, names, revisions)
-        num_in = len(problems) + len(drops)
-        for step in (
-            lambda kept: check_golds(kept, workers),
-            lambda kept: drop_duplicates(kept, procedural),
-            lambda kept: decontaminate(kept, procedural, tasks, recipe, directory),
-            lambda kept: cap(kept, names, recipe),
-        ):
-            problems, dropped = step(problems)
-            drops += dropped
-        reasons = dict(Counter(drop["reason"] for drop in drops).most_common())
-        if not problems:
-            raise StageError(
-                f"{directory}: none of {num_in:,} problems is left (dropped: {reasons}); look at the sources "
-                "of the recipe"
-            )
-        rows = {
-            "problems.jsonl": write_rows(directory / "problems.jsonl", map(dataclasses.asdict, problems)),
-            "dropped.jsonl": write_rows(directory / "dropped.jsonl", drops),
-            "protected.jsonl": None,
-            "templates.json": None,
-            "contaminated.jsonl": None,
-        }
-        stage.finish(Counts(num_in, len(problems), reasons), rows, notes=notes_of(problems, drops))
-    log.info("problems: kept %s of %s; dropped %s", f"{len(problems):,}", f"{num_in:,}", reasons or "none")
+        try:
+            made = make_problems(context.recipe, revisions, workers)
+        except PipelineError:
+            stage.abandon()
+            raise
+        num_in, reasons = len(made.problems) + len(made.drops), made.reasons()
+        rows = write_outputs(stage.directory, made, context.recipe.seed)
+        counts = Counts(num_in, len(made.problems), reasons)
+        stage.finish(counts, rows, notes=notes_of(made.problems, made.drops))
+    log.info("problems: kept %s of %s; dropped %s", f"{counts.kept:,}", f"{num_in:,}", reasons or "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """All that the stage has found, before anything is written."""
+
+    problems: list[Problem]
+    drops: list[dict[str, Any]]
+    protected: list[EvalQuestion]
+    templates: dict[str, set[Ngram]]
+
+    def reasons(self) -> dict[str, int]:
+        return dict(Counter(drop["reason"] for drop in self.drops).most_common())
+
+
+def make_problems(recipe: Recipe, revisions: dict[str, str], workers: int) -> Made:
+    """Every step in order. A PipelineError leaves nothing behind."""
+    names = source_names(recipe.problems.sources)
+    procedural = {
+        name
+        for name, source in zip(names, recipe.problems.sources, strict=True)
+        if isinstance(source, ProceduralSource)
+    }
+    questions = eval_questions(load_tasks(recipe, revisions))
+    problems, drops = load(recipe, names, revisions)
+    problems, bad = check_golds(problems, workers)
+    problems, repeated = drop_duplicates(problems, procedural)
+    matches, templates = find_matches(problems, procedural, EvalIndex(questions))
+    problems, contaminated = drop_contaminated(problems, matches, recipe.problems.decontaminate)
+    problems, over = cap(problems, names, recipe)
+    made = Made(problems, [*drops, *bad, *repeated, *contaminated, *over], questions, templates)
+    if not problems:
+        raise StageError(
+            f"problems: none of {len(made.drops):,} problems is left (dropped: {made.reasons()}); look at "
+            "the sources of the recipe"
+        )
+    return made
+
+
+def write_outputs(directory: Path, made: Made, seed: int) -> dict[str, int | None]:
+    """Write all files; their rows, for the manifest."""
+    contaminated = [drop for drop in made.drops if drop["reason"] == "contaminated"]
+    ignored = {source: sorted(map(" ".join, runs)) for source, runs in made.templates.items() if runs}
+    text = json.dumps(ignored, indent=1, ensure_ascii=False)
+    (directory / "templates.json").write_text(text + "\n", encoding="utf-8")
+    return {
+        "problems.jsonl": write_rows(directory / "problems.jsonl", map(asdict, made.problems)),
+        "dropped.jsonl": write_rows(directory / "dropped.jsonl", made.drops),
+        "protected.jsonl": write_rows(directory / "protected.jsonl", map(asdict, made.protected)),
+        "contaminated.jsonl": write_rows(directory / "contaminated.jsonl", examples_of(contaminated, seed)),
+        "templates.json": None,
+    }
 
 
 def plan_of(recipe: Recipe, revisions: dict[str, str]) -> Plan:
@@ -139,15 +172,23 @@ def check_golds(problems: list[Problem], workers: int) -> Step:
     from pipeline.verify import VerifierPool
 
     kept, drops = [], []
-    rows = (((p.id, 0), p.verifier, p.gold, own_answer(p), p.metadata) for p in problems)
     with VerifierPool(workers=workers) as pool:
-        verdicts = tqdm(pool.map(rows), "gold answers", len(problems), unit=" problems", disable=None)
+        verdicts = tqdm(
+            pool.map(map(row_of, problems)), "gold answers", len(problems), unit=" problems", disable=None
+        )
         for problem, verdict in zip(problems, verdicts, strict=True):
+            if verdict.reason in PASSING:  # a loaded machine must not decide which problems there are
+                verdict = pool.submit(*row_of(problem)).result()
             if verdict.status == "correct":
                 kept.append(problem)
             else:
                 drops.append(drop_row(problem, "bad_gold", detail=f"{verdict.status}: {verdict.reason}"))
     return kept, drops
+
+
+def row_of(problem: Problem) -> tuple[tuple[str, int], str, str, str, dict[str, Any]]:
+    """The problem with its own gold as the response, as the verifier pool takes it."""
+    return (problem.id, 0), problem.verifier, problem.gold, own_answer(problem), problem.metadata
 
 
 def own_answer(problem: Problem) -> str:
@@ -160,8 +201,6 @@ def own_answer(problem: Problem) -> str:
 
 def drop_duplicates(problems: list[Problem], procedural: set[str]) -> Step:
     """duplicate and near_duplicate: the first of equals stays (pipeline.dedupe)."""
-    from pipeline.dedupe import duplicates
-
     found = duplicates(problems, procedural)
     drops = []
     for position, duplicate in sorted(found.items()):
@@ -171,19 +210,9 @@ def drop_duplicates(problems: list[Problem], procedural: set[str]) -> Step:
     return [problem for position, problem in enumerate(problems) if position not in found], drops
 
 
-def decontaminate(
-    problems: list[Problem],
-    procedural: set[str],
-    tasks: list[TaskProblems],
-    recipe: Recipe,
-    directory: Path,
-) -> Step:
+def drop_contaminated(problems: list[Problem], matches: dict[str, Match], enabled: bool) -> Step:
     """contaminated: an eval question of the recipe, or nearly one (pipeline.decontaminate)."""
-    from pipeline.decontaminate import EvalIndex, eval_questions, find_matches
-
-    questions = eval_questions(tasks)
-    matches, templates = find_matches(problems, procedural, EvalIndex(questions))
-    if not recipe.problems.decontaminate:
+    if not enabled:
         same = [match for match in matches.values() if match.rule in ("exact", "whole")]
         if same:
             raise StageError(
@@ -191,17 +220,12 @@ def decontaminate(
                 f"{same[0].matched.task}, for example {same[0].matched.question[:120]!r}, and "
                 "problems.decontaminate is false. Set it to true, or take another source or task"
             )
-        matches = {}
+        return problems, []
     drops = [
-        drop_row(p, "contaminated", rule=m.rule, matched=dataclasses.asdict(m.matched), detail=m.detail)
+        drop_row(p, "contaminated", rule=m.rule, matched=asdict(m.matched), detail=m.detail)
         for p in problems
         if (m := matches.get(p.id))
     ]
-    write_rows(directory / "protected.jsonl", map(dataclasses.asdict, questions))
-    write_rows(directory / "contaminated.jsonl", examples_of(drops, recipe.seed))
-    ignored = {source: sorted(map(" ".join, runs)) for source, runs in templates.items() if runs}
-    text = json.dumps(ignored, indent=1, ensure_ascii=False)
-    (directory / "templates.json").write_text(text + "\n", encoding="utf-8")
     return [problem for problem in problems if problem.id not in matches], drops
 
 
@@ -258,7 +282,7 @@ def weighted_sizes(
 
 
 def drop_row(problem: Problem, reason: str, **why: Any) -> dict[str, Any]:
-    return {"reason": reason, **why, **dataclasses.asdict(problem)}
+    return {"reason": reason, **why, **asdict(problem)}
 
 
 def notes_of(problems: list[Problem], drops: list[dict[str, Any]]) -> dict[str, Any]:

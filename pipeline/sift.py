@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
+from tqdm import tqdm
 
 from pipeline.judge import Item, Judging, Outcome, judge_all
 from pipeline.lookup import KeyOf, ProblemIndex, VerdictReader
@@ -44,6 +45,7 @@ class Inputs:
     traces: list[Path]
     verdicts: Path
     out: Path
+    num_traces: int | None = None
 
 
 class Place(NamedTuple):
@@ -105,9 +107,11 @@ class Sifter:
 
     def run(self, judging: Judging) -> Sifted:
         """Sift all traces. Every line of every shard ends in exactly one of the three files."""
-        for outcomes in judge_all(self._chunks(), judging, self.workers):
-            for place, outcome in zip(self._places.popleft(), outcomes, strict=True):
-                self._take(place, outcome)
+        with tqdm(None, "filter", self.inputs.num_traces, unit=" traces", disable=None) as bar:
+            for outcomes in judge_all(self._chunks(), judging, self.workers):
+                for place, outcome in zip(self._places.popleft(), outcomes, strict=True):
+                    self._take(place, outcome)
+                bar.update(len(outcomes))
         if (missed := sum(self.counts.failed.values())) > SHOWN_FAULTS:
             log.warning("filter: %s lines failed in all; each stands in failed.jsonl", f"{missed:,}")
         return self.counts

@@ -205,6 +205,10 @@ class StageRun:
     ) -> None:
         os.close(self._lock)  # closing the descriptor releases the flock
 
+    def abandon(self) -> None:
+        """Forget an attempt that wrote nothing yet, so that a recipe whose fault is mended starts anew."""
+        (self.directory / PROGRESS).unlink(missing_ok=True)
+
     def finish(
         self,
         counts: Counts,

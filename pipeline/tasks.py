@@ -47,8 +47,7 @@ def task_problems(task: Task, seed: int, revision: str | None = None) -> TaskPro
         return TaskProblems(name, list(procedural_problems(task, seed, reserved=True)), None, True)
     card = task_card(task.task) if isinstance(task, CardTask) else None
     source = task if isinstance(task, FileSource) else _card_source(task, card or task_card(task.task))
-    loaded = [item for item in row_problems(source, name, revision) if isinstance(item, Problem)]
-    problems = list({problem.id: problem for problem in loaded}.values())
+    problems = list({problem.id: problem for problem in _all_rows(source, name, revision)}.values())
     size = task.size if isinstance(task, CardTask) else task.limit
     if not problems:
         raise RecipeError(
@@ -57,6 +56,19 @@ def task_problems(task: Task, seed: int, revision: str | None = None) -> TaskPro
     if size is not None and size > len(problems):
         raise RecipeError(f"eval task {name}: has {len(problems):,} questions, size asks for {size:,}")
     return TaskProblems(name, seeded_part(problems, size, seed), card, False)
+
+
+def _all_rows(source: FileSource | HubSource, name: str, revision: str | None) -> list[Problem]:
+    """Every row as a problem; RecipeError for one without a question or a gold answer: it would be lost."""
+    problems = []
+    for item in row_problems(source, name, revision):
+        if not isinstance(item, Problem):
+            raise RecipeError(
+                f"eval task {name}: {item.where}: {item.reason.replace('_', ' ')} in its column (answer: "
+                f"{source.answer}). Every row of a task is scored: mend the row, or the task's columns"
+            )
+        problems.append(item)
+    return problems
 
 
 def seeded_part(problems: list[Problem], size: int | None, seed: int) -> list[Problem]:

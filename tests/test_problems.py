@@ -141,6 +141,9 @@ def test_a_broken_line_stops_the_stage_and_is_named(context_of: MakeContext, tmp
     with pytest.raises(RecipeError, match=r"train\.jsonl:2: is not valid JSON"):
         run(context, workers=1)
     assert read_manifest(context.directory("problems")) is None
+    write(path, free_questions(3))
+    run(context, workers=1)
+    conserve(context.directory("problems"))
 
 
 def test_weights_are_proportions_of_what_there_is() -> None:

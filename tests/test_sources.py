@@ -151,8 +151,10 @@ def test_a_hub_data_set_without_a_network_says_what_to_do(monkeypatch: pytest.Mo
 
 def test_tasks_must_have_questions_and_names_of_their_own(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", {"question": "?", "answer": ""})
-    with pytest.raises(RecipeError, match="eval task rows: has no question with an answer"):
+    with pytest.raises(RecipeError, match=r"eval task rows: .*rows\.jsonl:1: no answer in its column"):
         task_problems(FileSource(path=path), 0)
+    with pytest.raises(RecipeError, match="eval task none: has no question"):
+        task_problems(FileSource(path=write(tmp_path / "none.jsonl")), 0)
     with pytest.raises(RecipeError, match="two tasks are called 'chain_sum'; give one of them a `name:`"):
         task_names([SUMS, SUMS])
     assert task_names([SUMS, SUMS.model_copy(update={"name": "long"})]) == ["chain_sum", "long"]

@@ -82,7 +82,9 @@ def problem_id(question: str, gold: str, verifier: str) -> str:
 
 def to_json(record: Problem | Trace | Verdict | Example) -> str:
     """One line of JSON, keys in field order."""
-    return json.dumps({f.name: getattr(record, f.name) for f in dataclasses.fields(record)}, ensure_ascii=False)
+    return json.dumps(
+        {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}, ensure_ascii=False
+    )
 
 
 def from_json(kind: type[Record], line: str) -> Record:

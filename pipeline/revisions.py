@@ -44,7 +44,12 @@ def pinned(context: Context, model: SampledModel) -> SampledModel:
 
 def unpinned_sources(recipe: Recipe) -> set[str]:
     """The hub data sets of sources and tasks that neither the recipe nor their task card pins."""
-    names = {s.hub for s in recipe.problems.sources if isinstance(s, HubSource) and s.revision is None}
+    sources = {s.hub for s in recipe.problems.sources if isinstance(s, HubSource) and s.revision is None}
+    return sources | unpinned_tasks(recipe)
+
+
+def unpinned_tasks(recipe: Recipe) -> set[str]:
+    names = set()
     for task in recipe.eval.tasks:
         if isinstance(task, CardTask) and task.path is None:
             card = task_card(task.task)

@@ -21,7 +21,9 @@ def names_in(function: Callable[..., object]) -> set[str]:
     except OSError:  # made by dataclass: no source, no calls
         return set()
     nodes = list(ast.walk(ast.parse(source)))
-    return {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    return {n.id for n in nodes if isinstance(n, ast.Name)} | {
+        n.attr for n in nodes if isinstance(n, ast.Attribute)
+    }
 
 
 def scorer_names(family: type) -> set[str]:

@@ -12,7 +12,10 @@ def payload(marker: str) -> list[tuple[str, str]]:
         ("eval_import", boxed(f"__import__('os').system('touch {marker}')")),
         ("eval_open", boxed(touch)),
         ("sympify_lambda", boxed(f"(lambda: {touch})()")),
-        ("parse_expr_attribute", boxed(f"x.__class__.__init__.__globals__['__builtins__']['open']({marker!r}, 'w')")),
+        (
+            "parse_expr_attribute",
+            boxed(f"x.__class__.__init__.__globals__['__builtins__']['open']({marker!r}, 'w')"),
+        ),
         ("parse_expr_digits", boxed(f"1 if {touch} else 2")),
         ("latex_text_payload", boxed(f"\\text{{__import__('os').system('touch {marker}')}}")),
         ("subclasses", boxed(f"[c for c in ().__class__.__base__.__subclasses__()][0] or {touch}")),
@@ -55,7 +58,10 @@ COMBINATORIAL = [
     ("limit", boxed(r"\lim_{n \to \infty} \left(1+\frac{1}{n}\right)^{n^{n}}")),
     ("expand", boxed("(x+y+z+w+v+u)^{3000}")),
     ("expand_nested", boxed("((((x+1)^{99}+1)^{99}+1)^{99}+1)^{99}")),
-    ("determinant", boxed(r"\det \begin{pmatrix} " + r" \\ ".join(["a & b & c & d & e"] * 5) + r"\end{pmatrix}^{5000}")),
+    (
+        "determinant",
+        boxed(r"\det \begin{pmatrix} " + r" \\ ".join(["a & b & c & d & e"] * 5) + r"\end{pmatrix}^{5000}"),
+    ),
     ("solve", boxed("x^{17} - 3x^{13} + 7x^{11} = \\sqrt{x^7+\\sqrt{x^5+\\sqrt{x^3+x}}}")),
 ]
 LONG = [

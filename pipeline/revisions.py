@@ -1,19 +1,21 @@
-"""Revisions of hub data sets that a recipe or a card leaves null: resolved at the first run, then enforced.
+"""Revisions on the hub that a recipe or a card leaves null: resolved at the first run, then enforced.
 
-Reads and writes runs/<name>/revisions.json, {data set: commit}. A revision is never invented: without a
-network and without that file the run stops and says so.
+Reads and writes runs/<name>/revisions.json, {data set or models/<model>: commit}. None is ever invented:
+without a network and without that file the run stops and says so.
 """
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
 
-from pipeline.cards import task_card
+from pipeline.cards import SampledModel, task_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import CardTask, HubSource, Recipe
 from pipeline.stage import Context
 
 log = logging.getLogger(__name__)
+MODELS = "models/"
 
 
 def resolved_revisions(context: Context, wanted: set[str]) -> dict[str, str]:
@@ -29,6 +31,15 @@ def resolved_revisions(context: Context, wanted: set[str]) -> dict[str, str]:
         path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         log.info("resolved %s; enforced from now on by %s", ", ".join(missing), path)
     return {name: known[name] for name in sorted(wanted)}
+
+
+def pinned(context: Context, model: SampledModel) -> SampledModel:
+    """`model` with the commit that stands for its card's null revision; a local directory needs none."""
+    if model.revision is not None or Path(model.model).is_dir():
+        return model
+    name = f"{MODELS}{model.model}"
+    commit = resolved_revisions(context, {name})[name]
+    return dataclasses.replace(model, revision=commit, identity={**model.identity, "revision": commit})
 
 
 def unpinned_sources(recipe: Recipe) -> set[str]:
@@ -61,13 +72,16 @@ def read_revisions(path: Path) -> dict[str, str]:
 
 
 def latest_commit(name: str) -> str:
-    """The commit that the hub's main branch of a data set points to now."""
+    """The commit that the hub's main branch of a data set (or of models/<model>) points to now."""
     import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
-        commit = HfApi().dataset_info(name).sha
+        is_model = name.startswith(MODELS)
+        hub = HfApi()
+        found = hub.model_info(name.removeprefix(MODELS)) if is_model else hub.dataset_info(name)
+        commit = found.sha
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise RecipeError(

@@ -9,6 +9,7 @@ import sys
 from pipeline.cards import sampled_student, student_card
 from pipeline.records import Example
 from pipeline.render import messages
+from pipeline.revisions import pinned
 from pipeline.stage import Context, read_manifest
 from students.examples import build, read_examples
 from students.fit import EXAMPLES, quiet_libraries
@@ -22,7 +23,8 @@ def run(context: Context, flags: TrainFlags | None = None) -> None:
     """Print the examples and the checks. StageError with every fault."""
     quiet_libraries()
     recipe = context.recipe
-    card, model = student_card(recipe.train.student), sampled_student(recipe.train.student)
+    card = student_card(recipe.train.student)
+    model = pinned(context, sampled_student(recipe.train.student))
     style = load_format(card, model)
     examples, where = examples_of(context)
     shown = choose(examples, style, recipe.train)

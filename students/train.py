@@ -9,6 +9,7 @@ An interrupted run goes on from its last checkpoint under steps/, which is remov
 from typing import Any
 
 from pipeline.cards import SampledModel, StudentCard, sampled_student, student_card
+from pipeline.revisions import pinned
 from pipeline.stage import Context, Plan, begin, check_outputs, inputs_of, read_manifest, require
 from students.flags import TrainFlags
 
@@ -21,7 +22,8 @@ def run(context: Context, flags: TrainFlags | None = None) -> None:
     flags = flags or TrainFlags()
     recipe = context.recipe
     filter_directory, directory = context.directory("filter"), context.directory("train")
-    card, model = student_card(recipe.train.student), sampled_student(recipe.train.student)
+    card = student_card(recipe.train.student)
+    model = pinned(context, sampled_student(recipe.train.student))
     examples = require(filter_directory, "train", context.start.recipe)
     plan = plan_of(context, card, model, examples)
     if flags.rank > 0:

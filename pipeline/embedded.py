@@ -17,7 +17,7 @@ from pipeline.sources import is_reserved
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 SEED = 20260
 ROW_TOKENS = 256
@@ -226,7 +226,7 @@ def _row(texts: list[tuple[list[int], int]], pad: int) -> tuple[list[int], list[
 
 
 def train(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", texts: Iterator[Text], schedule: Schedule
+    model: Any, tokenizer: "PreTrainedTokenizerFast", texts: Iterator[Text], schedule: Schedule
 ) -> float:
     """Train in place (fp32, AdamW) and return the mean loss of the last 50 steps."""
     import torch
@@ -260,7 +260,7 @@ def train(
 
 
 def score(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", num_questions: int, temperature: float
+    model: Any, tokenizer: "PreTrainedTokenizerFast", num_questions: int, temperature: float
 ) -> dict[str, float]:
     """Accuracy by family on reserved questions, one sample each (temperature 0 is greedy)."""
     return {
@@ -271,7 +271,7 @@ def score(
 
 
 def sampled(
-    model: "PreTrainedModel",
+    model: Any,
     tokenizer: "PreTrainedTokenizerFast",
     family: str,
     num_questions: int,
@@ -317,7 +317,7 @@ def boxed(response: str) -> str:
     return found[-1] if found else ""
 
 
-def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", directory: Path) -> None:
+def save(model: Any, tokenizer: "PreTrainedTokenizerFast", directory: Path) -> None:
     """Write bf16 weights, configuration, tokenizer and chat template, as transformers and vLLM load them."""
     import torch
 
@@ -333,7 +333,7 @@ def report(name: str, directory: Path, loss: float, seconds: float) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
     print(f"{name}: {model.num_parameters():,} parameters, loss {loss:.4f}, trained in {seconds:.0f} s")
     for label, temperature in (("greedy", 0.0), ("temperature 1", 1.0)):
         accuracy = score(model, tokenizer, 200, temperature)

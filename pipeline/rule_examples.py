@@ -8,8 +8,8 @@ from typing import Any
 LONG = "We add the next digit and write it down, then we go on to the column on its left. "
 PROSE = (
     "First I look at what is asked. The train leaves at noon and drives for three hours at sixty miles an "
-    "hour, so it covers one hundred and eighty miles. Then it stops for half an hour, which adds nothing to the "
-    "distance. After the stop it drives two more hours at forty miles an hour, which makes eighty miles. "
+    "hour, so it covers one hundred and eighty miles. Then it stops for half an hour, which adds nothing to "
+    "the distance. After the stop it drives two more hours at forty miles an hour, which makes eighty miles. "
     "Together that gives two hundred and sixty miles, and the return trip doubles it. Let me check the units "
     "once more: miles per hour times hours leaves miles, as it should be. Nothing else in the text changes "
     "the distance, since the second stop happens after the arrival. So the whole trip has five hundred and "

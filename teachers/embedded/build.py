@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.embedded import (
     SEED,
@@ -45,6 +45,7 @@ def build_model(vocab_size: int, eos: int, pad: int) -> "PreTrainedModel":
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     torch.manual_seed(SEED)
+    unnamed: dict[str, Any] = {"head_dim": 32}  # the model reads it, the configuration's signature lacks it
     config = Qwen3MoeConfig(
         vocab_size=vocab_size,
         hidden_size=128,
@@ -53,7 +54,6 @@ def build_model(vocab_size: int, eos: int, pad: int) -> "PreTrainedModel":
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,
         num_experts=8,
         num_experts_per_tok=2,
         norm_topk_prob=True,
@@ -64,6 +64,7 @@ def build_model(vocab_size: int, eos: int, pad: int) -> "PreTrainedModel":
         bos_token_id=None,
         eos_token_id=eos,
         pad_token_id=pad,
+        **unnamed,
     )
     return Qwen3MoeForCausalLM(config)
 

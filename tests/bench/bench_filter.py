@@ -138,6 +138,8 @@ def filter_all(directory: Path, tokenizer: str | None) -> dict[str, float]:
     seconds = time.monotonic() - start
     if counts.num_verified or sum(counts.failed.values()) or kept != len(selected.offsets):
         raise SystemExit(f"not the run that was meant to be measured: {asdict(counts)}")
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak += WORKERS * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # that of the largest worker
     return {
@@ -145,7 +147,7 @@ def filter_all(directory: Path, tokenizer: str | None) -> dict[str, float]:
         "seconds": seconds,
         "sifted": sifted,
         "peak_mb": peak / 1024,
-        "kept": kept,
+        "cpu": cpu,
     }
 
 
@@ -163,7 +165,8 @@ def measure(num_traces: int, *, counting: bool) -> dict[str, float]:
     rate = result["traces"] / result["seconds"]
     print(
         f"{num_traces:>9,} traces{' counting tokens' if counting else '':16} {result['seconds']:7.1f} s "
-        f"(rules and selection {result['sifted']:.1f} s) {rate:7,.0f} traces/s  {result['peak_mb']:6.0f} MB peak",
+        f"(rules and selection {result['sifted']:.1f} s) {rate:7,.0f} traces/s, "
+        f"{1000 * result['cpu'] / num_traces:.2f} ms of CPU a trace, {result['peak_mb']:.0f} MB peak",
         flush=True,
     )
     return result

@@ -1,0 +1,126 @@
+"""Finished problems and generate stages written by hand, so that filter can be tested without a teacher."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.recipe import Recipe
+from pipeline.records import Problem, Status, Trace, Verdict, problem_id, to_json
+from pipeline.stage import Context, Counts, Plan, Start, begin
+from pipeline.strict_yaml import validate
+from pipeline.verify.table import VERSIONS
+
+
+def make_recipe(**sections: Any) -> Recipe:
+    """A valid recipe whose sections are updated key by key."""
+    values: dict[str, Any] = {
+        "name": "small",
+        "problems": {"sources": [{"reasoning_gym": "chain_sum", "size": 20}]},
+        "generate": {
+            "teacher": "embedded-moe",
+            "samples": {"keep": 2, "max": 4},
+            "sampling": {"temperature": 1.0, "max_tokens": 256},
+        },
+        "filter": {"rules": ["finished", "closed_thinking", "correct"], "select": {"per_problem": 2}},
+        "train": {
+            "student": "embedded-dense",
+            "method": "full",
+            "epochs": 1,
+            "learning_rate": 1e-3,
+            "max_length": 512,
+        },
+        "eval": {"tasks": [{"reasoning_gym": "chain_sum", "size": 20}]},
+    }
+    for name, section in sections.items():
+        values[name] = {**values[name], **section} if isinstance(section, dict) else section
+    return validate(Recipe, values, "recipe")
+
+
+def make_problem(number: int, source: str = "sums") -> Problem:
+    question, gold = f"What is {number} + 1?", str(number + 1)
+    return Problem(problem_id(question, gold, "math"), question, gold, "math", source, "MIT", {})
+
+
+def make_trace(problem: Problem, sample: int, answer: str | None = None, **changes: Any) -> Trace:
+    text = f"\\boxed{{{problem.gold if answer is None else answer}}}"
+    trace = Trace(problem.id, sample, 7, "request", f"Sample {sample}.", text, "stop", 20, 10, "teacher")
+    return replace(trace, **changes)
+
+
+def make_verdict(trace: Trace, status: Status = "correct", version: str | None = None) -> Verdict:
+    known = VERSIONS["math"] if version is None else version
+    reason = "equal" if status == "correct" else "different"
+    return Verdict(trace.problem_id, trace.sample, status, reason, "1", "string", "math", known, 0.001)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Problems, lines of trace shards and verdicts, as they go to disk."""
+
+    problems: list[Problem]
+    traces: list[str]
+    verdicts: list[str] = field(default_factory=list)
+    protected: list[dict[str, Any]] = field(default_factory=list)
+
+
+def write_stages(runs: Path, stages: Stages, name: str = "small") -> None:
+    """Finished problems/ and generate/ directories of a run."""
+    plans = {stage: Plan(stage, 1, {}, {}, 0) for stage in ("problems", "generate")}
+    run = begin(runs / name / "problems", plans["problems"], Start())
+    assert run is not None
+    with run:
+        write_lines(run.directory / "problems.jsonl", map(to_json, stages.problems))
+        write_lines(run.directory / "dropped.jsonl", [])
+        write_lines(run.directory / "protected.jsonl", map(json.dumps, stages.protected))
+        (run.directory / "templates.json").write_text("{}")
+        num = len(stages.problems)
+        rows: dict[str, int | None] = {"problems.jsonl": num, "protected.jsonl": None, "templates.json": None}
+        run.finish(Counts(num, num), rows)
+    run = begin(runs / name / "generate", plans["generate"], Start())
+    assert run is not None
+    with run:
+        write_lines(run.directory / "traces-00000.jsonl", stages.traces)
+        write_lines(run.directory / "verdicts.jsonl", stages.verdicts)
+        num = len(stages.traces)
+        run.finish(Counts(num, num), {"traces-00000.jsonl": num, "verdicts.jsonl": len(stages.verdicts)})
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def ordinary_stages(num_problems: int = 6, samples: int = 4) -> Stages:
+    """Of each problem sample 1 is wrong and sample 3 is cut at the limit; two sources."""
+    problems = [make_problem(n, "sums" if n % 2 else "others") for n in range(num_problems)]
+    traces, verdicts = [], []
+    for problem in problems:
+        for sample in range(samples):
+            wrong = sample == 1
+            trace = make_trace(
+                problem,
+                sample,
+                "0.5" if wrong else None,
+                finish_reason="length" if sample == 3 else "stop",
+                thinking="word " * (1 + sample),
+            )
+            traces.append(to_json(trace))
+            verdicts.append(to_json(make_verdict(trace, "wrong" if wrong else "correct")))
+    return Stages(problems, traces, verdicts)
+
+
+@pytest.fixture
+def context_of(tmp_path: Path) -> Callable[[Recipe], Context]:
+    """A stage context over a fresh runs directory."""
+
+    def make(recipe: Recipe) -> Context:
+        return Context(recipe, tmp_path / "runs", Start(recipe="recipes/small.yaml"))
+
+    return make

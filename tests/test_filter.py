@@ -1,0 +1,270 @@
+"""The filter stage: conservation counted from its files, joins, faults, selection, determinism."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import RecipeError, StageError
+from pipeline.filter import run
+from pipeline.lookup import VerdictReader
+from pipeline.recipe import Recipe
+from pipeline.records import to_json
+from pipeline.stage import Context, read_manifest
+from tests.filter_fixtures import (
+    Stages,
+    context_of,
+    make_problem,
+    make_recipe,
+    make_trace,
+    make_verdict,
+    ordinary_stages,
+    read_rows,
+    write_stages,
+)
+
+__all__ = ["context_of"]
+
+MakeContext = Callable[[Recipe], Context]
+
+
+def filtered(context: Context, stages: Stages) -> Path:
+    """Write the stages before, run filter in this process, check that its files add up."""
+    write_stages(context.runs, stages)
+    run(context, workers=0)
+    directory = context.directory("filter")
+    conserve(directory, len([line for line in stages.traces if line.strip()]))
+    return directory
+
+
+def conserve(directory: Path, num_in: int) -> None:
+    """in == kept + dropped + failed, and each file has the rows that the manifest states."""
+    rows = {name: read_rows(directory / name) for name in ("kept.jsonl", "dropped.jsonl", "failed.jsonl")}
+    assert sum(map(len, rows.values())) == num_in
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    counts = manifest["counts"]
+    assert counts["in"] == num_in
+    assert counts["kept"] == len(rows["kept.jsonl"])
+    assert counts["dropped"] == Counter(row["reason"] for row in rows["dropped.jsonl"])
+    assert counts["failed"] == Counter(row["kind"] for row in rows["failed.jsonl"])
+    keys = [
+        (row["problem_id"], row["sample"]) for name in ("kept.jsonl", "dropped.jsonl") for row in rows[name]
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_every_trace_is_kept_or_dropped_for_one_reason(context_of: MakeContext) -> None:
+    directory = filtered(context_of(make_recipe()), ordinary_stages())
+    dropped = read_rows(directory / "dropped.jsonl")
+    assert Counter((row["rule"], row["reason"]) for row in dropped) == {
+        ("correct", "wrong"): 6,
+        ("finished", "truncated"): 6,
+    }
+    kept = read_rows(directory / "kept.jsonl")
+    assert {row["sample"] for row in kept} == {0, 2}
+    assert all(row["verdict"]["status"] == "correct" and row["licence"] == "MIT" for row in kept)
+    assert all(row["verdict"] and row["question"] and row["gold"] for row in dropped)
+
+
+def test_examples_hold_the_thinking_once_in_the_students_tags(context_of: MakeContext) -> None:
+    import datasets
+
+    directory = filtered(context_of(make_recipe()), ordinary_stages())
+    rows = datasets.load_dataset("parquet", data_files=str(directory / "examples.parquet"), split="train")
+    assert len(rows) == 12
+    row = next(row for row in rows if row["sample"] == 2 and row["source"] == "sums")
+    user, assistant = row["messages"]
+    assert user["role"] == "user"
+    assert user["content"].endswith("within \\boxed{}.")
+    assert assistant["content"].startswith("<think>\nword word word \n</think>\n\n\\boxed{")
+    assert row["kind"] == "trace"
+    # the embedded student reads characters, so tokens are about as many as characters
+    assert len(assistant["content"]) * 0.5 < row["trained_tokens"] <= len(assistant["content"])
+    assert row["num_tokens"] > row["trained_tokens"]
+
+
+def test_a_second_run_does_nothing_and_a_changed_recipe_is_refused(
+    context_of: MakeContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = context_of(make_recipe())
+    directory = filtered(context, ordinary_stages())
+    before = (directory / "manifest.json").stat().st_mtime_ns
+    with caplog.at_level("INFO"):
+        run(context)
+    assert "filter: up to date" in caplog.text
+    assert (directory / "manifest.json").stat().st_mtime_ns == before
+    changed = make_recipe(filter={"select": {"per_problem": 1}})
+    with pytest.raises(StageError, match=r"config\.filter\.select\.per_problem: 2 -> 1"):
+        run(Context(changed, context.runs, context.start))
+
+
+def test_worker_processes_change_nothing(tmp_path: Path, context_of: MakeContext) -> None:
+    recipe, digests = make_recipe(), []
+    for workers in (0, 2):
+        context = Context(recipe, tmp_path / str(workers), context_of(recipe).start)
+        write_stages(context.runs, ordinary_stages(200))
+        run(context, workers=workers)
+        conserve(context.directory("filter"), 800)
+        digests.append(hashlib.sha256((context.directory("filter") / "examples.parquet").read_bytes()))
+    assert digests[0].hexdigest() == digests[1].hexdigest()
+
+
+def test_the_order_of_traces_does_not_change_the_examples(tmp_path: Path, context_of: MakeContext) -> None:
+    recipe = make_recipe(filter={"select": {"per_problem": 1, "prefer": "random"}})
+    stages = ordinary_stages(20)
+    digests = set()
+    for number, order in enumerate((1, -1)):
+        context = Context(recipe, tmp_path / str(number), context_of(recipe).start)
+        directory = filtered(context, Stages(stages.problems, stages.traces[::order], stages.verdicts))
+        digests.add(hashlib.sha256((directory / "examples.parquet").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_faulty_lines_are_counted_by_kind_and_named(
+    context_of: MakeContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    stages = ordinary_stages()
+    stranger = to_json(make_trace(make_problem(999), 0))
+    values = json.loads(stages.traces[0])
+    faults = [
+        stages.traces[5][:40],
+        stranger,
+        stages.traces[0],
+        json.dumps({**values, "sample": 9, "answer": None}),
+        json.dumps({**values, "sample": -1}),
+        "[1, 2]",
+        "",
+    ]
+    directory = filtered(
+        context_of(make_recipe()), Stages(stages.problems, [*stages.traces, *faults], stages.verdicts)
+    )
+    failed = read_rows(directory / "failed.jsonl")
+    assert {(row["line"] - 24, row["kind"]) for row in failed} == {
+        (1, "broken_line"),
+        (2, "no_problem"),
+        (3, "duplicate_key"),
+        (4, "broken_line"),
+        (5, "broken_line"),
+        (6, "broken_line"),
+    }
+    assert "traces-00000.jsonl:26: no_problem" in caplog.text
+    assert "$.answer" in next(row["detail"] for row in failed if row["line"] == 28)
+
+
+def test_missing_and_outdated_verdicts_are_made_again(context_of: MakeContext) -> None:
+    stages = ordinary_stages(3)
+    outdated = [
+        line.replace('"version": "', '"version": "0.') if number == 1 else line
+        for number, line in enumerate(stages.verdicts)
+    ]
+    verdicts = [*outdated[:4], "{broken", *outdated[6:]]
+    directory = filtered(context_of(make_recipe()), Stages(stages.problems, stages.traces, verdicts))
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    assert manifest["usage"]["verified_again"] == 3
+    again = [row for row in read_rows(directory / "dropped.jsonl") if row["sample"] == 1]
+    assert {row["verdict"]["status"] for row in again} == {"wrong"}
+
+
+def test_verdicts_may_stand_in_another_order(tmp_path: Path) -> None:
+    traces = [make_trace(make_problem(n), 0) for n in range(5)]
+    path = tmp_path / "verdicts.jsonl"
+    path.write_text("".join(to_json(make_verdict(trace)) + "\n" for trace in reversed(traces)))
+    reader = VerdictReader(path)
+    for trace in traces:
+        line = reader.get((trace.problem_id, 0))
+        assert line is not None
+        assert json.loads(line)["problem_id"] == trace.problem_id
+    assert reader.get((traces[0].problem_id, 0)) is None
+
+
+def test_nothing_left_is_an_error_that_says_why(context_of: MakeContext) -> None:
+    context = context_of(make_recipe(filter={"rules": [{"max_tokens": {"limit": 1}}]}))
+    write_stages(context.runs, ordinary_stages())
+    with pytest.raises(StageError, match=r"none of 24 traces is left \(dropped: {'too_long': 24}"):
+        run(context, workers=0)
+
+
+def test_unfinished_stages_before_are_named(context_of: MakeContext) -> None:
+    with pytest.raises(
+        StageError, match=r"problems has not run\. Run: make problems RECIPE=recipes/small\.yaml"
+    ):
+        run(context_of(make_recipe()))
+
+
+def test_an_eval_question_inside_a_trace_drops_it(context_of: MakeContext) -> None:
+    stages = ordinary_stages(2)
+    question = "How many of the blue marbles that Ann holds are left when she has given two to Bob?"
+    protected = [{"task": "t", "id": "1", "question": question, "procedural": False}]
+    leaking = to_json(make_trace(stages.problems[0], 8, thinking=f"As in: {question}"))
+    recipe = make_recipe(filter={"rules": ["not_contaminated", "correct"]})
+    directory = filtered(
+        context_of(recipe), Stages(stages.problems, [*stages.traces, leaking], stages.verdicts, protected)
+    )
+    [row] = [row for row in read_rows(directory / "dropped.jsonl") if row["reason"] == "contaminated"]
+    assert row["sample"] == 8
+    assert row["detail"] == "t: how many of the blue marbles that ann"
+
+
+def test_a_mix_is_drawn_by_weight_and_marked(context_of: MakeContext, tmp_path: Path) -> None:
+    chats = [
+        {"conversations": [{"from": "human", "value": f"Hi {n}"}, {"from": "gpt", "value": f"Hello {n}"}]}
+        for n in range(30)
+    ]
+    lines = [
+        *map(json.dumps, chats),
+        "{torn",
+        json.dumps({"conversations": [{"from": "human", "value": "x"}]}),
+    ]
+    path = tmp_path / "chat.jsonl"
+    path.write_text("\n".join(lines))
+    entry = {
+        "name": "chat",
+        "path": str(path),
+        "messages": "conversations",
+        "weight": 0.5,
+        "licence": "CC0-1.0",
+    }
+    context = context_of(make_recipe(filter={"mix": [entry]}))
+    write_stages(context.runs, ordinary_stages())
+    run(context, workers=0)
+    directory = context.directory("filter")
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    assert manifest["counts"]["in"] == 24 + 32
+    assert manifest["counts"]["dropped"]["mix_not_drawn"] == 24
+    assert manifest["counts"]["dropped"]["mix_no_chat"] == 1
+    assert manifest["counts"]["failed"] == {"broken_line": 1}
+    assert manifest["notes"]["mix"] == {"chat": 6}
+    kept = read_rows(directory / "kept.jsonl")
+    assert len(kept) == 18
+    mixed = [row for row in kept if row["kind"] == "mix"]
+    assert len(mixed) == 6
+    assert {row["licence"] for row in mixed} == {"CC0-1.0"}
+    assert [turn["role"] for turn in mixed[0]["messages"]] == ["user", "assistant"]
+    num_rows = sum(len(read_rows(directory / f"{name}.jsonl")) for name in ("kept", "dropped", "failed"))
+    assert num_rows == manifest["counts"]["in"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"messages": "chat"}, r"chat.jsonl:1: mix chat: there is no column 'chat'"),
+        ({"path": "nowhere/chat.jsonl"}, r"nowhere/chat.jsonl: there is no such file"),
+    ],
+    ids=["column", "file"],
+)
+def test_a_mix_that_cannot_be_read_is_an_error(
+    context_of: MakeContext, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    path = tmp_path / "chat.jsonl"
+    path.write_text('{"messages": []}\n')
+    entry = {"name": "chat", "path": str(path), "weight": 1.0, "licence": "CC0-1.0", **change}
+    context = context_of(make_recipe(filter={"mix": [entry]}))
+    write_stages(context.runs, ordinary_stages())
+    with pytest.raises(RecipeError, match=message):
+        run(context, workers=0)

@@ -1,0 +1,149 @@
+"""The problems stage on files: each reason occurs, the files add up, the eval tasks stay out."""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import RecipeError, StageError
+from pipeline.problems import run, weighted_sizes
+from pipeline.recipe import FileSource, Recipe
+from pipeline.sources import is_reserved
+from pipeline.stage import Context, read_manifest
+from tests.filter_fixtures import context_of, make_problem, make_recipe, read_rows
+
+__all__ = ["context_of"]
+
+MakeContext = Callable[[Recipe], Context]
+
+
+NOUNS = [
+    "apples",
+    "brooms",
+    "candles",
+    "dwarves",
+    "engines",
+    "feathers",
+    "goblets",
+    "hammers",
+    "icicles",
+    "jackets",
+    "kettles",
+    "lanterns",
+]
+
+
+def free_questions(count: int) -> list[dict[str, str]]:
+    """Rows whose questions no rule takes for each other, none of them reserved."""
+    rows: list[dict[str, str]] = []
+    for first, second in itertools.permutations(NOUNS, 2):
+        number = len(first) + 7 * len(second)
+        question = f"{first} {second} {first[::-1]}: {number} {second[::-1]}, and what is one more?"
+        if not is_reserved(question) and len(rows) < count:
+            rows.append({"question": question, "answer": str(number + 1)})
+    return rows
+
+
+def reserved_question() -> dict[str, str]:
+    number = next(n for n in range(1000) if is_reserved(f"What is {n} plus one?"))
+    return {"question": f"What is {number} plus one?", "answer": str(number + 1)}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def conserve(directory: Path) -> None:
+    """in == kept + dropped, counted from the files."""
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    kept, dropped = read_rows(directory / "problems.jsonl"), read_rows(directory / "dropped.jsonl")
+    assert manifest["counts"]["in"] == len(kept) + len(dropped)
+    assert manifest["counts"]["kept"] == len(kept)
+    assert manifest["counts"]["dropped"] == Counter(row["reason"] for row in dropped)
+
+
+def test_every_row_is_kept_or_dropped_for_a_reason(context_of: MakeContext, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = free_questions(30)
+    held = "How many of the blue marbles that Ann holds are left when she has given two to Bob?"
+    assert not is_reserved(held)
+    rows += [
+        rows[0],
+        reserved_question(),
+        {"question": "What is the empty sum, if anything?", "answer": ""},
+        {"question": "", "answer": "1"},
+        {"question": "Which number is not one of these at all?", "answer": "\\frac{1}{"},
+        {"question": held, "answer": "3"},
+    ]
+    task = [{"question": held.replace("Ann", "Ann ").replace("?", " ?"), "answer": "3"}]
+    source = {"path": write(tmp_path / "train.jsonl", rows), "limit": 25, "licence": "MIT"}
+    tasks = [{"path": write(tmp_path / "test.jsonl", task)}]
+    context = context_of(make_recipe(problems={"sources": [source]}, eval={"tasks": tasks}))
+    run(context, workers=1)
+    directory = context.directory("problems")
+    conserve(directory)
+    dropped = read_rows(directory / "dropped.jsonl")
+    assert Counter(row["reason"] for row in dropped) == {
+        "over_limit": 5,
+        "duplicate": 1,
+        "reserved": 1,
+        "no_answer": 1,
+        "no_question": 1,
+        "bad_gold": 1,
+        "contaminated": 1,
+    }
+    [contaminated] = [row for row in dropped if row["reason"] == "contaminated"]
+    assert contaminated["matched"]["task"] == "test"
+    assert {row["licence"] for row in read_rows(directory / "problems.jsonl")} == {"MIT"}
+    assert [row["task"] for row in read_rows(directory / "contaminated.jsonl")] == ["test"]
+    assert [row["task"] for row in read_rows(directory / "protected.jsonl")] == ["test"]
+
+
+def test_a_second_run_does_nothing_and_a_changed_file_is_refused(
+    context_of: MakeContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "train.jsonl"
+    source = {"path": write(path, free_questions(5))}
+    context = context_of(make_recipe(problems={"sources": [source]}))
+    run(context, workers=1)
+    with caplog.at_level("INFO"):
+        run(context)
+    assert "problems: up to date" in caplog.text
+    write(path, free_questions(6))
+    with pytest.raises(StageError, match=r"inputs\..*train\.jsonl: "):
+        run(context)
+
+
+def test_training_on_eval_questions_fails_unless_they_are_taken_out(
+    context_of: MakeContext, tmp_path: Path
+) -> None:
+    rows = free_questions(5)
+    train, test = write(tmp_path / "train.jsonl", rows), write(tmp_path / "test.jsonl", rows[:2])
+    sections = {"eval": {"tasks": [{"path": test}]}}
+    problems = {"sources": [{"path": train}], "decontaminate": False}
+    with pytest.raises(StageError, match=r"2 of 5 training problems are questions of the eval task test"):
+        run(context_of(make_recipe(problems=problems, **sections)), workers=1)
+    context = context_of(make_recipe(name="clean", problems={"sources": [{"path": train}]}, **sections))
+    run(context, workers=1)
+    conserve(context.directory("problems"))
+    assert len(read_rows(context.directory("problems") / "problems.jsonl")) == 3
+
+
+def test_a_broken_line_stops_the_stage_and_is_named(context_of: MakeContext, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(free_questions(1)[0]) + "\n{torn")
+    context = context_of(make_recipe(problems={"sources": [{"path": str(path)}]}))
+    with pytest.raises(RecipeError, match=r"train\.jsonl:2: is not valid JSON"):
+        run(context, workers=1)
+    assert read_manifest(context.directory("problems")) is None
+
+
+def test_weights_are_proportions_of_what_there_is() -> None:
+    problems = {"a": [make_problem(n) for n in range(90)], "b": [make_problem(n) for n in range(50)], "c": []}
+    sources = [FileSource(path="a", weight=2.0), FileSource(path="b", weight=1.0), FileSource(path="c")]
+    assert weighted_sizes(problems, ["a", "b", "c"], list(sources)) == {"a": 90, "b": 45}

@@ -1,0 +1,158 @@
+"""Sources and eval tasks: procedural families with their reservation, files with their columns, errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import RecipeError
+from pipeline.recipe import Columns, FileSource, HubSource, ProceduralSource
+from pipeline.records import Problem
+from pipeline.sources import is_reserved, load_source, read_source
+from pipeline.tasks import task_names, task_problems
+
+SUMS = ProceduralSource(reasoning_gym="chain_sum", size=200, config={"min_terms": 2, "max_terms": 3})
+
+
+def write(path: Path, *rows: Any) -> str:
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_training_and_evaluation_share_no_question() -> None:
+    training = list(load_source(SUMS, 0))
+    evaluation = task_problems(SUMS, 0)
+    assert len({p.question for p in training}) == len({p.question for p in evaluation.problems}) == 200
+    assert not any(is_reserved(p.question) for p in training)
+    assert all(is_reserved(p.question) for p in evaluation.problems)
+    assert evaluation.procedural
+    assert evaluation.name == "chain_sum"
+    problem = training[0]
+    assert problem.verifier == "reasoning_gym"
+    assert problem.metadata["family"] == "chain_sum"
+    assert problem.metadata["entry"]["answer"] == problem.gold
+    assert "Apache-2.0" in problem.licence
+
+
+def test_the_seed_decides_the_questions() -> None:
+    assert [p.id for p in load_source(SUMS, 0)] == [p.id for p in load_source(SUMS, 0)]
+    far = [p.id for p in load_source(SUMS, 10**6)]
+    assert len(set(far) & {p.id for p in load_source(SUMS, 0)}) < 60
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reasoning_gym": "chain_summ"}, r"unknown .*'chain_summ'; did you mean 'chain_sum'\?"),
+        ({"reasoning_gym": "countdown"}, r"'countdown' is refused: its scorer calls parse_expr"),
+        ({"config": {"min_term": 2}}, r"config\.min_term: unknown key; did you mean 'min_terms'\?"),
+        ({"config": {"min_terms": 9}}, r"config: reasoning-gym refuses it: max_terms must be >= min_terms"),
+        ({"config": {"min_terms": "two"}}, r"config: reasoning-gym refuses it: .*'str' and 'int'"),
+        ({"config": {"seed": 1}}, r"config\.seed: is decided by the recipe's own seed"),
+        (
+            {"config": {"max_terms": 2, "max_digits": 1}, "size": 5000},
+            r"has only 175 distinct questions free for training .* size asks for 5,000\. Lower size",
+        ),
+    ],
+    ids=["unknown", "refused", "key", "range", "type", "seed", "exhausted"],
+)
+def test_a_family_that_cannot_serve_is_an_error(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        list(load_source(SUMS.model_copy(update=change), 0))
+
+
+@pytest.mark.parametrize(
+    ("answer", "cell", "gold"),
+    [
+        ("plain", " 42 ", "42"),
+        ("hashes", "6 * 7 = <<6*7=42>>42\n#### 42", "42"),
+        ("boxed", "so $\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}"),
+        ("plain", 42, "42"),
+        ("hashes", "6 * 7 = 42", None),
+        ("boxed", "no box", None),
+        ("plain", "", None),
+        ("plain", None, None),
+    ],
+)
+def test_the_gold_answer_is_taken_out_of_its_column(
+    tmp_path: Path, answer: Any, cell: Any, gold: str | None
+) -> None:
+    path = write(tmp_path / "rows.jsonl", {"q": "What are 6 * 7?", "a": cell, "level": 3})
+    columns = Columns(question="q", gold="a", metadata=["level"])
+    [item] = read_source(FileSource(path=path, columns=columns, answer=answer, licence="MIT"), 0)
+    if gold is None:
+        assert not isinstance(item, Problem)
+        assert (item.reason, item.where) == ("no_answer", f"{path}:1")
+    else:
+        assert isinstance(item, Problem)
+        assert (item.gold, item.licence, item.source, item.metadata) == (gold, "MIT", "rows", {"level": 3})
+
+
+def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(20)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    lines = write(tmp_path / "rows.jsonl", *rows)
+    one = list(load_source(FileSource(path=str(tmp_path / "rows.parquet")), 0))
+    assert one == list(load_source(FileSource(path=lines), 0))
+    assert 0 < len(one) <= 20
+
+
+def test_options_become_a_lettered_question(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"q": "Largest?", "right": "9", "x": "1", "y": "5", "z": "7"})
+    columns = Columns(question="q", gold="right", options=["right", "x", "y", "z"])
+    [problem] = task_problems(FileSource(path=path, columns=columns, verifier="choice"), 0).problems
+    letter = next(letter for letter, text in problem.metadata["options"].items() if text == "9")
+    assert problem.gold == letter
+    assert f"{letter}. 9" in problem.question
+
+
+ROW = {"question": "What is 1 + 1?", "answer": "2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        (
+            "rows.jsonl",
+            [ROW, '{"question": "torn\n'],
+            r"rows\.jsonl:2: is not valid JSON .* Mend or remove that line",
+        ),
+        ("rows.jsonl", [ROW, "[1]\n"], r"rows\.jsonl:2: holds list, not an object"),
+        (
+            "rows.jsonl",
+            [{"questions": "?", "answer": "2"}],
+            r"no column 'question'; did you mean 'questions'\?",
+        ),
+        ("rows.csv", ["a,b\n"], r"files of rows are \.jsonl or \.parquet, found '\.csv'"),
+        ("rows.parquet", ["not parquet\n"], r"rows\.parquet: cannot be read as Parquet"),
+    ],
+    ids=["torn", "list", "column", "kind", "parquet"],
+)
+def test_a_faulty_file_names_file_and_line(tmp_path: Path, name: str, rows: list[Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        list(load_source(FileSource(path=write(tmp_path / name, *rows)), 0))
+
+
+def test_a_missing_file_says_what_is_there(tmp_path: Path) -> None:
+    write(tmp_path / "other.jsonl", ROW)
+    with pytest.raises(RecipeError, match=r"rows\.jsonl: there is no such file; .* holds: other\.jsonl"):
+        list(load_source(FileSource(path=str(tmp_path / "rows.jsonl")), 0))
+
+
+def test_a_hub_data_set_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(RecipeError, match=r"hub: nobody/nothing: the data set cannot be loaded.*`path:`"):
+        list(load_source(HubSource(hub="nobody/nothing", revision="0" * 40), 0))
+
+
+def test_tasks_must_have_questions_and_names_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"question": "?", "answer": ""})
+    with pytest.raises(RecipeError, match="eval task rows: has no question with an answer"):
+        task_problems(FileSource(path=path), 0)
+    with pytest.raises(RecipeError, match="two tasks are called 'chain_sum'; give one of them a `name:`"):
+        task_names([SUMS, SUMS])
+    assert task_names([SUMS, SUMS.model_copy(update={"name": "long"})]) == ["chain_sum", "long"]

@@ -25,7 +25,7 @@ from eval.scores import (
     pass_at_k,
 )
 
-# which differences are reported, where both models were compared; an extra model is set against the base
+# which differences are reported, where both models were compared; an extra model is set against each of them
 PAIRS = [("student", "base"), ("student", "teacher"), ("teacher", "base")]
 NUM_BUDGETS = 10
 
@@ -72,7 +72,7 @@ def parts(models: dict[str, Answers], rows: Sequence[int]) -> list[tuple[str, An
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
     extra = [name for name in names if name not in ("base", "student", "teacher")]
-    wanted = PAIRS + [(name, other) for name in extra for other in ("base", "student")]
+    wanted = PAIRS + [(name, other) for name in extra for other in ("base", "student", "teacher")]
     return [pair for pair in wanted if pair[0] in names and pair[1] in names]
 
 

@@ -7,7 +7,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.conftest import RECIPE, ROOT
+from tests.conftest import RECIPE
 
 pytestmark = pytest.mark.slow
 
@@ -15,20 +15,19 @@ Retort = Callable[..., CompletedProcess[str]]
 
 SECTION = """\
 eval:
-  tasks: [{{reasoning_gym: chain_sum, size: 30, config: {{min_terms: 2, max_terms: 2}}}}]
+  tasks: [{reasoning_gym: chain_sum, size: 30, config: {min_terms: 2, max_terms: 2}}]
   samples: 2
-  compare: [base]
-  extra: [{{name: copy, student: embedded-dense, checkpoint: {checkpoint}}}]
+  compare: [teacher]
+  extra: [{name: copy, teacher: embedded-moe}]
   forced_budgets: [8]
 """
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe that compares the base with a checkpoint that is the base: its eval directory."""
+    """A recipe that compares the teacher with a copy of itself: its eval directory."""
     runs = tmp_path_factory.mktemp("runs")
-    section = SECTION.format(checkpoint=ROOT / "students/embedded")
-    (runs / "small.yaml").write_text(RECIPE[: RECIPE.index("eval:")] + section)
+    (runs / "small.yaml").write_text(RECIPE[: RECIPE.index("eval:")] + SECTION)
     return runs / "small/eval"
 
 
@@ -45,15 +44,15 @@ def test_the_same_model_twice_scores_alike(retort: Retort, directory: Path) -> N
     done = run_eval(retort, directory)
     assert done.returncode == 0, done.stderr[-3000:]
     entry = json.loads((directory / "results.json").read_text())["tasks"]["chain_sum"]
-    assert (entry["base"]["n"], entry["base"]["k"]) == (30, 2)
-    paired = entry["paired"]["copy-base"]
+    assert (entry["teacher"]["n"], entry["teacher"]["k"]) == (30, 2)
+    paired = entry["paired"]["copy-teacher"]
     low, high = paired["ci95"]
     assert low <= 0 <= high
-    assert entry["base"]["failed"] == 0
+    assert entry["teacher"]["failed"] == 0
 
 
 def test_every_sample_is_stored_with_its_verdict(directory: Path) -> None:
-    for model in ("base", "copy", "base.forced-8"):
+    for model in ("teacher", "copy", "teacher.forced-8"):
         samples = rows(directory / f"chain_sum.{model}.samples-00000.jsonl")
         assert len(samples) == 60
         verdicts = rows(directory / f"chain_sum.{model}.verdicts.jsonl")
@@ -64,8 +63,10 @@ def test_every_sample_is_stored_with_its_verdict(directory: Path) -> None:
 
 
 def test_forced_thinking_is_no_longer_than_its_budget(directory: Path) -> None:
-    free = {(r["problem_id"], r["sample"]): r for r in rows(directory / "chain_sum.base.samples-00000.jsonl")}
-    forced = rows(directory / "chain_sum.base.forced-8.samples-00000.jsonl")
+    free = {
+        (r["problem_id"], r["sample"]): r for r in rows(directory / "chain_sum.teacher.samples-00000.jsonl")
+    }
+    forced = rows(directory / "chain_sum.teacher.forced-8.samples-00000.jsonl")
     cut = [row for row in forced if row["thinking"] != free[row["problem_id"], row["sample"]]["thinking"]]
     assert cut
     for row in cut:
@@ -73,7 +74,7 @@ def test_forced_thinking_is_no_longer_than_its_budget(directory: Path) -> None:
         assert len(row["thinking"]) == 8
         assert free[row["problem_id"], row["sample"]]["thinking"].startswith(row["thinking"])
     points = json.loads((directory / "results.json").read_text())["tasks"]["chain_sum"]["forced_budget"][
-        "base"
+        "teacher"
     ]
     assert [point["thinking_tokens"] for point in points] == [8]
 

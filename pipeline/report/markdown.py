@@ -68,12 +68,12 @@ def front_matter(findings: Findings) -> list[str]:
 
 
 def scores_section(findings: Findings) -> list[str]:
-    name, entry = findings.headline
+    _, entry = findings.headline
     lines = ["## Scores", "", way_of_measuring(findings), ""]
     for task, _ in findings.pool_first():
         lines += [f"### {escape(task)}", "", *table_lines(scores_table(findings, task)), ""]
     gap = gap_text(entry)
-    lines += [f"Gap recovered ({escape(name)}): {escape(gap)}", ""] if gap else []
+    lines += [escape(gap), ""] if gap else []
     return [*lines, "### Paired differences", "", *table_lines(paired_table(findings)), ""]
 
 

@@ -97,9 +97,10 @@ def gap_text(entry: dict[str, Any]) -> str | None:
     if gap is None:
         return None
     if gap["value"] is None:
-        return f"Not defined: {gap['reason']}."
+        return f"Gap recovered: not defined, {gap['reason']}."
     low, high = gap["ci95"]
-    return f"{percent(gap['value'])} [{percent(low)}, {percent(high)}] of the way from base to teacher."
+    value = f"{percent(gap['value'])} [{percent(low)}, {percent(high)}]"
+    return f"Gap recovered: {value} of the way from base to teacher."
 
 
 def contamination_table(findings: Findings) -> Table | None:

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -173,15 +174,13 @@ def begin(directory: Path, plan: Plan, start: Start) -> "StageRun | None":
     if manifest is not None and manifest["fingerprint"] == plan.fingerprint:
         log.info("%s: up to date (%s)", plan.stage, directory)
         return None
-    lock = _lock(directory)
-    try:
+    with ExitStack() as stack:
+        lock = _lock(directory)
+        stack.callback(os.close, lock)
         aside = _clear_the_way(directory, plan, start)
         directory.mkdir(parents=True, exist_ok=True)
-        progress = {"fingerprint": plan.fingerprint, **plan.identity()}
-        _write_json(directory / PROGRESS, progress)
-    except BaseException:
-        os.close(lock)
-        raise
+        _write_json(directory / PROGRESS, {"fingerprint": plan.fingerprint, **plan.identity()})
+        stack.pop_all()  # from here on the StageRun holds the lock
     return StageRun(directory, plan, start, lock, aside)
 
 

@@ -1,7 +1,6 @@
-"""Reads an answer into a tree: lists, relations, sets, intervals, matrices, ratios, units, residue classes.
+"""Reads an answer into trees, best first: lists, relations, sets, intervals, matrices, ratios, residues, ...
 
-`read_answer` gives every sensible reading (1,234 is a number or a list), best first, or none.
-"""
+`read_answer` gives every sensible reading (1,234 is a number or a list) or none."""
 
 import re
 from functools import lru_cache

@@ -1,6 +1,6 @@
 """results.json from arrays of answers: every score with its interval, every comparison paired.
 
-The layout is documented in docs/results.md and held by tests/test_results.py.
+The layout is documented in eval/results.md and held by tests/test_results.py.
 """
 
 from collections import Counter

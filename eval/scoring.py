@@ -1,7 +1,7 @@
 """From stored samples to results.json: read, count, score, compare, and measure contamination.
 
 Reads the samples and verdicts of an eval directory, problems.jsonl and filter's kept.jsonl. The layout of
-results.json is documented in docs/results.md.
+results.json is documented in eval/results.md.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How often the 95% intervals hold the truth: the table of docs/evaluation.md, measured again.
+"""How often the 95% intervals hold the truth: the table of eval/scores.md, measured again.
 
 A question's difficulty is drawn from a Beta distribution, its samples are k draws at that difficulty; the
 truth is the distribution's mean. About a minute on two cores.
@@ -85,7 +85,7 @@ def test_the_intervals_hold_the_truth_as_often_as_they_say(measured: dict[Settin
 
 
 def test_the_documented_table_is_the_measured_one(measured: dict[Setting, float]) -> None:
-    documented = (ROOT / "docs/evaluation.md").read_text()
+    documented = (ROOT / "eval/scores.md").read_text()
     for line in table(measured)[2:]:
         start, numbers = re.match(r"(\|[^|]*\|[^|]*\|[^|]*\|)(.*)", line).groups()  # type: ignore[union-attr]
         (found,) = [row for row in documented.splitlines() if row.startswith(start)]

@@ -62,7 +62,7 @@ def paths(value: Any, path: str = "") -> Iterator[str]:
 
 
 def documented() -> set[str]:
-    text = (ROOT / "docs/results.md").read_text()
+    text = (ROOT / "eval/results.md").read_text()
     return set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
 
 

@@ -41,11 +41,13 @@ class VllmEngine:
         self.notes: dict[str, Any] = {"engine": "vllm", "restarts": 0}
         self._model = model
         self._flags = flags
+        self._fresh: Any = None  # from the thread's end, before all that belongs to it is there
         self._llm: Any = None
         self._prompts: ChatPrompts | None = None
         self._processes: list[Any] = []
         self._guard: subprocess.Popen[bytes] | None = None
         self._starting = asyncio.Lock()
+        self._pending: asyncio.Future[None] | None = None
         self._num_requests = 0
 
     async def __aenter__(self) -> Self:
@@ -54,6 +56,8 @@ class VllmEngine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._pending is not None:
+            await asyncio.wait([self._pending])  # a thread cannot be cancelled: an interrupt waits for it
         self._stop()
 
     async def ready(self) -> None:
@@ -118,24 +122,26 @@ class VllmEngine:
     async def _start(self) -> None:
         log.info("starting vLLM for %s", self._model.model)
         try:
-            await asyncio.to_thread(self._start_llm)
+            self._pending = asyncio.ensure_future(asyncio.to_thread(self._start_llm))
+            await asyncio.shield(self._pending)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(
                 f"vLLM cannot start {self._model.model}: {_first_line(error)}. Set VLLM_LOGGING_LEVEL=INFO "
                 "to see the engine's own log"
             ) from error
-        self._prompts = ChatPrompts(self._llm.get_tokenizer(), self._model)
-        self._processes = processes_of(self._llm)
+        self._prompts = ChatPrompts(self._fresh.get_tokenizer(), self._model)
+        self._processes = processes_of(self._fresh)
         pids = [str(process.pid) for process in self._processes]
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", GUARD, "guard", *pids],
             stdin=subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal is not for it
         )
+        self._llm = self._fresh
 
     def _start_llm(self) -> None:
         # set here and not returned: the thread would hold on to what it returned for as long as it lives
-        self._llm = start_llm(self._model, self._flags)
+        self._fresh = start_llm(self._model, self._flags)
 
     async def _bury(self, llm: Any) -> None:
         """Clear a dead engine away once, however many requests report its death."""
@@ -155,7 +161,7 @@ class VllmEngine:
             )
 
     def _stop(self) -> None:
-        llm, self._llm = self._llm, None
+        llm, self._llm, self._fresh = self._fresh, None, None
         guard, self._guard = self._guard, None
         if llm is not None:
             # On the CPU neither workers nor core end by themselves: the core waits 9 s for its workers, then

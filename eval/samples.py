@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pipeline.sampling.store import Store
 
 from pipeline.errors import StageError
 from pipeline.records import Problem, Trace, Verdict
+from pipeline.sampling.store import Store
 
 
 @dataclass(frozen=True, slots=True)

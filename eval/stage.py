@@ -20,7 +20,7 @@ from pipeline.cards import SampledModel, task_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import CardTask, ProceduralSource, Recipe, Sampling
 from pipeline.records import to_json
-from pipeline.revisions import resolved_revisions, unpinned_tasks, unpinned_sources
+from pipeline.revisions import resolved_revisions, unpinned_tasks
 from pipeline.sampling import EngineFlags
 from pipeline.stage import Context, Plan, StageRun, begin, check_outputs, hash_file, inputs_of, require
 from pipeline.tasks import task_names
@@ -45,7 +45,7 @@ def run(context: Context, engine: EngineFlags | None = None, urls: Sequence[str]
         )
     models = compared_models(recipe, train)
     flags = EvalFlags(engine or EngineFlags(), urls_by_model(urls, models))
-    revisions = resolved_revisions(context, unpinned_sources(recipe))
+    revisions = resolved_revisions(context, unpinned_tasks(recipe))
     stage = begin(context.directory("eval"), plan_of(recipe, models, inputs, revisions), context.start)
     if stage is None:
         return

@@ -12,42 +12,34 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.exceptions import Exit, TyperException
 
+from pipeline import telemetry
+from pipeline.options import (
+    Adopt,
+    Concurrency,
+    DataParallel,
+    Device,
+    EngineKind,
+    Force,
+    Override,
+    RecipePath,
+    Runs,
+    ServedName,
+    TensorParallel,
+    Urls,
+)
+
 if TYPE_CHECKING:
     from pipeline.stage import Context
 
 app = typer.Typer(
     name="retort",
     help="Distil verified chain-of-thought from a large MoE teacher into a small dense student.",
-    epilog="Example: python -m pipeline all --recipe recipes/demo.yaml",
+    epilog="Example: python -m pipeline generate --recipe recipes/demo.yaml",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-RecipePath = Annotated[Path, typer.Option("--recipe", "-r", help="The recipe file, recipes/*.yaml.")]
-Runs = Annotated[Path, typer.Option(help="The directory that holds one directory per run.")]
-Force = Annotated[bool, typer.Option("--force", help="Move a directory that blocks aside, then run.")]
-Override = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value; changes the fingerprint.")
-]
-
-EngineKind = Annotated[
-    Literal["vllm", "server"], typer.Option(help="vLLM in this process, or OpenAI-compatible servers.")
-]
-Urls = Annotated[
-    list[str] | None, typer.Option("--url", help="A server, as http://host:8000/v1; may be repeated.")
-]
-Concurrency = Annotated[int, typer.Option(help="Requests in flight at most.")]
-TensorParallel = Annotated[int | None, typer.Option(help="Devices that share one model; else the card's.")]
-DataParallel = Annotated[int | None, typer.Option(help="Copies of the model; else the card's.")]
-ServedName = Annotated[
-    str | None, typer.Option(help="The model's name at the servers, where it has another.")
-]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the student runs.")]
-Adopt = Annotated[
-    list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
-]
 
 DEFAULT_RUNS = Path("runs")
 
@@ -71,16 +63,6 @@ def problems(
 ) -> None:
     """Load, check, dedupe and decontaminate the problems of a recipe."""
     from pipeline.problems import run
-
-    run(context(recipe, runs, force, override))
-
-
-@app.command("filter")
-def filter_(
-    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
-) -> None:
-    """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
-    from pipeline.filter import run
 
     run(context(recipe, runs, force, override))
 
@@ -114,6 +96,16 @@ def generate(
     run(context(recipe, runs, force, override), GenerateFlags(flags, tuple(adopt or ())))
 
 
+@app.command("filter")
+def filter_(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+) -> None:
+    """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
+    from pipeline.filter import run
+
+    run(context(recipe, runs, force, override))
+
+
 @app.command()
 def train(
     recipe: RecipePath,
@@ -137,7 +129,7 @@ def train(
     from students.train import run
 
     if tracker != "none":
-        wake(tracker)
+        telemetry.wake(tracker, os.environ)
     flags = TrainFlags(
         device=device,
         tokens_per_device=tokens_per_device,
@@ -150,53 +142,6 @@ def train(
         processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     run(context(recipe, runs, force, override), flags)
-
-
-@app.command()
-def preflight(recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None) -> None:
-    """Show what the student would be trained on, and check template, mask, tokens and weights."""
-    from students.check import run
-
-    run(context(recipe, runs, False, override))
-
-
-@app.command()
-def chat(
-    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None, device: Device = "auto"
-) -> None:
-    """Talk to the finished student in this terminal; its thinking is dimmed."""
-    from students.chat import run
-
-    run(context(recipe, runs, False, override), device)
-
-
-@app.command("serve-student")
-def serve_student(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-) -> None:
-    """Serve the finished student with `vllm serve`."""
-    from students.serve import run
-
-    run(context(recipe, runs, False, override), host, port)
-
-
-@app.command()
-def publish(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
-    model_repo: Annotated[str | None, typer.Option(help="owner/name of the model on the hub.")] = None,
-    data_repo: Annotated[str | None, typer.Option(help="owner/name of the data set on the hub.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the cards, contact nobody.")] = False,
-) -> None:
-    """Put a finished run on the hub as a model and a data set."""
-    from pipeline.publish import run
-
-    run(context(recipe, runs, False, override), model_repo, data_repo, dry_run)
 
 
 @app.command("eval")
@@ -228,33 +173,59 @@ def report(
 
 
 @app.command()
-def compare(
-    first: Annotated[str, typer.Argument(help="A finished run: its name, or its directory.")],
-    second: Annotated[str, typer.Argument(help="The run to set against it.")],
+def plan(
+    recipe: RecipePath,
     runs: Runs = DEFAULT_RUNS,
-    model: Annotated[str, typer.Option(help="Which model of both runs.")] = "student",
+    override: Override = None,
+    pilot: Annotated[int | None, typer.Option(help="Sample this many problems for real first.")] = None,
+    url: Urls = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(help="name=value: devices, memory, bandwidth, price, pass_rate, ...")
+    ] = None,
 ) -> None:
-    """Compare two finished runs question by question, and check that they were given equal budgets."""
-    from eval.compare import compare as compare_runs
-
-    paths = [Path(name) if Path(name).is_dir() else runs / name for name in (first, second)]
-    print(compare_runs(paths[0], paths[1], model))
-
-
-@app.command("serve-teacher")
-def serve_teacher(
-    teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
-    port: Annotated[int, typer.Option(help="The port on loopback.")] = 8000,
-    concurrency: Concurrency = 256,
-    tensor_parallel: TensorParallel = None,
-    data_parallel: DataParallel = None,
-) -> None:
-    """Serve a teacher on loopback with vllm serve and the settings of its card, until Ctrl-C."""
+    """Print what a run will cost before anything is bought, with every assumption; --pilot measures."""
     from pipeline.sampling import EngineFlags
-    from teachers.serve import run
+    from teachers.generate import GenerateFlags
+    from teachers.plan import assumed_from, run
 
-    flags = EngineFlags(concurrency=concurrency, tensor_parallel=tensor_parallel, data_parallel=data_parallel)
-    run(teacher, port, flags)
+    flags = GenerateFlags(EngineFlags(engine="server" if url else "vllm", urls=tuple(url or ())))
+    run(context(recipe, runs, False, override), assumed_from(assume or []), pilot, flags)
+
+
+@app.command()
+def preflight(recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None) -> None:
+    """Show what the student would be trained on, and check template, mask, tokens and weights."""
+    from students.check import run
+
+    run(context(recipe, runs, False, override))
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A .jsonl file of rows {gold, response}.")],
+    verifier: Annotated[str, typer.Option(help="For rows that name none.")] = "math",
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
+    deadline: Annotated[float, typer.Option(help="Seconds for one row.")] = 5.0,
+    out: Annotated[Path | None, typer.Option(help="Where the rows go; else to stdout.")] = None,
+) -> None:
+    """Verify the rows of a file; with a column `correct`, audit the verifier itself."""
+    from pipeline.verify.command import run_verify
+
+    run_verify(file, verifier, workers, deadline, out)
+
+
+@app.command()
+def audit(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    sample: Annotated[int, typer.Option(help="Verdicts to ask a second opinion on.")] = 400,
+) -> None:
+    """Put a sample of a run's verdicts to other layers; print the disagreements and error rates."""
+    from pipeline.verify.audit import audit_run
+
+    asked = context(recipe, runs, False, override)
+    print(audit_run(asked.runs / asked.recipe.name, sample, asked.recipe.seed))
 
 
 @app.command()
@@ -271,16 +242,17 @@ def funnel(
 
 
 @app.command()
-def export(
-    recipe: RecipePath,
-    layout: Annotated[Literal["trl", "sharegpt", "alpaca"], typer.Option("--format", help="Whose layout.")],
+def compare(
+    first: Annotated[str, typer.Argument(help="A finished run: its name, or its directory.")],
+    second: Annotated[str, typer.Argument(help="The run to set against it.")],
     runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
+    model: Annotated[str, typer.Option(help="Which model of both runs.")] = "student",
 ) -> None:
-    """Write the examples in the layout of another trainer; prints the path."""
-    from pipeline.exports import export as write
+    """Compare two finished runs question by question, and check that they were given equal budgets."""
+    from eval.compare import compare as compare_runs
 
-    print(write(context(recipe, runs, False, override), layout))
+    paths = [Path(name) if Path(name).is_dir() else runs / name for name in (first, second)]
+    print(compare_runs(paths[0], paths[1], model))
 
 
 @app.command()
@@ -299,40 +271,96 @@ def ablate(
     print(write(context(recipe, runs, False, None), recipe, changes))
 
 
-def plan(
+@app.command()
+def export(
+    recipe: RecipePath,
+    layout: Annotated[Literal["trl", "sharegpt", "alpaca"], typer.Option("--format", help="Whose layout.")],
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+) -> None:
+    """Write the examples in the layout of another trainer; prints the path."""
+    from pipeline.exports import export as write
+
+    print(write(context(recipe, runs, False, override), layout))
+
+
+@app.command("import-traces")
+def import_traces(
+    recipe: RecipePath,
+    file: Annotated[Path, typer.Option(help="A .jsonl or .parquet file of traces.")],
+    layout: Annotated[str, typer.Option(help="openr1, openthoughts, sharegpt or columns.")] = "columns",
+    columns: Annotated[str, typer.Option(help="Question and response column.")] = "question,response",
+    runs: Runs = DEFAULT_RUNS,
+    force: Force = False,
+    override: Override = None,
+) -> None:
+    """Take traces that exist already in place of generate; the later stages run on them."""
+    from teachers.import_traces import Imported, run
+    from teachers.layouts import Columns
+
+    question, _, response = columns.partition(",")
+    imported = Imported(file, layout, Columns(question, response or "response"))
+    run(context(recipe, runs, force, override), imported)
+
+
+@app.command("serve-teacher")
+def serve_teacher(
+    teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
+    port: Annotated[int, typer.Option(help="The port on loopback.")] = 8000,
+    concurrency: Concurrency = 256,
+    tensor_parallel: TensorParallel = None,
+    data_parallel: DataParallel = None,
+) -> None:
+    """Serve a teacher on loopback with vllm serve and the settings of its card, until Ctrl-C."""
+    from pipeline.sampling import EngineFlags
+    from teachers.serve import run
+
+    flags = EngineFlags(concurrency=concurrency, tensor_parallel=tensor_parallel, data_parallel=data_parallel)
+    run(teacher, port, flags)
+
+
+@app.command("serve-student")
+def serve_student(
     recipe: RecipePath,
     runs: Runs = DEFAULT_RUNS,
     override: Override = None,
-    pilot: Annotated[int | None, typer.Option(help="Sample this many problems for real first.")] = None,
-    engine: EngineKind = "vllm",
-    url: Urls = None,
-    concurrency: Concurrency = 256,
-    devices: Annotated[int, typer.Option(help="Devices for the teacher.")] = 8,
-    memory: Annotated[float, typer.Option(help="GiB of one device.")] = 80.0,
-    bandwidth: Annotated[float, typer.Option(help="GB/s of one device's memory.")] = 3350.0,
-    price: Annotated[float, typer.Option(help="Money for one device-hour.")] = 2.5,
-    problems: Annotated[int | None, typer.Option(help="How many problems, where it is not known.")] = None,
-    pass_rate: Annotated[float, typer.Option(min=0, max=1, help="Assumed where no pilot measured it.")] = 0.6,
-    tokens_share: Annotated[
-        float, typer.Option(help="Assumed tokens of a trace, as part of max_tokens.")
-    ] = 0.4,
-    prompt_tokens: Annotated[int, typer.Option(help="Assumed tokens of a prompt.")] = 200,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
 ) -> None:
-    """Print what a run will cost before anything is bought, with every assumption; --pilot measures."""
-    from pipeline.sampling import EngineFlags
-    from teachers.estimate import Devices
-    from teachers.generate import GenerateFlags
-    from teachers.plan import Assumed, run
+    """Serve the finished student with `vllm serve`."""
+    from students.serve import run
 
-    flags = GenerateFlags(EngineFlags(engine=engine, urls=tuple(url or ()), concurrency=concurrency))
-    hardware = Devices(devices, memory, bandwidth, price)
-    assumed = Assumed(pass_rate, tokens_share, prompt_tokens, hardware, concurrency, problems)
-    run(context(recipe, runs, False, override), assumed, pilot, flags)
+    run(context(recipe, runs, False, override), host, port)
+
+
+@app.command()
+def chat(
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None, device: Device = "auto"
+) -> None:
+    """Talk to the finished student in this terminal; its thinking is dimmed."""
+    from students.chat import run
+
+    run(context(recipe, runs, False, override), device)
+
+
+@app.command()
+def publish(
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    override: Override = None,
+    model_repo: Annotated[str | None, typer.Option(help="owner/name of the model on the hub.")] = None,
+    data_repo: Annotated[str | None, typer.Option(help="owner/name of the data set on the hub.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the cards, contact nobody.")] = False,
+) -> None:
+    """Put a finished run on the hub as a model and a data set."""
+    from pipeline.publish import run
+
+    run(context(recipe, runs, False, override), model_repo, data_repo, dry_run)
 
 
 def main() -> None:
     """Run the command line; a PipelineError becomes one `error: ...` on stderr and an exit code."""
-    quiet_libraries()
+    telemetry.quiet(os.environ)
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that one launcher started
     logging.basicConfig(
         level=logging.INFO if is_first else logging.ERROR, format="%(message)s", stream=sys.stderr
@@ -353,29 +381,6 @@ def main() -> None:
         print("\ninterrupted: what is finished is kept; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def quiet_libraries() -> None:
-    """No telemetry of any library unless the user turned it on by setting the variable."""
-    for name, value in {
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRACKIO_DISABLE": "1",
-        "WANDB_MODE": "disabled",
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }.items():
-        os.environ.setdefault(name, value)
-
-
-def wake(tracker: str) -> None:
-    """Undo what `quiet_libraries` switched off for a tracker that was asked for; a user's own value stays."""
-    for name, off in {"wandb": {"WANDB_MODE": "disabled"}, "trackio": {"TRACKIO_DISABLE": "1"}}.get(
-        tracker, {}
-    ).items():
-        if os.environ.get(name) == off:
-            del os.environ[name]
 
 
 if __name__ == "__main__":

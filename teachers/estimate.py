@@ -110,7 +110,7 @@ def layout_for(size: ModelSize, devices: Devices, tokens: float, concurrency: in
     fitting = [layout for layout in layouts if layout.sequences >= 8]
     if not fitting:
         raise RecipeError(
-            f"--devices {devices.count} of {devices.memory_gib:g} GiB cannot hold {weights_gib(size):,.1f} "
+            f"{devices.count} devices of {devices.memory_gib:g} GiB cannot hold {weights_gib(size):,.1f} "
             "GiB of weights and the cache of 8 sequences; more devices or a quantised model are needed"
         )
     return max(fitting, key=lambda layout: (layout.tokens_per_second, -layout.tensor_parallel))

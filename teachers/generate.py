@@ -171,7 +171,7 @@ def close_books(
     stage: StageRun, prepared: Prepared, store: Store, tally: Tally, notes: dict[str, Any]
 ) -> None:
     """Write tries.jsonl and the manifest, with the forecast of a pilot set against the fact."""
-    summary = write_tries(stage.directory / "tries.jsonl", prepared.problems, store, prepared.job)
+    summary = write_tries(stage.directory / "tries.jsonl", prepared.problems, store, prepared.job.samples)
     outputs = {**store.outputs(), "tries.jsonl": summary["problems"]}
     num_traces = sum(rows for name, rows in outputs.items() if name.startswith("traces-"))
     num_failed = sum(tally.failed.values())

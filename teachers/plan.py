@@ -7,12 +7,14 @@ nothing, except with --pilot: that samples N problems for real and keeps their t
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pipeline.cards import teacher_card
+from pipeline.errors import RecipeError
 from pipeline.recipe import FileSource, ProceduralSource, Recipe
 from pipeline.stage import Context, read_manifest
+from pipeline.strict_yaml import nearest
 from teachers.estimate import (
     Devices,
     cache_bytes_per_token,
@@ -30,14 +32,34 @@ HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Assumed:
-    """What is assumed where nothing has been measured; a pilot replaces the first three."""
+    """What is assumed where nothing has been measured (`--assume name=value`); a pilot knows two."""
 
     pass_rate: float = 0.6
-    tokens_share: float = 0.4
+    tokens_share: float = 0.4  # of max_tokens
     prompt_tokens: int = 200
-    devices: Devices = field(default_factory=Devices)
-    concurrency: int = 256
-    problems: int | None = None
+    devices: int = 8
+    memory: float = 80.0  # GiB of a device
+    bandwidth: float = 3350.0  # GB/s of a device's memory
+    price: float = 2.5  # money for a device-hour
+    concurrency: int = 256  # sequences at a time of a replica
+    problems: int = 0  # 0: as the problems stage or the recipe says
+
+
+def assumed_from(pairs: list[str]) -> Assumed:
+    """The assumptions of `--assume name=value`. RecipeError on an unknown name or what is no number."""
+    known = {item.name: item.type for item in fields(Assumed)}
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name not in known:
+            raise RecipeError(f"--assume {pair}: unknown name; {nearest(name, list(known))}")
+        try:
+            values[name] = int(text) if known[name] is int else float(text)
+        except ValueError:
+            raise RecipeError(f"--assume {pair}: expected a number after '=', found '{text}'") from None
+        if values[name] < 0 or (name == "pass_rate" and values[name] > 1):
+            raise RecipeError(f"--assume {pair}: out of range")
+    return Assumed(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +115,10 @@ def plan_lines(context: Context, assumed: Assumed) -> list[tuple[str, list[Line]
     ]
 
 
-def count_problems(context: Context, stated: int | None) -> tuple[float, str]:
+def count_problems(context: Context, stated: int) -> tuple[float, str]:
     """How many problems there are, or will be at most."""
-    if stated is not None:
-        return stated, "stated (--problems)"
+    if stated:
+        return stated, "stated (--assume problems)"
     manifest = read_manifest(context.directory("problems"))
     if manifest is not None:
         return manifest["outputs"]["problems.jsonl"]["rows"], "the finished problems stage"
@@ -106,7 +128,7 @@ def count_problems(context: Context, stated: int | None) -> tuple[float, str]:
     ]
     unknown = sum(size is None for size in sizes)
     note = "sizes in the recipe, before any is dropped"
-    note += f"; {unknown} sources have no limit, say how many problems with --problems" if unknown else ""
+    note += f"; {unknown} sources have no limit, say how many with --assume problems=" if unknown else ""
     return sum(size for size in sizes if size is not None), note
 
 
@@ -131,10 +153,10 @@ def generate_lines(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> list[L
     samples, measured = recipe.generate.samples, outlook.measured
     pilot = f"pilot of {measured['pilot_problems']} problems" if measured else ""
     budget = pilot or f"keep {samples.keep}, max {samples.max}, at that pass rate"
-    share = f"{assumed.tokens_share:g} of max_tokens, assumed (--tokens-share)"
+    share = f"{assumed.tokens_share:g} of max_tokens, assumed (tokens_share)"
     prompts = outlook.traces * assumed.prompt_tokens
     lines = [
-        Line("pass rate of a sample", f"{outlook.pass_rate:.1%}", pilot or "assumed (--pass-rate)"),
+        Line("pass rate of a sample", f"{outlook.pass_rate:.1%}", pilot or "assumed (pass_rate)"),
         Line("tries a problem", f"{outlook.tries:.2f}", budget),
         Line("problems solved", f"{outlook.solved:,.0f}", budget),
         Line("traces", f"{outlook.traces:,.0f}", "problems x tries"),
@@ -143,7 +165,7 @@ def generate_lines(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> list[L
         Line(
             "prompt tokens",
             f"{prompts:,.0f}",
-            f"{assumed.prompt_tokens} a request (--prompt-tokens)",
+            f"{assumed.prompt_tokens} a request, assumed (prompt_tokens)",
         ),
     ]
     if measured:
@@ -155,12 +177,12 @@ def generate_lines(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> list[L
 def teacher_lines(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> list[Line]:
     """Memory, parallel layout, hours and money."""
     size, where = size_of(teacher_card(recipe.generate.teacher))
-    devices = assumed.devices
+    devices = Devices(assumed.devices, assumed.memory, assumed.bandwidth, assumed.price)
     layout = layout_for(size, devices, outlook.tokens_per_trace + assumed.prompt_tokens, assumed.concurrency)
     measured = outlook.measured.get("tokens_per_second")
     rate = measured or layout.tokens_per_second
     hours = outlook.output_tokens / rate / HOUR
-    bandwidth = f"{devices.bandwidth_gb_s:,.0f} GB/s a device (--bandwidth), half of it reached"
+    bandwidth = f"{devices.bandwidth_gb_s:,.0f} GB/s a device (bandwidth), half of it reached"
     cache = f"{cache_bytes_per_token(size) / 1024:,.1f} KiB"
     return [
         Line("weights", f"{weights_gib(size):,.2f} GiB", where),
@@ -168,15 +190,15 @@ def teacher_lines(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> list[Li
         Line(
             "layout",
             f"{layout.replicas} x TP {layout.tensor_parallel}",
-            f"{devices.count} devices of {devices.memory_gib:g} GiB (--devices, --memory), 0.9 of it used",
+            f"{devices.count} devices of {devices.memory_gib:g} GiB (devices, memory), 0.9 of it used",
         ),
-        Line("sequences a replica", f"{layout.sequences:,}", "as the cache allows, at most --concurrency"),
+        Line("sequences a replica", f"{layout.sequences:,}", "as the cache allows, at most concurrency"),
         Line("output tokens a second", f"{rate:,.0f}", "the pilot's" if measured else bandwidth),
         Line("hours", f"{hours:,.2f}", "output tokens / rate, without the engine's start"),
         Line(
             "money",
             f"{hours * devices.count * devices.price:,.2f}",
-            f"{devices.count} devices x {devices.price:g} a device-hour (--price)",
+            f"{devices.count} devices x {devices.price:g} a device-hour (price)",
         ),
     ]
 

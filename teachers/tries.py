@@ -11,17 +11,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipe import Samples
 from pipeline.records import Problem
-from pipeline.sampling import Job, Store
+from pipeline.sampling import Store
 from pipeline.sampling.keys import counts
 
 
-def write_tries(path: Path, problems: Iterable[Problem], store: Store, job: Job) -> dict[str, Any]:
+def write_tries(path: Path, problems: Iterable[Problem], store: Store, samples: Samples) -> dict[str, Any]:
     """Write a line for each problem; the totals of them, for the manifest."""
     totals = {"problems": 0, "solved": 0, "tries": 0, "correct": 0}
     with path.open("w", encoding="utf-8") as file:
         for problem in problems:
-            row = tries_of(problem, store, job)
+            row = tries_of(problem, store, samples)
             file.write(json.dumps(row) + "\n")
             totals["problems"] += 1
             for name in ("solved", "tries", "correct"):
@@ -30,12 +31,12 @@ def write_tries(path: Path, problems: Iterable[Problem], store: Store, job: Job)
     return totals
 
 
-def tries_of(problem: Problem, store: Store, job: Job) -> dict[str, Any]:
-    tries, correct = counts(store.keys.all_bits(problem.id), job.samples.cap or job.samples.max)
+def tries_of(problem: Problem, store: Store, samples: Samples) -> dict[str, Any]:
+    tries, correct = counts(store.keys.all_bits(problem.id), samples.cap or samples.max)
     return {
         "problem_id": problem.id,
         "tries": tries,
         "correct": correct,
         "pass_rate": round(correct / tries, 4) if tries else None,
-        "solved": correct >= job.samples.keep,
+        "solved": correct >= samples.keep,
     }

@@ -141,9 +141,15 @@ def write_problems(context: Context, problems: list[Problem]) -> None:
     finish(context, "problems", counts, {"problems.jsonl": text})
     total = 3 * len(problems)
     usage = {"prompt_tokens": 30 * total, "output_tokens": 120 * total, "engine_seconds": 42.0}
-    forecast = {"output_tokens": {"value": 110.0 * total, "low": 100.0 * total, "high": 125.0 * total}}
+    foretold = {
+        "output_tokens": 110 * total,
+        "output_tokens_low": 100 * total,
+        "output_tokens_high": 125 * total,
+    }
+    forecast = {"output_tokens": {"forecast": 110 * total, "fact": 120 * total, "ratio": 0.9167}}
     notes = {"solved": len(problems), "forecast": forecast}
-    finish(context, "generate", Counts(total + 1, total, {}, {"timeout": 1}), {}, usage=usage, notes=notes)
+    files = {"forecast.json": json.dumps(foretold)}
+    finish(context, "generate", Counts(total + 1, total, {}, {"timeout": 1}), files, usage=usage, notes=notes)
 
 
 def split_traces(run: Run, problems: list[Problem], chance: random.Random) -> tuple[list[Any], list[Any]]:

@@ -81,6 +81,8 @@ class ScriptedTeacher:
             return web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "0.2"})
         if behaviour == "error_500_once" and not again:
             return web.json_response({"error": "once"}, status=500)
+        if behaviour == "flaky_400" and body["seed"] % 2:
+            return web.json_response({"error": "odd"}, status=400)
         if behaviour.startswith("error_") and behaviour != "error_500_once":
             key = request.headers.get("Authorization", "")
             return web.json_response({"error": f"refused {key}"}, status=int(behaviour[6:]))

@@ -24,17 +24,10 @@ CONCURRENCY = 32
 
 
 @contextmanager
-def scripted_server(delay_seconds: float) -> Iterator[str]:
+def scripted_server(delay_seconds: float, behaviour: str = "good") -> Iterator[str]:
     """The URL of a scripted teacher in a process of its own, which ends by itself after ten minutes."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.scripted_teacher",
-        "--delay",
-        str(delay_seconds),
-        "--seconds",
-        "600",
-    ]
+    command = [sys.executable, "-m", "tests.scripted_teacher", "--delay", str(delay_seconds)]
+    command += ["--behaviour", behaviour, "--seconds", "600"]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

@@ -21,9 +21,20 @@ __all__ = ["context_of"]
 MakeContext = Callable[[Recipe], Context]
 
 
-NOUNS = (
-    ["apples", "brooms", "candles", "dwarves", "engines", "feathers", "goblets", "hammers", "icicles", "jackets", "kettles", "lanterns"]
-)
+NOUNS = [
+    "apples",
+    "brooms",
+    "candles",
+    "dwarves",
+    "engines",
+    "feathers",
+    "goblets",
+    "hammers",
+    "icicles",
+    "jackets",
+    "kettles",
+    "lanterns",
+]
 
 
 def free_questions(count: int) -> list[dict[str, str]]:

@@ -30,7 +30,11 @@ def recovered(scores: dict[str, Any]) -> str:
 def row_of_run(run: str) -> str:
     """The line of the README's first table that a run's results make."""
     scores = results(run)["all"]
-    cells = [f"`{run}`", *(percent(scores[model]) for model in ("base", "student", "teacher")), recovered(scores)]
+    cells = [
+        f"`{run}`",
+        *(percent(scores[model]) for model in ("base", "student", "teacher")),
+        recovered(scores),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -55,5 +59,11 @@ def test_the_readme_states_questions_and_samples() -> None:
 
 
 def test_every_path_that_the_readme_names_in_the_checkout_exists() -> None:
-    named = ["CONTRIBUTING.md", "LICENSE", "requirements/gpu.lock", "recipes/demo.yaml", "teachers/cards/embedded-moe.yaml"]
+    named = [
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "requirements/gpu.lock",
+        "recipes/demo.yaml",
+        "teachers/cards/embedded-moe.yaml",
+    ]
     assert [name for name in named if not (ROOT / Path(name)).exists()] == []

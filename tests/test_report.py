@@ -76,7 +76,7 @@ def test_the_ledger_has_tokens_money_and_the_forecast(context: Context) -> None:
     assert re.search(r"teacher output tokens per kept trace \| \d+", text)
     assert re.search(r"tokens per point gained \| [\d,]+ \[[\d,]+, [\d,]+\]", text)
     assert "0.5 USD an hour" in text
-    assert re.search(r"output tokens \| [\d,]+ \[[\d,]+, [\d,]+\] \| [\d,]+ \| 1\.09", text)
+    assert re.search(r"output tokens \| [\d,]+ \[[\d,]+, [\d,]+\] \| [\d,]+ \| 0\.92", text)
 
 
 def test_the_funnel_names_every_reason(context: Context) -> None:

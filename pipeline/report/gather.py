@@ -69,6 +69,7 @@ class Findings:
     funnel: list[Step]
     costs: list[Cost]
     metrics: list[dict[str, Any]]
+    forecast: dict[str, Any]
     model_facts: list[ModelFacts]
     sources: list[SourceFacts]
 
@@ -105,9 +106,15 @@ def gather(recipe: Recipe, run: Path) -> Findings:
         funnel=funnel_of(manifests),
         costs=[cost_of(manifest) for manifest in manifests.values()],
         metrics=[line.values for line in rows_of(run / "train/metrics.jsonl") if line.values is not None],
+        forecast=read_forecast(run / "generate/forecast.json"),
         model_facts=[model_facts(name, recipe, identity) for name, identity in results["models"].items()],
         sources=sources_of(run / "problems/problems.jsonl"),
     )
+
+
+def read_forecast(path: Path) -> dict[str, Any]:
+    """What a pilot foretold, with its intervals; empty where there was none."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def rows_of(path: Path) -> Iterator[Line]:

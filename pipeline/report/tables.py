@@ -169,23 +169,15 @@ def per_point(findings: Findings, tokens: int) -> str:
 
 
 def forecast_table(findings: Findings) -> Table | None:
-    """What generate's pilot foretold beside what came."""
-    generate = findings.manifests.get("generate") or {}
-    forecast = (generate.get("notes") or {}).get("forecast")
-    if not isinstance(forecast, dict):
-        return None
+    """What generate's pilot foretold beside what came; None where there was no pilot."""
+    notes = (findings.manifests.get("generate") or {}).get("notes") or {}
     rows = []
-    for name, held in forecast.items():
-        if not isinstance(held, dict) or "value" not in held:
-            continue
-        fact = generate["usage"].get(name, generate["notes"].get(name))
-        low, high = held.get("low"), held.get("high")
-        span = f" [{low:,.0f}, {high:,.0f}]" if low is not None and high is not None else ""
-        ratio = f"{fact / held['value']:.2f}" if fact and held["value"] else "-"
-        rows.append(
-            [name.replace("_", " "), f"{held['value']:,.0f}{span}", count(fact) if fact else "-", ratio]
-        )
-    return Table(["generate", "forecast", "fact", "fact / forecast"], rows) if rows else None
+    for name, held in (notes.get("forecast") or {}).items():
+        low, high = (findings.forecast.get(f"{name}_{end}") for end in ("low", "high"))
+        span = f" [{low:,}, {high:,}]" if low is not None and high is not None else ""
+        ratio = f"{held['ratio']:.2f}" if held["ratio"] is not None else "-"
+        rows.append([name.replace("_", " "), f"{held['forecast']:,}{span}", f"{held['fact']:,}", ratio])
+    return Table(["generate", "forecast", "fact", "forecast / fact"], rows) if rows else None
 
 
 def provenance_tables(findings: Findings) -> list[Table]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import StageError
 
@@ -53,6 +54,20 @@ class Keys:
     def all_bits(self, problem_id: str) -> int:
         """Four bits a sample, sample 0 lowest; 0 where nothing is known of the problem."""
         return self._bits.get(compact(problem_id), 0)
+
+    def most_samples(self) -> int:
+        """The largest number of samples that a problem has, gaps counted."""
+        return max(((bits.bit_length() + 3) // 4 for bits in self._bits.values()), default=0)
+
+    def mark(self, row: "Row") -> int:
+        """Count a trace that the store holds; the bits that its key had before."""
+        self.num_traces += 1
+        self.prompt_tokens += row.prompt_tokens
+        self.output_tokens += row.output_tokens
+        key, shift = compact(row.problem_id), 4 * row.sample
+        known = self._bits.get(key, 0)
+        self._bits[key] = known | (DONE | CUT if row.cut else DONE) << shift
+        return known >> shift & 15
 
     def add(self, problem_id: str, sample: int, bits: int) -> None:
         key = compact(problem_id)
@@ -101,43 +116,56 @@ def scan_traces(path: Path, request: str, keys: Keys) -> Iterator[tuple[str, int
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            problem_id, sample, found, cut = _read_row(line, keys, f"{path}:{number}")
-            if found != wanted:
+            row = _read_row(line) or _parse_row(line, path, number)
+            if row.request != wanted:
                 raise StageError(
-                    f"{path}:{number}: this trace is of request {found.decode()}, and this run has {request} "
-                    "(another model, prompt, sampling or seed). Traces of two requests are never mixed; "
-                    "give the recipe a new `name:`"
+                    f"{path}:{number}: this trace is of request {row.request.decode()}, and this run has "
+                    f"{request} (another model, prompt, sampling or seed). Traces of two requests are never "
+                    "mixed; give the recipe a new `name:`"
                 )
-            bits = keys.bits(problem_id, sample)
-            if bits & DONE:
+            known = keys.mark(row)
+            if known & DONE:
                 raise StageError(
-                    f"{path}:{number}: a second trace of problem {problem_id}, sample {sample}; each key "
-                    "stands once in a store. Were shards of two runs copied together? Use --adopt for that"
+                    f"{path}:{number}: a second trace of problem {row.problem_id}, sample {row.sample}; each "
+                    "key stands once in a store. Were shards of two runs put together? Use --adopt for that"
                 )
-            keys.add(problem_id, sample, DONE | CUT if cut else DONE)
-            if not bits & VERIFIED:
-                yield problem_id, sample, Place(path, offset)
+            if not known & VERIFIED:
+                yield row.problem_id, row.sample, Place(path, offset)
             offset += len(line)
 
 
-def _read_row(line: bytes, keys: Keys, where: str) -> tuple[str, int, bytes, bool]:
-    """Problem id, sample, request and whether the trace was cut; its tokens are added up."""
-    head, tail = TRACE_HEAD.match(line), TRACE_TAIL.search(line, max(len(line) - 400, 0))
-    keys.num_traces += 1
+class Row(NamedTuple):
+    """What a resume needs of a trace."""
+
+    problem_id: str
+    sample: int
+    request: bytes
+    cut: bool
+    prompt_tokens: int
+    output_tokens: int
+
+
+def _read_row(line: bytes) -> Row | None:
+    """The fields of a line as records.to_json writes it; None for any other line."""
+    head = TRACE_HEAD.match(line)
+    tail = TRACE_TAIL.match(line, line.rfind(b', "finish_reason": "'))
     if head is None or tail is None:
-        return _parse_row(line, keys, where)
-    keys.prompt_tokens += int(tail[2])
-    keys.output_tokens += int(tail[3])
-    return head[1].decode(), int(head[2]), head[3], tail[1] != b"stop"
+        return None
+    problem_id, sample, request = head.groups()
+    reason, prompt_tokens, output_tokens = tail.groups()
+    return Row(
+        problem_id.decode(), int(sample), request, reason != b"stop", int(prompt_tokens), int(output_tokens)
+    )
 
 
-def _parse_row(line: bytes, keys: Keys, where: str) -> tuple[str, int, bytes, bool]:
+def _parse_row(line: bytes, path: Path, number: int) -> Row:
     try:
         row = json.loads(line)
-        keys.prompt_tokens += row["prompt_tokens"]
-        keys.output_tokens += row["output_tokens"]
-        return row["problem_id"], row["sample"], row["request"].encode(), row["finish_reason"] != "stop"
-    except (ValueError, KeyError, TypeError) as error:
+        cut = row["finish_reason"] != "stop"
+        tokens = (int(row["prompt_tokens"]), int(row["output_tokens"]))
+        return Row(str(row["problem_id"]), int(row["sample"]), row["request"].encode(), cut, *tokens)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StageError(
-            f"{where}: is no trace ({type(error).__name__}: {error}): {line[:80]!r}. Move the directory aside"
+            f"{path}:{number}: is no trace ({type(error).__name__}: {error}): {line[:80]!r}. "
+            "Move the directory aside"
         ) from None

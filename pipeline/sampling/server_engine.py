@@ -277,6 +277,9 @@ def read_answer(answer: Any, expected: str, model: SampledModel) -> Completion:
             raise TypeError("content is no text")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise RequestFailed("invalid_answer", f"{type(error).__name__}: {error}") from None
+    # JSON can hold half of a surrogate pair, which no file can
+    content = content.encode(errors="replace").decode()
+    thinking = None if thinking is None else thinking.encode(errors="replace").decode()
     if reason in ("abort", "error"):
         raise RequestFailed("engine_error", f"finish_reason {reason}")
     if thinking is None:

@@ -104,6 +104,7 @@ class Store:
 
     def add_trace(self, trace: Trace) -> None:
         """Append a finished trace; it survives any kill from here on."""
+        self.keys.num_traces += 1
         self.keys.prompt_tokens += trace.prompt_tokens
         self.keys.output_tokens += trace.output_tokens
         assert self._shard is not None, "load() opens the store"

@@ -1,4 +1,4 @@
-"""Verdicts on responses: right, wrong, or why it cannot be told; in worker processes that cannot hang the host."""
+"""Verdicts on responses: correct, wrong, or why it cannot be told, from processes that can be killed."""
 
 import atexit
 import os
@@ -14,7 +14,7 @@ __all__ = ["VERSIONS", "VerifierPool", "check_verifier", "verify"]
 
 @cache
 def shared_pool(deadline_seconds: float, host: int) -> VerifierPool:
-    """One worker for single pairs, kept until this process ends. `host` keeps a forked child from using it."""
+    """One worker for pairs, kept until this process ends; `host` keeps a forked child from using it."""
     pool = VerifierPool(workers=1, deadline_seconds=deadline_seconds)
     pool.__enter__()
     atexit.register(pool.close, cancel=True)

@@ -1,9 +1,9 @@
 """Ask the other layers for a second opinion on a sample of verdicts: how often may the verifier be mistaken?
 
-`python -m pipeline audit --recipe R`. Reads problems, traces and verdicts of a run; changes nothing. A verdict
-of the value layers is put to math-verify and the reverse; one of another verifier is put to math. The rates
-are what the verifier's error would be if the second opinion were always right, so they are upper guides, and
-the examples are there to be read.
+`python -m pipeline audit --recipe R`. Reads problems, traces and verdicts of a run; changes nothing. A
+verdict of the value layers is put to math-verify and the reverse; one of another verifier is put to math. The
+rates are what the error would be if the second opinion were always right, so they are upper guides, and the
+examples are there to be read.
 """
 
 import hashlib

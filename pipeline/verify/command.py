@@ -26,8 +26,8 @@ READ_AHEAD = 256  # rows between the one being read and the one being written
 
 
 def run_verify(file: Path, verifier: str, workers: int, deadline: float, out: Path | None) -> None:
-    """Rows go to `out`, which appears complete or not at all, or to stdout. RecipeError where `file` cannot be
-    read, VerifyError where a row cannot be verified."""
+    """Rows go to `out`, which appears complete or not at all, or to stdout. Raises RecipeError where `file`
+    cannot be read, VerifyError where a row cannot be verified."""
     if out is None:
         verify_rows(file, verifier, VerifierPool(workers, deadline), sys.stdout)
         return

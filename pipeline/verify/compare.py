@@ -171,7 +171,7 @@ def same_labelled(gold: Node, answer: Node, rounded: bool) -> bool | None:
 
 
 def same_chain(gold: Node, answer: Node, rounded: bool) -> bool | None:
-    """An answer like "2/3 = 0.6666..." or "sqrt 2 approx 1.41": its sides say the same, the first may count."""
+    """An answer like "2/3 = 0.6666..." or "sqrt 2 approx 1.41": its sides say the same."""
     if not isinstance(answer, Relation) or not set(answer.operators) <= {"=", "approx"}:
         return None
     if any(variables_of(side) for side in answer.sides):

@@ -17,7 +17,8 @@ CONSTANTS = {"pi": complex(math.pi), "e": complex(math.e), "i": 1j}
 FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "cot": lambda z: 1 / cmath.tan(z),
     "sec": lambda z: 1 / cmath.cos(z), "csc": lambda z: 1 / cmath.sin(z), "arctan": cmath.atan,
-    "arccot": lambda z: cmath.pi / 2 - cmath.atan(z), "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh,
+    "arccot": lambda z: cmath.pi / 2 - cmath.atan(z), "sinh": cmath.sinh, "cosh": cmath.cosh,
+    "tanh": cmath.tanh,
     "exp": cmath.exp, "abs": lambda z: complex(abs(z)),
 }  # fmt: skip
 DEGREE = Fraction(1, 180)

@@ -1,4 +1,4 @@
-"""Find the answer in a response: the last \\boxed, then a stated final answer, then the last number or formula.
+"""Find the answer in a response: the last \\boxed, then a stated answer, then the last number or formula.
 
 Every step is linear in the length of the text and looks at its end only, so megabytes cost milliseconds.
 """
@@ -25,7 +25,9 @@ STATED = re.compile(
         \ {0,5} [*_]{0,3} \ {0,5} [:=] \ {0,5} [*_]{0,3}
       | \b(?:final\ |correct\ )?(?:answer|result|solution)s?
         (?:\ (?:to|of|for)\ [^.\n$]{1,80}?)?
-        \ {0,5} [*_]{0,3} \ {0,5} (?: (?:is|are|equals)\b(?:\ (?:therefore|thus|then|simply|just|exactly))? | : ) :? \ {0,5} [*_]{0,3}
+        \ {0,5} [*_]{0,3} \ {0,5}
+        (?: (?:is|are|equals)\b (?:\ (?:therefore|thus|then|simply|just|exactly))? | : ) :?
+        \ {0,5} [*_]{0,3}
     )
     [ \t]{0,20} \n{0,2} [ \t]{0,20}
     (?P<answer>[^\n]{1,2000})
@@ -37,19 +39,20 @@ FORMULA = re.compile(
 )
 CLAUSE_END = re.compile(r"\.\s|,?\s(?:because|since|which|so|as|when|if|while)\s|\n")
 VERB = re.compile(
-    r"\b(?:is|are|equals|equal to|was|be|get|gives|obtain|have|has|makes?|costs?|therefore|thus|hence|so|at|:)\s",
+    r"\b(?:is|are|equals|equal to|was|be|get|gives|obtain|have|has|makes?|therefore|thus|hence|so|at)\s",
     re.I,
 )
 # words that no answer holds: a line with one of them has words around its answer
 PROSE = re.compile(
-    r"\b(?:the|so|hence|thus|therefore|we|that|because|since|it|this|there|she|he|they|which|as|his|her|I am|I think|I cannot|I get)\b(?!\s?[=<>(])",
+    r"\b(?:the|so|hence|thus|therefore|we|that|because|since|it|this"
+    r"|there|she|he|they|which|as|his|her|I am|I think|I cannot|I get)\b(?!\s?[=<>(])",
     re.IGNORECASE,
 )
 NUMBER = re.compile(r"(?<![\w.])-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 
 def last_boxes(text: str) -> list[str]:
-    """The content of the last non-empty \\boxed, after that of boxes which stand right before it in a list."""
+    """The content of the last non-empty \\boxed, behind that of boxes which stand right before it."""
     found: list[str] = []
     shift = max(0, len(text) - BOX_TAIL)
     start_of_next = len(text)
@@ -131,7 +134,8 @@ def last_number(text: str) -> str | None:
 
 
 def answers(response: str) -> list[str]:
-    """What may be the answer where nothing is boxed, best first: a later one counts only where an earlier one cannot be read."""
+    """What may be the answer where nothing is boxed, best first. A later one counts only where those before
+    it cannot be read."""
     if (stated := stated_answer(response)) is not None and stated:
         return unique([stated, *shorter(stated)])
     text = response[-TAIL:].strip()
@@ -149,7 +153,7 @@ def unique(found: list[str | None]) -> list[str]:
 
 
 def shorter(line: str) -> list[str | None]:
-    """Readings of a line with words around its answer: its formulas, its first clause, what follows a verb."""
+    """Of a line with words around its answer: its formulas, its first clause, what follows a verb."""
     formulas = joined_formulas(line)
     clause = tidy(CLAUSE_END.split(line, maxsplit=1)[0])
     behind = [tidy(part) for part in (VERB.split(line)[-1], VERB.split(clause)[-1])]
@@ -179,7 +183,7 @@ def joined_formulas(line: str) -> list[str | None]:
 
 
 def find_answer(response: str) -> str | None:
-    """The answer as text, for verifiers that compare text: boxed, else stated, else the last line if short."""
+    """The answer for verifiers that compare text: boxed, else stated, else the last line if short."""
     boxes = last_boxes(response)
     answer = ", ".join(boxes) if boxes else stated_answer(response)
     if answer is None:

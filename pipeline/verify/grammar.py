@@ -33,34 +33,26 @@ MAX_LENGTH = 20_000  # characters of an answer; longer ones are compared as text
 MAX_ITEMS = 3_000
 
 RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\le": "<=", "\\ge": ">=", "\\ne": "!=",
+    "=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\le": "<=", "\\ge": ">=",
+    "\\ne": "!=",
     "\\in": "in", "\\equiv": "equiv", "\\approx": "approx", "\\sim": "approx",
 }  # fmt: skip
-CONNECTORS = {"or": "or", "and": "and", "\\lor": "or", "\\land": "and", "&": "and", ",": "comma", ";": "comma",
-              "\\\\": "comma"}  # fmt: skip
+CONNECTORS = {"or": "or", "and": "and", "\\lor": "or", "\\land": "and", "&": "and",
+              ",": "comma", ";": "comma", "\\\\": "comma"}  # fmt: skip
 HEDGES = frozenset(
-    [
-        "approximately",
-        "about",
-        "exactly",
-        "roughly",
-        "approx",
-        "around",
-        "only",
-        "just",
-        "simply",
-        "precisely",
-    ]
+    "approximately about exactly roughly approx around only just simply precisely".split()  # noqa: SIM905
 )
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\langle": ("\\rangle",), "\\{": ("\\}",)}
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"})
 BASED = re.compile(
-    r"^(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\s?(?:_\s?\{?\s?(\w{1,9})\s?\}?|\(?\s?(?:in )?base[ -](\w{1,9})\)?)$"
+    r"^(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\s?"
+    r"(?:_\s?\{?\s?(\w{1,9})\s?\}?|\(?\s?(?:in )?base[ -](\w{1,9})\)?)$"
 )
 BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
          "eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
 LABEL = re.compile(
-    r"(?:^|[,;\n]|\band\b)\s{0,5}(?:\$\s{0,3})?(?:[Pp]art\s{0,3})?(?:\\text(?:bf)?\{)?(?:\(([a-zA-Z]{1,4}|\d)\)|([a-zA-Z]{1,4}|\d)(?:\)|:|\.(?=\s)))\}?\s{0,5}"
+    r"(?:^|[,;\n]|\band\b)\s{0,5}(?:\$\s{0,3})?(?:[Pp]art\s{0,3})?(?:\\text(?:bf)?\{)?"
+    r"(?:\(([a-zA-Z]{1,4}|\d)\)|([a-zA-Z]{1,4}|\d)(?:\)|:|\.(?=\s)))\}?\s{0,5}"
 )
 SEQUENCES = (tuple("abcdefgh"), ("i", "ii", "iii", "iv", "v", "vi"), tuple("12345678"))
 

@@ -31,7 +31,8 @@ ROUNDED = re.compile(
     r"\\approx|\\sim|≈|\bapprox|\brounded\b|\babout\b|\bdecimal places?\b|\bnearest\b", re.IGNORECASE
 )
 NOTE = re.compile(
-    r"(?<=[^\s,(])(?:\s|,\s?)\(?(?:rounded|correct|to (?:the nearest|\w+ (?:decimal|significant))|approximately|approx\.?)\b[^()]{0,60}\)?$",
+    r"(?<=[^\s,(])(?:\s|,\s?)\(?(?:rounded|correct|to (?:the nearest|\w+ (?:decimal|significant))"
+    r"|approximately|approx\.?)\b[^()]{0,60}\)?$",
     re.IGNORECASE,
 )
 

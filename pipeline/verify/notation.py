@@ -18,13 +18,17 @@ VULGAR = {"½": "12", "⅓": "13", "⅔": "23", "¼": "14", "¾": "34", "⅕": "
 SYMBOLS = {
     **dict.fromkeys("‐‑‒–—−﹣－", "-"), **dict.fromkeys("×·⋅∙•✕∗", "*"), **dict.fromkeys("÷∕⁄", "/"),
     **dict.fromkeys("“”„″", '"'), **dict.fromkeys("‘’′`", "'"),
-    "√": r"\sqrt ", "∛": r"\sqrt[3]", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ",
+    "√": r"\sqrt ", "∛": r"\sqrt[3]", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ",
+    "∖": r"\setminus ",
     "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "∈": r"\in ", "≡": r"\equiv ",
     "≈": r"\approx ", "≅": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "Ø": r"\emptyset ",
     "ℝ": r"\reals ", "ℤ": r"\integers ", "ℕ": r"\naturals ", "ℚ": r"\rationals ", "ℂ": r"\complexes ",
-    "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ", "ω": r"\omega ",
-    "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "Δ": r"\Delta ", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ",
-    "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∧": r"\land ", "∨": r"\lor ", "…": r"\ldots ", "∣": "|",
+    "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ",
+    "ω": r"\omega ",
+    "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "Δ": r"\Delta ", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "⌊": r"\lfloor ",
+    "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∧": r"\land ", "∨": r"\lor ", "…": r"\ldots ",
+    "∣": "|",
     "º": "°", "˚": "°", "∘": "°", "⇒": r"\to ", "→": r"\to ", "⟹": r"\to ",
 }  # fmt: skip
 TRANSLATE = str.maketrans(
@@ -51,15 +55,21 @@ TEXT = re.compile(
     r"|bold|pmb|bm|underline|mathcal)\s?\{([^{}]{0,500})\}"
 )
 RENAME = {
-    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\dbinom": r"\binom", r"\tbinom": r"\binom",
-    r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge", r"\neq": r"\ne", r"\lt": "<", r"\gt": ">",
-    r"\cdot": "*", r"\times": "*", r"\ast": "*", r"\div": "/", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\lbrack": "[",
-    r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|", r"\colon": ":", r"\varnothing": r"\emptyset",
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\dbinom": r"\binom",
+    r"\tbinom": r"\binom",
+    r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge", r"\neq": r"\ne",
+    r"\lt": "<", r"\gt": ">",
+    r"\cdot": "*", r"\times": "*", r"\ast": "*", r"\div": "/", r"\lbrace": r"\{", r"\rbrace": r"\}",
+    r"\lbrack": "[",
+    r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|", r"\colon": ":",
+    r"\varnothing": r"\emptyset",
     r"\R": r"\reals", r"\Z": r"\integers", r"\N": r"\naturals", r"\Q": r"\rationals", r"\C": r"\complexes",
     r"\infin": r"\infty", r"\bullet": "*", r"\degree": "°", r"\textdegree": "°", r"\varphi": r"\phi",
-    r"\varepsilon": r"\epsilon", r"\vartheta": r"\theta", r"\backslash": r"\setminus", r"\smallsetminus": r"\setminus",
+    r"\varepsilon": r"\epsilon", r"\vartheta": r"\theta", r"\backslash": r"\setminus",
+    r"\smallsetminus": r"\setminus",
     r"\wedge": r"\land", r"\vee": r"\lor", r"\dots": r"\ldots", r"\cdots": r"\ldots", r"\simeq": r"\approx",
-    r"\cong": r"\approx", r"\implies": r"\to", r"\Rightarrow": r"\to", r"\rightarrow": r"\to", r"\dollar": "$",
+    r"\cong": r"\approx", r"\implies": r"\to", r"\Rightarrow": r"\to", r"\rightarrow": r"\to",
+    r"\dollar": "$",
     r"\imath": "i", r"\lgroup": "(", r"\rgroup": ")", r"\lparen": "(", r"\rparen": ")", r"\tan": r"\tan",
 }  # fmt: skip
 COMMAND = re.compile(r"\\[A-Za-z]+")

@@ -14,8 +14,10 @@ PHRASES = (
     (re.compile(r"(?<=\d) ?\bmillion\b", re.I), "*10^6"),
     (re.compile(r"(?<=\d) ?\bbillion\b", re.I), "*10^9"),
     (re.compile(r"(?<=\d) ?\btrillion\b", re.I), "*10^{12}"),
-    (re.compile(r"\b(?:is )?(?:greater|more|larger) than or equal to\b|\bat least\b|\bno less than\b", re.I), r" \\ge "),
-    (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than or equal to\b|\bat most\b|\bno more than\b", re.I), r" \\le "),
+    (re.compile(r"\b(?:is )?(?:greater|more|larger) than or equal to\b|\bat least\b|\bno less than\b", re.I),
+     r" \\ge "),
+    (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than or equal to\b|\bat most\b|\bno more than\b", re.I),
+     r" \\le "),
     (re.compile(r"\b(?:is )?(?:greater|more|larger) than\b", re.I), " > "),
     (re.compile(r"\b(?:is )?(?:less|smaller|fewer) than\b", re.I), " < "),
     (re.compile(r"\b(?:is )?not equal to\b|\bdoes not equal\b", re.I), r" \\ne "),
@@ -24,12 +26,15 @@ PHRASES = (
     (re.compile(r"\bpercentage points?\b|\bper cent\b|\bpercentage\b|\bpercent\b", re.I), "%"),
     (re.compile(r"\bdegrees (celsius|fahrenheit)\b", re.I), r" «°\1» "),
     (re.compile(r"\bdegrees?\b|\bdeg\b(?!\.\w)", re.I), "°"),
-    (re.compile(r"^(?:all |the set of all )?(?:real (?:numbers|values)|reals)(?: of)?(?: x)?(?:,)? (?:except|but|other than|excluding)"
-                r"(?: for)?(?: x ?=)? (.{1,80})$", re.I), r"\\reals \\setminus \\{\1\\}"),
+    (re.compile(r"^(?:all |the set of all )?(?:real (?:numbers|values)|reals)(?: of)?(?: x)?(?:,)? "
+                r"(?:except|but|other than|excluding)(?: for)?(?: x ?=)? (.{1,80})$", re.I),
+     r"\\reals \\setminus \\{\1\\}"),
     (re.compile(r"^(?:all |any |every |the set of (?:all )?)?(?:real numbers?|reals)$", re.I), r"\\reals"),
-    (re.compile(r",? ?(?:\bwhere\b|\bwith\b|\bfor(?: any| all| some| every)?(?: integers?)?\b)? ?\b([a-zA-Z]) (?:is|are|being) (?:an |any |some )?integers?$",
+    (re.compile(r",? ?(?:\bwhere\b|\bwith\b|\bfor(?: any| all| some| every)?(?: integers?)?\b)? ?"
+                r"\b([a-zA-Z]) (?:is|are|being) (?:an |any |some )?integers?$",
                 re.I), r", \1 \\in \\integers"),
-    (re.compile(r",? ?\bfor (?:any |all |some |every |an )?integers? ([a-zA-Z])$", re.I), r", \1 \\in \\integers"),
+    (re.compile(r",? ?\bfor (?:any |all |some |every |an )?integers? ([a-zA-Z])$", re.I),
+     r", \1 \\in \\integers"),
     (re.compile(r",? ?\b(?:where|with|for(?: any| all| some| every)?) (?=[a-zA-Z] ?\\in )", re.I), ", "),
 )  # fmt: skip
 
@@ -60,7 +65,7 @@ def rephrase(text: str) -> str:
         return text
     unmarked = text
     if re.search(
-        r"«[^»]*\b(?:than|least|most|infinity|equal|percent|degree|for|where|is|real|real numbers|and|or|mod)\b",
+        r"«[^»]*\b(?:than|least|most|infinity|equal|percent|degree|for|where|is|real|and|or|mod)\b",
         text,
     ):
         unmarked = re.sub(r"[«»]", " ", text)

@@ -50,7 +50,7 @@ class Task:
 
 
 class Permits:
-    """At most `count` tasks in flight, waited for by threads and coroutines alike, first come first served."""
+    """At most `count` tasks in flight, waited for by threads and coroutines alike, in order of arrival."""
 
     def __init__(self, count: int) -> None:
         self._free = count
@@ -109,8 +109,8 @@ class Zygote:
                 return read_frame(self._control)
             except (EOFError, OSError) as error:
                 raise VerifyError(
-                    f"the verifier process ended or does not answer ({error}); its own message, if any, is above. "
-                    "Try: python -c 'import math_verify, reasoning_gym'"
+                    f"the verifier process ended or does not answer ({error}); its own message, if any, "
+                    "is above. Try: python -c 'import math_verify, reasoning_gym'"
                 ) from error
 
     def spawn(self, memory_mb: int) -> tuple[int, socket.socket]:
@@ -141,7 +141,7 @@ class Worker:
         self.num_tasks = 0
 
     def run(self, task: Task, deadline_seconds: float) -> dict[str, Any]:
-        """The worker's answer. Raises TimeoutError past the deadline, EOFError or ConnectionError on death."""
+        """The worker's answer. TimeoutError past the deadline, EOFError or ConnectionError on its death."""
         self.num_tasks += 1
         end = time.monotonic() + deadline_seconds
         message = {
@@ -195,7 +195,7 @@ class VerifierPool:
         self.close(cancel=kind is not None)
 
     def close(self, cancel: bool = False) -> None:
-        """Kill all workers, after the submitted tasks are done unless `cancel`. A second call does nothing."""
+        """Kill all workers, after the submitted tasks are done unless `cancel`. A second call is idle."""
         if self._zygote is None:
             return
         if cancel:

@@ -239,9 +239,7 @@ def same_decimal(
         return True
     if gold_stated is not None and rounds_to_gold(gap, gold_stated, answer, answer_stated):
         return True
-    if answer_stated is not None and rounds_to_answer(gap, gold, gold_stated, answer_stated, rounded):
-        return True
-    return False
+    return answer_stated is not None and rounds_to_answer(gap, gold, gold_stated, answer_stated, rounded)
 
 
 def float_noise(gold: Stated | None, answer: Stated | None) -> bool:

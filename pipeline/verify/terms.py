@@ -18,71 +18,23 @@ from pipeline.verify.notation import Token
 from pipeline.verify.tree import Apply, Constant, Group, Matrix, Node, Number, Quantity, Variable
 from pipeline.verify.units import LETTERS, read_unit
 
-GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Sigma",
-        "Phi",
-        "Psi",
-        "Omega",
-        "ell",
-    ]
-)
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arccot",
-        "sinh",
-        "cosh",
-        "tanh",
-        "exp",
-        "ln",
-        "log",
-        "lg",
-        "sqrt",
-        "cbrt",
-        "abs",
-        "floor",
-        "ceil",
-    ]
-)
+# fmt: off
+GREEK = frozenset([
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu",
+    "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta",
+    "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell",
+])
+# fmt: on
+# fmt: off
+FUNCTIONS = frozenset([
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh",
+    "cosh", "tanh", "exp", "ln", "log", "lg", "sqrt", "cbrt", "abs", "floor", "ceil",
+])
+# fmt: on
 ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "cosec": "csc", "ceiling": "ceil"}
 CONSTANTS = {
-    "pi": "pi", "infty": "infinity", "infinity": "infinity", "inf": "infinity", "oo": "infinity", "reals": "reals",
+    "pi": "pi", "infty": "infinity", "infinity": "infinity", "inf": "infinity", "oo": "infinity",
+    "reals": "reals",
     "integers": "integers", "naturals": "naturals", "rationals": "rationals", "complexes": "complexes",
     "emptyset": "empty",
 }  # fmt: skip

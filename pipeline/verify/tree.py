@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Union
 
 from pipeline.verify.units import Unit
 
@@ -106,19 +105,19 @@ class Based:
     base: int
 
 
-Node = Union[
-    Number,
-    Constant,
-    Variable,
-    Apply,
-    Quantity,
-    Group,
-    Relation,
-    Builder,
-    Matrix,
-    Modular,
-    Ratio,
-    Definition,
-    Text,
-    Based,
-]
+Node = (
+    Number
+    | Constant
+    | Variable
+    | Apply
+    | Quantity
+    | Group
+    | Relation
+    | Builder
+    | Matrix
+    | Modular
+    | Ratio
+    | Definition
+    | Text
+    | Based
+)

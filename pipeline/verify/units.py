@@ -29,13 +29,14 @@ TABLE: dict[str, dict[str, Fraction | int]] = {
     "volume": {
         "ml": Fraction(1, 1000000), "milliliter": Fraction(1, 1000000), "millilitre": Fraction(1, 1000000),
         "cc": Fraction(1, 1000000), "l": Fraction(1, 1000), "liter": Fraction(1, 1000),
-        "litre": Fraction(1, 1000), "gallon": Fraction(3785411784, 10**12), "quart": Fraction(946352946, 10**12),
+        "litre": Fraction(1, 1000), "gallon": Fraction(3785411784, 10**12),
+        "quart": Fraction(946352946, 10**12),
         "pint": Fraction(473176473, 10**12), "cup": Fraction(2365882365, 10**13),
     },
     "area": {"acre": Fraction(40468564224, 10**7), "hectare": 10000},
     "speed": {
-        "mph": Fraction(44704, 100000), "kmh": Fraction(5, 18), "kph": Fraction(5, 18), "kmph": Fraction(5, 18),
-        "mps": 1,
+        "mph": Fraction(44704, 100000), "kmh": Fraction(5, 18), "kph": Fraction(5, 18),
+        "kmph": Fraction(5, 18), "mps": 1,
     },
     "angle": {"degree": 1, "deg": 1, "°": 1, "arcminute": Fraction(1, 60)},
     "radian": {"radian": 1, "rad": 1},
@@ -61,7 +62,7 @@ PART = re.compile(r"(?:per\b|/)|([^\W\d_]+|[°%$€£¢])\s*(?:\^\s*\{?\s*(-?\d)
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`dimension` is "" for words that are no known unit (apples); `size` converts to the dimension's base."""
+    """`dimension` is "" for words that are no known unit (apples); `size` converts to its base unit."""
 
     dimension: str
     size: Fraction

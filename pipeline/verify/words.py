@@ -3,27 +3,9 @@
 import re
 
 UNITS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 SMALL = {word: value for value, word in enumerate(UNITS)} | {word: 10 * i for i, word in enumerate(TENS, 2)}
 LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -40,10 +22,13 @@ DENOMINATORS = {word: value for word, value in ORDINALS.items() if value > 2} | 
 }
 # texts of one line have the same meaning
 SYNONYMS = (
-    ("no solution", "no solutions", "none", "empty set", "the empty set", "no real solution", "no real solutions",
-     "there is no solution", "there are no solutions", "no real roots", "no roots", "null set", "no solution exists",
+    ("no solution", "no solutions", "none", "empty set", "the empty set", "no real solution",
+    "no real solutions",
+     "there is no solution", "there are no solutions", "no real roots", "no roots", "null set",
+     "no solution exists",
      "no solutions exist", "no such solution", "has no solution", "there are no real solutions"),
-    ("undefined", "does not exist", "dne", "not defined", "indeterminate", "doesn't exist", "it does not exist"),
+    ("undefined", "does not exist", "dne", "not defined", "indeterminate", "doesn't exist",
+    "it does not exist"),
     ("all real numbers", "all reals", "every real number", "any real number", "the set of all real numbers",
      "the real numbers", "real numbers", "all real numbers x", "all real values", "all real values of x"),
     ("infinitely many", "infinitely many solutions", "infinite solutions", "an infinite number",

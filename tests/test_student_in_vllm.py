@@ -1,0 +1,62 @@
+"""The exported checkpoint in the engine that eval uses: the same prompt ids, the same greedy tokens."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.cards import SampledModel, sampled_student, student_card
+from pipeline.recipe import Sampling
+from pipeline.render import messages
+from pipeline.sampling import EngineFlags, start_engine
+from students.flags import TrainFlags
+from students.format import load_format
+from students.serve import finished_student, serve_command
+from students.train import run
+from tests.students_fixtures import finished_filter, sums
+
+QUESTIONS = [f"Calculate {11 * i + 12} + {7 * i + 35}." for i in range(8)]
+GREEDY = Sampling(temperature=0.0, max_tokens=24)
+
+
+async def in_vllm(model: SampledModel) -> list[tuple[list[int], str]]:
+    """Prompt ids and the text of each response."""
+    found = []
+    async with start_engine(model, EngineFlags(concurrency=8, kv_cache_gib=1)) as engine:
+        await engine.ready()
+        for question in QUESTIONS:
+            prompt = engine.prompt(messages(question, "boxed"))
+            done = await engine.sample(prompt, GREEDY, seed=0)
+            found.append((prompt, f"{done.thinking}|{done.answer}"))
+    return found
+
+
+@pytest.mark.slow
+def test_a_trained_checkpoint_says_the_same_in_vllm_and_transformers(tmp_path: Path) -> None:
+    from pipeline.render import split_thinking
+
+    context = finished_filter(tmp_path, sums(64), "train.epochs=2", "train.method=lora")
+    run(context, TrainFlags(device="cpu"))
+    model = dataclasses.replace(finished_student(context), dtype="float32")
+    theirs = asyncio.run(in_vllm(model))
+    card = student_card("embedded-dense")
+    style = load_format(card, sampled_student("embedded-dense"))
+    student = AutoModelForCausalLM.from_pretrained(model.model, dtype=torch.float32)
+    same = 0
+    for question, (prompt, text) in zip(QUESTIONS, theirs, strict=True):
+        assert prompt == style.prompts.ids(messages(question, "boxed"))
+        out = student.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0][len(prompt) :]
+        ids = [int(i) for i in out if int(i) != style.turn_end_id]
+        split = split_thinking(style.tokenizer.decode(ids, skip_special_tokens=False), model.tags)
+        same += f"{split.thinking}|{split.answer}" == text
+    assert same == len(QUESTIONS)
+
+
+def test_the_served_command_names_the_checkpoint_and_its_limits(tmp_path: Path) -> None:
+    model = dataclasses.replace(sampled_student("embedded-dense"), model=str(tmp_path))
+    command = serve_command(model, "demo", "127.0.0.1", 8001)
+    assert command[1:3] == ["serve", str(tmp_path)]
+    assert command[command.index("--max-model-len") + 1] == "1024"

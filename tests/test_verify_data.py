@@ -1,0 +1,88 @@
+"""The math verifier on labelled responses: small fixtures always, the whole data sets where they are there."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.verify.math_answer import verify_math
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "tests" / "fixtures" / "verify"
+
+
+def read(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def data(name: str) -> Path:
+    """A file of ../shared/data, or of the directory that RETORT_DATA names."""
+    path = Path(os.environ.get("RETORT_DATA", ROOT.parent / "shared" / "data")) / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not there: set RETORT_DATA to the directory that holds {name}")
+    return path
+
+
+def disagreements(path: Path) -> list[tuple[str, str]]:
+    wrong = []
+    for row in read(path):
+        outcome = verify_math(row["response"], row["gold"], {})
+        if (outcome.status == "correct") != row["correct"] or outcome.status == "unverifiable":
+            wrong.append((row["gold"], row["response"][-80:]))
+    return wrong
+
+
+def gold_misses(pairs: Iterator[tuple[str, str]]) -> Counter[str]:
+    """Reasons why golds do not verify: against themselves, and against a full solution."""
+    misses: Counter[str] = Counter()
+    for gold, solution in pairs:
+        for response in (gold, f"\\boxed{{{gold}}}", solution):
+            outcome = verify_math(response, gold, {})
+            if outcome.status != "correct":
+                misses[f"{outcome.reason}: {gold}"] += 1
+    return misses
+
+
+def test_labelled_solutions_of_the_fixture() -> None:
+    assert disagreements(FIXTURES / "gsm8k_solutions.jsonl") == []
+
+
+def test_golds_of_the_fixture() -> None:
+    rows = read(FIXTURES / "math_answers.jsonl")
+    assert not gold_misses((row["gold"], row["response"]) for row in rows)
+
+
+@pytest.mark.slow
+def test_all_labelled_solutions() -> None:
+    path = data("gsm8k/model_solutions.jsonl")
+    assert sum(1 for _ in read(path)) == 5276
+    assert disagreements(path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gsm8k/train.jsonl", "gsm8k/test.jsonl"])
+def test_gsm8k_golds(name: str) -> None:
+    rows = read(data(name))
+    assert not gold_misses((row["answer"].rpartition("####")[2].strip(), row["answer"]) for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["math/train.jsonl", "math/test500.jsonl"])
+def test_math_golds(name: str) -> None:
+    assert not gold_misses((row["answer"], row["solution"]) for row in read(data(name)))
+
+
+@pytest.mark.slow
+def test_golds_of_other_problems_are_rejected() -> None:
+    """The gold of the next row is a wrong answer wherever the two differ."""
+    golds = sorted({row["answer"] for row in read(data("math/test500.jsonl"))})
+    accepted = [
+        (gold, other)
+        for gold, other in zip(golds, golds[1:] + golds[:1], strict=True)
+        if verify_math(f"\\boxed{{{other}}}", gold, {}).status == "correct"
+    ]
+    assert len(accepted) <= len(golds) // 50, accepted

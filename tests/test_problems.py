@@ -77,7 +77,7 @@ def test_every_row_is_kept_or_dropped_for_a_reason(context_of: MakeContext, tmp_
         reserved_question(),
         {"question": "What is the empty sum, if anything?", "answer": ""},
         {"question": "", "answer": "1"},
-        {"question": "Which number is not one of these at all?", "answer": "\\frac{1}{"},
+        {"question": "Which number is not one of these at all?", "answer": "}"},
         {"question": held, "answer": "3"},
     ]
     task = [{"question": held.replace("Ann", "Ann ").replace("?", " ?"), "answer": "3"}]

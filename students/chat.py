@@ -31,7 +31,7 @@ def run(context: Context, device: str = "auto") -> None:
     dtype = torch.float32 if place == "cpu" else getattr(torch, model.dtype)
     tokenizer = load_tokenizer(model.model, None)
     student = AutoModelForCausalLM.from_pretrained(model.model, dtype=dtype, trust_remote_code=False)
-    student.to(torch.device(place))
+    cast(Any, student).to(place)
     prompts = ChatPrompts(tokenizer, model)
     history: list[dict[str, str]] = []
     print(f"{context.recipe.name}: ask something; an empty line ends.", file=sys.stderr)

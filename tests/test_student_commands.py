@@ -33,6 +33,7 @@ def arguments(context: Context) -> list[str]:
     return ["--recipe", context.start.recipe, "--runs", str(context.runs), "--set", "train.batch_size=8"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_both_cards_and_contacts_nobody(finished: Context, retort: Retort) -> None:
     done = retort("publish", *arguments(finished), "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -46,6 +47,7 @@ def test_a_dry_run_writes_both_cards_and_contacts_nobody(finished: Context, reto
     assert str(finished.runs) not in card
 
 
+@pytest.mark.slow
 def test_publishing_without_a_repository_says_what_to_name(finished: Context, retort: Retort) -> None:
     done = retort("publish", *arguments(finished))
     assert done.returncode == 2

@@ -8,7 +8,6 @@ Reads teachers/cards/<name>.yaml, writes nothing. The generate stage uses it wit
 import logging
 import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from typing import Any
 from pipeline.cards import sampled_teacher, teacher_card
 from pipeline.errors import EngineError
 from pipeline.sampling import EngineFlags
+from pipeline.sampling.serving import serve_command
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def command(teacher: str, port: int, flags: EngineFlags) -> list[str]:
     if model.template:
         arguments["chat_template"] = model.template
     options = [word for name, value in arguments.items() for word in option(name, value)]
-    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model.model, *options]
+    return serve_command(model.model, options)
 
 
 def option(name: str, value: Any) -> list[str]:

@@ -128,6 +128,7 @@ class SampledModel:
     tags: Tags
     template: str | None = None
     template_options: dict[str, Any] = field(default_factory=dict)
+    config_overrides: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
     tensor_parallel: int = 1
     data_parallel: int = 1
@@ -242,6 +243,7 @@ def sampled_student(name: str, checkpoint: Path | None = None) -> SampledModel:
         tags=Tags(**card.thinking.model_dump()),
         template=template,
         template_options=card.template_options,
+        config_overrides={} if checkpoint else card.config_overrides,  # a checkpoint has them in its config
         identity=identity,
     )
 

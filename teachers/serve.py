@@ -5,6 +5,7 @@ Reads teachers/cards/<name>.yaml, writes nothing. The generate stage uses it wit
     python -m pipeline serve-teacher --teacher embedded-moe --port 8000
 """
 
+import json
 import logging
 import os
 import subprocess
@@ -62,7 +63,7 @@ def option(name: str, value: Any) -> list[str]:
         return []
     if isinstance(value, bool):
         return [f"--{dashed}" if value else f"--no-{dashed}"]
-    return [f"--{dashed}", str(value)]
+    return [f"--{dashed}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def environment() -> dict[str, str]:

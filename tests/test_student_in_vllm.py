@@ -60,3 +60,12 @@ def test_the_served_command_names_the_checkpoint_and_its_limits(tmp_path: Path) 
     command = command_of(model, "demo", "127.0.0.1", 8001)
     assert command[command.index("--model") + 1] == str(tmp_path)
     assert command[command.index("--max-model-len") + 1] == "1024"
+
+
+@pytest.mark.slow  # imports vLLM
+def test_the_base_is_served_with_the_positions_that_its_card_gives_it() -> None:
+    from pipeline.sampling.vllm_engine import engine_arguments
+
+    arguments = engine_arguments(sampled_student("qwen2.5-math-1.5b"), EngineFlags())
+    assert arguments["hf_overrides"] == {"max_position_embeddings": 131072}
+    assert "hf_overrides" not in engine_arguments(sampled_student("embedded-dense"), EngineFlags())

@@ -213,6 +213,8 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    if model.config_overrides:
+        arguments["hf_overrides"] = model.config_overrides
     if current_platform.is_cpu():
         # a per-request seed kills the CPU engine while chunked prefill is on
         arguments["enable_chunked_prefill"] = False

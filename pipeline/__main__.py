@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 
 DEFAULT_RUNS = Path("runs")
+INTERRUPTED = 130
 
 
 def context(recipe: Path, runs: Path, force: bool, override: list[str] | None) -> "Context":
@@ -376,11 +377,17 @@ def main() -> None:
         print(f"error: {error.format_message()} Try: python -m pipeline --help", file=sys.stderr)
         sys.exit(2)
     except Exit as stop:
-        sys.exit(stop.exit_code)
+        leave(stop.exit_code)
     except KeyboardInterrupt:
+        leave(INTERRUPTED)
+    leave(code if isinstance(code, int) else 0)
+
+
+def leave(code: int) -> None:
+    """Exit; after a Ctrl-C, which typer turns into this code, say how to go on."""
+    if code == INTERRUPTED:
         print("\ninterrupted: what is finished is kept; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -115,13 +115,20 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, None where the stage is not finished."""
     path = directory / MANIFEST
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise StageError(
             f"{path}: cannot be read as JSON ({error}). Move {directory} aside and run again"
         ) from None
+    except OSError as error:
+        raise StageError(f"{path}: cannot be read ({error.strerror}); choose another --runs") from None
+    if not isinstance(manifest, dict) or "fingerprint" not in manifest:
+        raise StageError(
+            f"{path}: is no manifest, it has no fingerprint. Move {directory} aside and run again"
+        )
+    return manifest
 
 
 def require(directory: Path, wanted_by: str, recipe: str) -> dict[str, Any]:
@@ -205,8 +212,12 @@ class StageRun:
         os.close(self._lock)  # closing the descriptor releases the flock
 
     def abandon(self) -> None:
-        """Forget an attempt that wrote nothing yet, so that a recipe whose fault is mended starts anew."""
+        """Forget an attempt that wrote nothing yet, and put back what FORCE moved aside for it."""
         (self.directory / PROGRESS).unlink(missing_ok=True)
+        if self.aside is not None and not any(self.directory.iterdir()):
+            self.directory.rmdir()
+            self.aside.rename(self.directory)
+            log.info("%s: moved back", self.aside)
 
     def finish(
         self,
@@ -268,18 +279,19 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
 
 def _clear_the_way(directory: Path, plan: Plan, start: Start) -> Path | None:
     """Refuse, or under FORCE move aside, a directory of another plan; the same plan resumes."""
-    manifest, progress = read_manifest(directory), _read_json(directory / PROGRESS)
+    progress = _read_json(directory / PROGRESS)
+    files = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    if start.force:
+        same = progress is not None and progress["fingerprint"] == plan.fingerprint
+        # forcing an interrupted stage of the same plan is resuming it
+        return None if not files or (same and MANIFEST not in files) else _move_aside(directory)
+    manifest = read_manifest(directory)
     held = manifest or progress
-    if start.force and held is not None:
-        if manifest is None and progress is not None and progress["fingerprint"] == plan.fingerprint:
-            return None  # forcing an interrupted stage of the same plan is resuming it
-        return _move_aside(directory)
     if held is None:
-        strangers = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-        if strangers:
+        if files:
             raise StageError(
                 f"{directory}: holds files but neither {MANIFEST} nor {PROGRESS} "
-                f"(found {', '.join(strangers[:5])}); nothing was touched. Move them away, or give the "
+                f"(found {', '.join(files[:5])}); nothing was touched. Move them away, or give the "
                 "recipe a new `name:`"
             )
         return None
@@ -307,9 +319,14 @@ def _move_aside(directory: Path) -> Path:
 
 def _lock(directory: Path) -> int:
     """flock beside the directory, not in it: FORCE moves the directory while the lock is held."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
     path = directory.parent / f".{directory.name}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StageError(
+            f"{directory}: cannot be written ({error.strerror}: {error.filename}); choose another --runs"
+        ) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -326,9 +343,10 @@ def _lock(directory: Path) -> int:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None  # a torn progress file says no more than an absent one
+    return value if isinstance(value, dict) and "fingerprint" in value else None
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ RecipeError that names the file, the path of the key, what was found, and the ne
 """
 
 import difflib
+import math
 import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -36,6 +37,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be plain text", problem_mark=key_node.start_mark
+                )
             if key_node.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key '{key_node.value}' stands here twice", problem_mark=key_node.start_mark
@@ -58,7 +63,7 @@ def parse(text: str, where: str) -> Any:
         mark = error.problem_mark
         line = f" line {mark.line + 1}" if mark else ""
         raise RecipeError(f"{where}:{line} is not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         raise RecipeError(f"{where}: is not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -74,17 +79,45 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         raise RecipeError(f"{path}: cannot be read as a {what}: {error}") from None
     value = parse(text, str(path))
     if not isinstance(value, dict):
-        raise RecipeError(f"{path}: a {what} is a mapping of keys to values, found {type(value).__name__}")
+        found = "an empty file" if value is None else type(value).__name__
+        raise RecipeError(
+            f"{path}: a {what} is a mapping of keys to values, found {found}; copy a checked-in one"
+        )
     return value
 
 
 def validate(model: type[Model], value: dict[str, Any], where: str) -> Model:
     """Build `model` from `value`. All faults are listed in one RecipeError, the first one in full."""
+    _refuse_foreign(value, where)
     try:
         return model.model_validate(value)
     except ValidationError as error:
         faults = [_explain(model, fault) for fault in error.errors(include_url=False)]
         raise RecipeError(f"{where}: " + "; ".join(faults[:5]) + _more(faults)) from None
+
+
+def _refuse_foreign(value: Any, where: str, path: str = "") -> None:
+    """RecipeError on what JSON cannot hold: dates, sets, infinities, broken text. Fingerprints are JSON."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_foreign(key, where, f"{path}.{key}".lstrip("."))
+            _refuse_foreign(inner, where, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _refuse_foreign(inner, where, f"{path}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{where}: {path}: input should be a finite number, found {value!r}")
+    elif isinstance(value, str) and not value.isascii() and _has_surrogate(value):
+        raise RecipeError(f"{where}: {_shorten(path)}: holds a lone surrogate, which is no valid text")
+    elif not isinstance(value, str | int | float | bool | None):
+        raise RecipeError(
+            f"{where}: {path}: expected text, a number, true or false, found {type(value).__name__} "
+            f"{_shorten(value)}; put it in quotes if it is meant as text"
+        )
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def nearest(word: str, known: list[str]) -> str:

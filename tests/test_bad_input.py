@@ -1,13 +1,16 @@
 """Bad input at the command line: one `error:` with where, what, found and next; nothing overwritten."""
 
 import re
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import RECIPE
+from tests.conftest import RECIPE, ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -97,3 +100,51 @@ def test_a_refused_change_overwrites_nothing(retort: Run, tmp_path: Path) -> Non
     assert problems.read_bytes() == before
     again = retort("problems", "--recipe", path, "--runs", tmp_path / "runs")
     assert "up to date" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "min_terms: 2",
+            "min_terms: 2024-01-01",
+            r"config\.min_terms: expected text, a number, .* found date",
+        ),
+        ("min_terms: 2", "min_terms: .inf", r"config\.min_terms: input should be a finite number"),
+        ("name: small", "? [a, b]\n: 1\nname: small", r"line 1 is not valid YAML: a key must be plain text"),
+        ("name: small", "name: 2024-13-45", r"is not valid YAML: month must be in 1\.\.12"),
+        ("name: small", "name: " + "[" * 5000, r"is not valid YAML: maximum recursion depth"),
+        ("min_terms: 2", '"\\ud800": 2', r"holds a lone surrogate"),
+    ],
+    ids=["date", "infinity", "list as key", "impossible date", "deep nesting", "surrogate"],
+)
+def test_yaml_that_no_fingerprint_can_hold_is_exit_2(
+    retort: Run, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    done = retort("problems", "--recipe", recipe_with(tmp_path, old, new), "--runs", tmp_path / "runs")
+    assert re.search(message, error_of(done, 2)), done.stderr
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
+    path = recipe_with(tmp_path, "size: 20", "size: 20000")
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "problems",
+        "--recipe",
+        str(path),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    progress = tmp_path / "runs/small/problems/progress.json"
+    for _ in range(600):
+        if progress.exists():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: what is finished is kept; run the same command again to go on" in stderr
+    assert "Traceback" not in stderr

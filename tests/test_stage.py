@@ -104,6 +104,37 @@ def test_files_of_unknown_origin_are_not_overwritten(tmp_path: Path) -> None:
         begin(tmp_path / "filter", PLAN, Start())
 
 
+@pytest.mark.parametrize("name", ["mine.txt", "manifest.json"], ids=["foreign file", "torn manifest"])
+def test_force_moves_aside_what_it_cannot_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "filter").mkdir()
+    (tmp_path / "filter" / name).write_text("{")
+    finish(tmp_path / "filter", force=True)
+    assert (tmp_path / "filter.1" / name).read_text() == "{"
+
+
+def test_an_abandoned_attempt_puts_back_what_force_moved(tmp_path: Path) -> None:
+    finish(tmp_path / "filter")
+    run = begin(tmp_path / "filter", OTHER, Start(force=True))
+    assert run is not None
+    with run:
+        run.abandon()
+    assert begin(tmp_path / "filter", PLAN, Start()) is None
+    assert not (tmp_path / "filter.1").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "7"])
+def test_json_that_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(StageError, match="is no manifest, it has no fingerprint"):
+        read_manifest(tmp_path)
+
+
+def test_a_runs_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StageError, match=r"cannot be (read|written) \(.*choose another --runs"):
+        begin(tmp_path / "runs/demo/filter", PLAN, Start())
+
+
 def test_counts_that_do_not_add_up_write_no_manifest(tmp_path: Path) -> None:
     run = begin(tmp_path / "filter", PLAN, Start())
     assert run is not None

@@ -18,7 +18,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 LOCK := requirements/$(ACCEL).lock
 READY := $(VENV)/.ready-$(ACCEL)
 PY := $(VENV)/bin/python
-COMMON = --recipe $(RECIPE) --runs $(RUNS) $(if $(FORCE),--force) $(foreach pair,$(SET),--set $(pair))
+COMMON = --recipe '$(RECIPE)' --runs '$(RUNS)' $(if $(filter-out 0,$(FORCE)),--force) $(foreach pair,$(SET),--set '$(pair)')
 STAGE = $(PY) -m pipeline $@ $(COMMON) $(ARGS)
 STAGES := problems generate filter train eval report
 

@@ -19,6 +19,10 @@ from pipeline.strict_yaml import Strict, nearest, parse, read_mapping, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+# names become files and directories; 100 characters leave room for what stages append, of 255 in all
+SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MAX_NAME_LENGTH = 100
+SafeName = Annotated[str, Field(pattern=SAFE_NAME, max_length=MAX_NAME_LENGTH)]
 
 
 class Columns(Strict):
@@ -39,7 +43,7 @@ class ProceduralSource(Strict):
     reasoning_gym: str
     size: Count
     config: dict[str, Any] = {}
-    name: str | None = None
+    name: SafeName | None = None
     weight: float | None = Field(default=None, gt=0)
 
 
@@ -52,7 +56,7 @@ class FileSource(Strict):
     verifier: str = "math"
     licence: str = "unknown"
     limit: Count | None = None
-    name: str | None = None
+    name: SafeName | None = None
     weight: float | None = Field(default=None, gt=0)
 
 
@@ -68,7 +72,7 @@ class HubSource(Strict):
     verifier: str = "math"
     licence: str = "unknown"
     limit: Count | None = None
-    name: str | None = None
+    name: SafeName | None = None
     weight: float | None = Field(default=None, gt=0)
 
 
@@ -78,7 +82,7 @@ class CardTask(Strict):
     task: str
     path: str | None = None
     size: Count | None = None
-    name: str | None = None
+    name: SafeName | None = None
 
 
 def _kind_of(keys: dict[str, str]) -> Any:
@@ -329,7 +333,7 @@ class Report(Strict):
 
 
 class Recipe(Strict):
-    name: str
+    name: Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     problems: Problems
     generate: Generate
@@ -341,7 +345,7 @@ class Recipe(Strict):
     @field_validator("name")
     @classmethod
     def _name_is_a_directory(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        if not re.fullmatch(SAFE_NAME, value):
             raise ValueError("a name becomes a directory under runs/: letters, digits, '.', '_' and '-' only")
         return value
 

@@ -52,6 +52,9 @@ FAULTS = {
     "duplicate key": (("seed: 0", "seed: 0\nseed: 1"), r"line 3 is not valid YAML: the key 'seed' stands here"),
     "anchor": (("seed: 0", "seed: &s 0"), r"anchors and aliases are not allowed"),
     "name that is no directory": (("name: small", "name: ../small"), r"name: a name becomes a directory"),
+    "name too long": (("name: small", "name: " + "a" * 101), r"name: .*at most 100 characters"),
+    "source name with a slash": (("size: 20", "name: ../x, size: 20"), r"sources\[0\]\.name: .*pattern"),
+    "task name with a slash": (("tasks: [{", "tasks: [{task: gsm8k, name: a/b}, {"), r"tasks\[0\]\.name: .*pattern"),
     "broken YAML": (("name: small", "name: [small"), r"is not valid YAML"),
     "not a number": (("temperature: 1.0", "temperature: .nan"), r"temperature: .*finite number"),
 }

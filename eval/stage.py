@@ -21,6 +21,7 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import CardTask, ProceduralSource, Recipe, Sampling
 from pipeline.records import to_json
 from pipeline.revisions import resolved_revisions, unpinned_tasks
+from pipeline.rows import require_file
 from pipeline.sampling import EngineFlags
 from pipeline.stage import Context, Plan, StageRun, begin, check_outputs, hash_file, inputs_of, require
 from pipeline.tasks import task_names
@@ -86,8 +87,7 @@ def plan_of(
         "verifiers": VERSIONS,
     }
     paths = [task.path for task in recipe.eval.tasks if not isinstance(task, ProceduralSource)]
-    files = [Path(path) for path in paths if path is not None]
-    held = {path.name: hash_file(path) if path.is_file() else "missing" for path in files}
+    held = {path: hash_file(require_file(Path(path))) for path in paths if path is not None}
     return Plan("eval", STAGE_VERSION, config, {**inputs, **held}, recipe.seed)
 
 

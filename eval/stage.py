@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from eval.flags import EvalFlags, urls_by_model
 from eval.models import check_model, check_template, compared_models
 from pipeline.cards import SampledModel, task_card
-from pipeline.errors import RecipeError, StageError
+from pipeline.errors import StageError
 from pipeline.recipe import CardTask, ProceduralSource, Recipe, Sampling
 from pipeline.records import to_json
 from pipeline.revisions import resolved_revisions, unpinned_tasks
@@ -68,14 +68,7 @@ def plan_of(
     recipe: Recipe, models: dict[str, SampledModel], inputs: dict[str, str], revisions: dict[str, str]
 ) -> Plan:
     """All that decides results.json; local task files by their content."""
-    if "all" in task_names(recipe.eval.tasks):
-        raise RecipeError("eval.tasks: a task cannot be called 'all', which is the pool of all tasks")
-    limit = sampling_of(recipe).max_tokens
-    if any(budget >= limit for budget in recipe.eval.forced_budgets):
-        raise RecipeError(
-            f"eval.forced_budgets: {recipe.eval.forced_budgets}: each must be below max_tokens ({limit}), so "
-            "that an answer can follow the thinking"
-        )
+    task_names(recipe.eval.tasks)
     cards = {t.task: task_card(t.task).model_dump() for t in recipe.eval.tasks if isinstance(t, CardTask)}
     config = {
         "eval": recipe.eval.model_dump(),

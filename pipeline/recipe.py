@@ -349,6 +349,16 @@ class Recipe(Strict):
             raise ValueError("a name becomes a directory under runs/: letters, digits, '.', '_' and '-' only")
         return value
 
+    @model_validator(mode="after")
+    def _an_answer_can_follow_the_thinking(self) -> "Recipe":
+        budgets, limit = self.eval.forced_budgets, (self.eval.sampling or self.generate.sampling).max_tokens
+        if any(budget >= limit for budget in budgets):
+            raise ValueError(
+                f"eval.forced_budgets: {budgets}: each must be below max_tokens ({limit}), so that an answer "
+                "can follow the thinking"
+            )
+        return self
+
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read, override and validate a recipe. `overrides` are `section.key=value` strings (`--set`)."""

@@ -15,7 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError, VerifyError
-from pipeline.recipe import Columns, FileSource, HubSource, ProceduralSource
+from pipeline.recipe import Columns, FileSource, HubSource, ProceduralSource, Source
 from pipeline.records import Problem, problem_id
 from pipeline.rows import Line, read_rows
 from pipeline.strict_yaml import nearest
@@ -61,6 +61,18 @@ def source_name(source: ProceduralSource | FileSource | HubSource) -> str:
     if isinstance(source, HubSource):
         return source.hub
     return Path(source.path).stem
+
+
+def source_names(sources: list[Source]) -> list[str]:
+    """A name for each source, in order; a name that is taken gets a number: chain_sum, chain_sum-2."""
+    names: list[str] = []
+    for source in sources:
+        name, number = source_name(source), 1
+        while name in names:
+            number += 1
+            name = f"{source_name(source)}-{number}"
+        names.append(name)
+    return names
 
 
 def load_source(source: ProceduralSource | FileSource | HubSource, seed: int) -> Iterator[Problem]:

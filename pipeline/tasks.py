@@ -41,6 +41,8 @@ def task_names(tasks: list[Task]) -> list[str]:
                 f"eval.tasks: a task is called {name!r}, and its name becomes that of files: letters, "
                 f"digits, '.', '_' and '-' only, {MAX_NAME_LENGTH} at most; give it a `name:`"
             )
+        if name == "all":
+            raise RecipeError("eval.tasks: a task cannot be called 'all', which is the pool of all tasks")
         if names.count(name) > 1:
             raise RecipeError(f"eval.tasks: two tasks are called '{name}'; give one of them a `name:`")
     return names

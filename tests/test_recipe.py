@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import RecipeError
 from pipeline.recipe import CardTask, FileSource, HubSource, ProceduralSource, load_recipe
+from pipeline.references import check_references
 from tests.conftest import RECIPE, ROOT
 
 CHECKED_IN = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -17,7 +18,7 @@ def test_every_checked_in_recipe_is_found() -> None:
 
 @pytest.mark.parametrize("path", CHECKED_IN, ids=lambda path: path.stem)
 def test_every_checked_in_recipe_loads_under_its_own_name(path: Path) -> None:
-    assert load_recipe(path).name == path.stem
+    assert check_references(load_recipe(path), str(path)).name == path.stem
 
 
 @pytest.mark.parametrize("path", CHECKED_IN, ids=lambda path: path.stem)
@@ -102,3 +103,34 @@ def test_a_faulty_override_names_itself(recipe_file: Path, override: str, messag
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(recipe_file, [override])
     assert f"--set {override}" in str(caught.value)
+
+
+TASK = "{reasoning_gym: chain_sum, size: 2"
+REFERENCES = {
+    "teacher": ("generate.teacher=embeded-moe", r"generate\.teacher: .*did you mean 'embedded-moe'"),
+    "student": ("train.student=embeded-dense", r"train\.student: .*did you mean 'embedded-dense'"),
+    "task": ("eval.tasks=[{task: gsm9k}]", r"eval\.tasks\[0\]\.task: .*did you mean 'gsm8k'"),
+    "extra model": ("eval.extra=[{name: other, student: x}]", r"eval\.extra\[0\]: .*no such student card"),
+    "task called all": (f"eval.tasks=[{TASK}, name: all}}]", "a task cannot be called 'all'"),
+    "tasks of one name": (f"eval.tasks=[{TASK}}}, {TASK}}}]", "two tasks are called 'chain_sum'"),
+    "per_source": (
+        "filter.select.per_source={chain_sun: 5}",
+        r"filter\.select\.per_source\.chain_sun: unknown source; did you mean 'chain_sum'\?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), REFERENCES.values(), ids=REFERENCES.keys())
+def test_a_name_that_stands_for_nothing_is_found_before_any_stage(
+    recipe_file: Path, override: str, message: str
+) -> None:
+    recipe = load_recipe(recipe_file, [override])
+    with pytest.raises(RecipeError, match=message) as caught:
+        check_references(recipe, str(recipe_file))
+    assert str(caught.value).startswith(f"{recipe_file}: ")
+
+
+def test_a_cap_may_name_any_source_by_the_name_that_its_problems_carry(recipe_file: Path) -> None:
+    sources = "problems.sources=[{hub: a/b}, {reasoning_gym: gcd, size: 5}, {reasoning_gym: gcd, size: 5}]"
+    caps = "filter.select.per_source={a/b: 1, gcd: 1, gcd-2: 1}"
+    check_references(load_recipe(recipe_file, [sources, caps]), "recipe")

@@ -319,6 +319,14 @@ class Eval(Strict):
     prompt: str | None = None
     sampling: Sampling | None = None
 
+    @model_validator(mode="after")
+    def _each_model_once(self) -> "Eval":
+        if len(set(self.compare)) < len(self.compare):
+            raise ValueError(f"compare: {self.compare}: a model stands here twice")
+        if not self.compare and not self.extra:
+            raise ValueError("compare: nothing would be measured; name base, student or teacher")
+        return self
+
     @field_validator("prompt")
     @classmethod
     def _prompt(cls, value: str | None) -> str | None:

@@ -56,6 +56,9 @@ FAULTS = {
     "name too long": (("name: small", "name: " + "a" * 101), r"name: .*at most 100 characters"),
     "source name with a slash": (("size: 20", "name: ../x, size: 20"), r"sources\[0\]\.name: .*pattern"),
     "task name with a slash": (("tasks: [{", "tasks: [{task: gsm8k, name: a/b}, {"), r"tasks\[0\]\.name: .*pattern"),
+    "model compared twice": (("[base, student, teacher]", "[base, base]"), r"eval: compare: .*base.*stands here twice"),
+    "no model compared": (("[base, student, teacher]", "[]"), r"eval: compare: nothing would be measured"),
+    "thinking budget": (("samples: 1", "forced_budgets: [256]"), r"each must be below max_tokens \(256\)"),
     "broken YAML": (("name: small", "name: [small"), r"is not valid YAML"),
     "not a number": (("temperature: 1.0", "temperature: .nan"), r"temperature: .*finite number"),
 }
@@ -134,3 +137,8 @@ def test_a_cap_may_name_any_source_by_the_name_that_its_problems_carry(recipe_fi
     sources = "problems.sources=[{hub: a/b}, {reasoning_gym: gcd, size: 5}, {reasoning_gym: gcd, size: 5}]"
     caps = "filter.select.per_source={a/b: 1, gcd: 1, gcd-2: 1}"
     check_references(load_recipe(recipe_file, [sources, caps]), "recipe")
+
+
+def test_nothing_of_the_run_need_be_compared_where_another_model_is(recipe_file: Path) -> None:
+    extra = "eval.extra=[{name: other, student: embedded-dense}]"
+    assert load_recipe(recipe_file, ["eval.compare=[]", extra]).eval.compare == []

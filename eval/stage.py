@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from eval.flags import EvalFlags, urls_by_model
 from eval.models import check_model, check_template, compared_models
 from pipeline.cards import SampledModel, task_card
-from pipeline.errors import RecipeError, StageError
+from pipeline.errors import StageError
 from pipeline.recipe import CardTask, ProceduralSource, Recipe, Sampling
 from pipeline.records import to_json
 from pipeline.revisions import resolved_revisions, unpinned_tasks
+from pipeline.rows import require_file
 from pipeline.sampling import EngineFlags
 from pipeline.stage import Context, Plan, StageRun, begin, check_outputs, hash_file, inputs_of, require
 from pipeline.tasks import task_names
@@ -67,14 +68,7 @@ def plan_of(
     recipe: Recipe, models: dict[str, SampledModel], inputs: dict[str, str], revisions: dict[str, str]
 ) -> Plan:
     """All that decides results.json; local task files by their content."""
-    if "all" in task_names(recipe.eval.tasks):
-        raise RecipeError("eval.tasks: a task cannot be called 'all', which is the pool of all tasks")
-    limit = sampling_of(recipe).max_tokens
-    if any(budget >= limit for budget in recipe.eval.forced_budgets):
-        raise RecipeError(
-            f"eval.forced_budgets: {recipe.eval.forced_budgets}: each must be below max_tokens ({limit}), so "
-            "that an answer can follow the thinking"
-        )
+    task_names(recipe.eval.tasks)
     cards = {t.task: task_card(t.task).model_dump() for t in recipe.eval.tasks if isinstance(t, CardTask)}
     config = {
         "eval": recipe.eval.model_dump(),
@@ -86,8 +80,7 @@ def plan_of(
         "verifiers": VERSIONS,
     }
     paths = [task.path for task in recipe.eval.tasks if not isinstance(task, ProceduralSource)]
-    files = [Path(path) for path in paths if path is not None]
-    held = {path.name: hash_file(path) if path.is_file() else "missing" for path in files}
+    held = {path: hash_file(require_file(Path(path))) for path in paths if path is not None}
     return Plan("eval", STAGE_VERSION, config, {**inputs, **held}, recipe.seed)
 
 

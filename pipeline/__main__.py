@@ -48,9 +48,11 @@ INTERRUPTED = 130
 def context(recipe: Path, runs: Path, force: bool, override: list[str] | None) -> "Context":
     """Load the recipe and say how the stage was asked to start. RecipeError on any fault of the recipe."""
     from pipeline.recipe import load_recipe
+    from pipeline.references import check_references
     from pipeline.stage import Context, Start
 
-    return Context(load_recipe(recipe, override), runs, Start(force, sys.argv, str(recipe)))
+    loaded = check_references(load_recipe(recipe, override), str(recipe))
+    return Context(loaded, runs, Start(force, sys.argv, str(recipe)))
 
 
 @app.callback()

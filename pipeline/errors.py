@@ -5,6 +5,9 @@ them as one `error: ...` line without a traceback; anything else that escapes is
 A bad answer or a failed request is data (a verdict, a recorded failure), never one of these.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PipelineError(Exception):
     """Base of all errors that are printed as one line; exit code 1."""
@@ -28,3 +31,12 @@ class EngineError(PipelineError):
 
 class VerifyError(PipelineError):
     """The verifier itself was asked for something it cannot do (unknown verifier, refused family)."""
+
+
+@contextmanager
+def inside(where: str) -> Iterator[None]:
+    """Put the file or the key that led there in front of a RecipeError that passes."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None

@@ -23,6 +23,7 @@ from pipeline.recipe import CardTask, HubSource, ProceduralSource, Recipe, Sourc
 from pipeline.records import Problem
 from pipeline.revisions import resolved_revisions, unpinned_sources
 from pipeline.rows import require_file, write_rows
+from pipeline.sources import source_names
 from pipeline.stage import Context, Counts, Plan, begin, hash_file
 from pipeline.tasks import TaskProblems, draw_key, seeded_part, task_names, task_problems
 from pipeline.verify.table import VERSIONS
@@ -123,20 +124,6 @@ def plan_of(recipe: Recipe, revisions: dict[str, str]) -> Plan:
     paths = [getattr(entry, "path", None) for entry in [*recipe.problems.sources, *recipe.eval.tasks]]
     inputs = {path: hash_file(require_file(Path(path))) for path in paths if path}
     return Plan("problems", STAGE_VERSION, config, inputs, recipe.seed)
-
-
-def source_names(sources: list[Source]) -> list[str]:
-    """A name for each source, in order; a name that is taken gets a number: chain_sum, chain_sum-2."""
-    from pipeline.sources import source_name
-
-    names: list[str] = []
-    for source in sources:
-        name, number = source_name(source), 1
-        while name in names:
-            number += 1
-            name = f"{source_name(source)}-{number}"
-        names.append(name)
-    return names
 
 
 def load_tasks(recipe: Recipe, revisions: dict[str, str]) -> list[TaskProblems]:

@@ -19,6 +19,10 @@ from pipeline.strict_yaml import Strict, nearest, parse, read_mapping, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+# names become files and directories; 100 characters leave room for what stages append, of 255 in all
+SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MAX_NAME_LENGTH = 100
+SafeName = Annotated[str, Field(pattern=SAFE_NAME, max_length=MAX_NAME_LENGTH)]
 
 
 class Columns(Strict):
@@ -39,7 +43,7 @@ class ProceduralSource(Strict):
     reasoning_gym: str
     size: Count
     config: dict[str, Any] = {}
-    name: str | None = None
+    name: SafeName | None = None
     weight: float | None = Field(default=None, gt=0)
 
 
@@ -52,7 +56,7 @@ class FileSource(Strict):
     verifier: str = "math"
     licence: str = "unknown"
     limit: Count | None = None
-    name: str | None = None
+    name: SafeName | None = None
     weight: float | None = Field(default=None, gt=0)
 
 
@@ -68,7 +72,7 @@ class HubSource(Strict):
     verifier: str = "math"
     licence: str = "unknown"
     limit: Count | None = None
-    name: str | None = None
+    name: SafeName | None = None
     weight: float | None = Field(default=None, gt=0)
 
 
@@ -78,7 +82,7 @@ class CardTask(Strict):
     task: str
     path: str | None = None
     size: Count | None = None
-    name: str | None = None
+    name: SafeName | None = None
 
 
 def _kind_of(keys: dict[str, str]) -> Any:
@@ -315,6 +319,14 @@ class Eval(Strict):
     prompt: str | None = None
     sampling: Sampling | None = None
 
+    @model_validator(mode="after")
+    def _each_model_once(self) -> "Eval":
+        if len(set(self.compare)) < len(self.compare):
+            raise ValueError(f"compare: {self.compare}: a model stands here twice")
+        if not self.compare and not self.extra:
+            raise ValueError("compare: nothing would be measured; name base, student or teacher")
+        return self
+
     @field_validator("prompt")
     @classmethod
     def _prompt(cls, value: str | None) -> str | None:
@@ -329,7 +341,7 @@ class Report(Strict):
 
 
 class Recipe(Strict):
-    name: str
+    name: Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     problems: Problems
     generate: Generate
@@ -341,9 +353,19 @@ class Recipe(Strict):
     @field_validator("name")
     @classmethod
     def _name_is_a_directory(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        if not re.fullmatch(SAFE_NAME, value):
             raise ValueError("a name becomes a directory under runs/: letters, digits, '.', '_' and '-' only")
         return value
+
+    @model_validator(mode="after")
+    def _an_answer_can_follow_the_thinking(self) -> "Recipe":
+        budgets, limit = self.eval.forced_budgets, (self.eval.sampling or self.generate.sampling).max_tokens
+        if any(budget >= limit for budget in budgets):
+            raise ValueError(
+                f"eval.forced_budgets: {budgets}: each must be below max_tokens ({limit}), so that an answer "
+                "can follow the thinking"
+            )
+        return self
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:

@@ -15,7 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError, VerifyError
-from pipeline.recipe import Columns, FileSource, HubSource, ProceduralSource
+from pipeline.recipe import Columns, FileSource, HubSource, ProceduralSource, Source
 from pipeline.records import Problem, problem_id
 from pipeline.rows import Line, read_rows
 from pipeline.strict_yaml import nearest
@@ -61,6 +61,18 @@ def source_name(source: ProceduralSource | FileSource | HubSource) -> str:
     if isinstance(source, HubSource):
         return source.hub
     return Path(source.path).stem
+
+
+def source_names(sources: list[Source]) -> list[str]:
+    """A name for each source, in order; a name that is taken gets a number: chain_sum, chain_sum-2."""
+    names: list[str] = []
+    for source in sources:
+        name, number = source_name(source), 1
+        while name in names:
+            number += 1
+            name = f"{source_name(source)}-{number}"
+        names.append(name)
+    return names
 
 
 def load_source(source: ProceduralSource | FileSource | HubSource, seed: int) -> Iterator[Problem]:
@@ -188,6 +200,7 @@ def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Probl
     for column in wanted:
         if column not in values:
             raise RecipeError(f"{line.where}: there is no column '{column}'; {nearest(column, list(values))}")
+    _check_text(line, wanted)
     question = values[columns.question]
     gold = _gold(values[columns.gold], source.answer)
     if not isinstance(question, str) or not question.strip():
@@ -196,7 +209,7 @@ def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Probl
         return Rejected("no_answer", line.where, values)
     metadata = {column: values[column] for column in columns.metadata}
     if columns.options:
-        options, gold = _options(columns, values, question, gold)
+        options, gold = _options(columns, line, question, gold)
         metadata["options"] = options
         question = question.rstrip() + "\n\n" + "\n".join(f"{k}. {v}" for k, v in options.items())
     return Problem(
@@ -208,6 +221,18 @@ def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Probl
         source.licence,
         metadata,
     )
+
+
+def _check_text(line: Line, columns: list[str]) -> None:
+    """RecipeError for half a surrogate pair: JSON can escape one, no file and no tokenizer can hold it."""
+    for column in columns:
+        try:
+            json.dumps((line.values or {})[column], ensure_ascii=False, default=repr).encode()
+        except UnicodeEncodeError:
+            raise RecipeError(
+                f"{line.where}: the column '{column}' holds half a surrogate pair (\\ud800 to \\udfff), "
+                "which is not a character. Mend or remove that line, then run again"
+            ) from None
 
 
 def _gold(value: Any, kind: str) -> str | None:
@@ -223,13 +248,18 @@ def _gold(value: Any, kind: str) -> str | None:
     return text.strip() or None
 
 
-def _options(
-    columns: Columns, values: dict[str, Any], question: str, gold: str
-) -> tuple[dict[str, str], str]:
+def _options(columns: Columns, line: Line, question: str, gold: str) -> tuple[dict[str, str], str]:
     """Lettered options and the right letter. One column holds a list; of several the gold's is one among
     them, and they are put into an order that the question decides."""
+    values = line.values or {}
     if len(columns.options) == 1:
-        texts = [str(text) for text in values[columns.options[0]]]
+        held = values[columns.options[0]]
+        if not isinstance(held, list):
+            raise RecipeError(
+                f"{line.where}: columns.options: the column '{columns.options[0]}' holds "
+                f"{type(held).__name__}, not a list; name one column with a list, or one column an option"
+            )
+        texts = [str(text) for text in held]
         letters = dict(zip(LETTERS, texts, strict=False))
         if gold.isdigit() and int(gold) < len(letters) and gold not in texts:
             gold = LETTERS[int(gold)]

@@ -4,12 +4,13 @@ A procedural task takes reserved questions only, so no training source can hold 
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cards import TaskCard, task_card
 from pipeline.errors import RecipeError
-from pipeline.recipe import CardTask, FileSource, HubSource, ProceduralSource
+from pipeline.recipe import MAX_NAME_LENGTH, SAFE_NAME, CardTask, FileSource, HubSource, ProceduralSource
 from pipeline.records import Problem
 from pipeline.sources import procedural_problems, row_problems, source_name
 
@@ -32,9 +33,16 @@ def task_name(task: Task) -> str:
 
 
 def task_names(tasks: list[Task]) -> list[str]:
-    """The names of all tasks. RecipeError where two are the same: their files would overwrite each other."""
+    """The names of all tasks. RecipeError where one cannot name files, or two are the same."""
     names = [task_name(task) for task in tasks]
     for name in names:
+        if not re.fullmatch(SAFE_NAME, name) or len(name) > MAX_NAME_LENGTH:
+            raise RecipeError(
+                f"eval.tasks: a task is called {name!r}, and its name becomes that of files: letters, "
+                f"digits, '.', '_' and '-' only, {MAX_NAME_LENGTH} at most; give it a `name:`"
+            )
+        if name == "all":
+            raise RecipeError("eval.tasks: a task cannot be called 'all', which is the pool of all tasks")
         if names.count(name) > 1:
             raise RecipeError(f"eval.tasks: two tasks are called '{name}'; give one of them a `name:`")
     return names

@@ -46,8 +46,17 @@ def error_of(done: subprocess.CompletedProcess[str], code: int) -> str:
         (PROCEDURAL, "{reasoning_gym: puzzle24, size: 20}", r"puzzle24"),
         (PROCEDURAL, "{reasoning_gym: chain_sum, size: 20, config: {min_term: 2}}", r"min_term"),
         (PROCEDURAL, "{path: missing.jsonl}", r"missing\.jsonl"),
+        ("student: embedded-dense", "student: embedded-dens", r"small\.yaml: train\.student: .*did you mean"),
     ],
-    ids=["unknown key", "wrong type", "unknown family", "refused family", "unknown setting", "missing file"],
+    ids=[
+        "unknown key",
+        "wrong type",
+        "unknown family",
+        "refused family",
+        "unknown setting",
+        "missing file",
+        "unknown student",
+    ],
 )
 def test_a_faulty_recipe_is_exit_2(retort: Run, tmp_path: Path, old: str, new: str, message: str) -> None:
     path = recipe_with(tmp_path, old, new)

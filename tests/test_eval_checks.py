@@ -89,6 +89,24 @@ def test_a_changed_checkpoint_changes_the_plan(recipe_file: Path, trained: Path)
     assert plan_of(recipe, compared_models(recipe, trained), {}, {}).fingerprint != before
 
 
+def test_files_of_one_name_are_told_apart_and_a_missing_one_is_refused(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    paths = [tmp_path / folder / "test.jsonl" for folder in ("a", "b")]
+    tasks = ", ".join(f"{{path: {path}, name: {path.parent.name}}}" for path in paths)
+    recipe = recipe_with(recipe_file, f"eval.tasks=[{tasks}]")
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("{}")
+    before = plan_of(recipe, {}, {}, {})
+    assert set(before.inputs) == set(map(str, paths))
+    paths[0].write_text("{ }")
+    assert plan_of(recipe, {}, {}, {}).fingerprint != before.fingerprint
+    paths[1].unlink()
+    with pytest.raises(RecipeError, match=r"b/test\.jsonl: there is no such file"):
+        plan_of(recipe, {}, {}, {})
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -146,6 +146,31 @@ def test_a_broken_line_stops_the_stage_and_is_named(context_of: MakeContext, tmp
     conserve(context.directory("problems"))
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "What is \ud800?", "answer": "1"}, r"'question' holds half a surrogate pair"),
+        ({"question": "What is it?", "answer": "\udfff"}, r"'answer' holds half a surrogate pair"),
+        ({"answer": "1", "question": "Which?", "options": 5}, r"'options' holds int, not a list"),
+        ({"answer": "1", "question": "Which?", "options": "1 or 2"}, r"'options' holds str, not a list"),
+        ({"answer": "1", "question": "Which?", "options": None}, r"'options' holds NoneType, not a list"),
+    ],
+    ids=["question", "answer", "number for options", "text for options", "null for options"],
+)
+def test_a_bad_row_is_named_and_leaves_nothing_behind(
+    context_of: MakeContext, tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "train.jsonl"
+    good = {"question": "Is this one fine?", "answer": "1", "options": ["1", "2"]}
+    source: dict[str, Any] = {"path": write(path, [good, row])}
+    if "options" in row:
+        source |= {"verifier": "choice", "columns": {"options": ["options"]}}
+    context = context_of(make_recipe(problems={"sources": [source]}))
+    with pytest.raises(RecipeError, match=rf"train\.jsonl:2: .*{message}"):
+        run(context, workers=1)
+    assert list(context.directory("problems").iterdir()) == []
+
+
 def test_weights_are_proportions_of_what_there_is() -> None:
     problems = {"a": [make_problem(n) for n in range(90)], "b": [make_problem(n) for n in range(50)], "c": []}
     sources = [FileSource(path="a", weight=2.0), FileSource(path="b", weight=1.0), FileSource(path="c")]

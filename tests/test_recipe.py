@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import RecipeError
 from pipeline.recipe import CardTask, FileSource, HubSource, ProceduralSource, load_recipe
+from pipeline.references import check_references
 from tests.conftest import RECIPE, ROOT
 
 CHECKED_IN = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -17,7 +18,7 @@ def test_every_checked_in_recipe_is_found() -> None:
 
 @pytest.mark.parametrize("path", CHECKED_IN, ids=lambda path: path.stem)
 def test_every_checked_in_recipe_loads_under_its_own_name(path: Path) -> None:
-    assert load_recipe(path).name == path.stem
+    assert check_references(load_recipe(path), str(path)).name == path.stem
 
 
 @pytest.mark.parametrize("path", CHECKED_IN, ids=lambda path: path.stem)
@@ -52,6 +53,12 @@ FAULTS = {
     "duplicate key": (("seed: 0", "seed: 0\nseed: 1"), r"line 3 is not valid YAML: the key 'seed' stands here"),
     "anchor": (("seed: 0", "seed: &s 0"), r"anchors and aliases are not allowed"),
     "name that is no directory": (("name: small", "name: ../small"), r"name: a name becomes a directory"),
+    "name too long": (("name: small", "name: " + "a" * 101), r"name: .*at most 100 characters"),
+    "source name with a slash": (("size: 20", "name: ../x, size: 20"), r"sources\[0\]\.name: .*pattern"),
+    "task name with a slash": (("tasks: [{", "tasks: [{task: gsm8k, name: a/b}, {"), r"tasks\[0\]\.name: .*pattern"),
+    "model compared twice": (("[base, student, teacher]", "[base, base]"), r"eval: compare: .*base.*stands here twice"),
+    "no model compared": (("[base, student, teacher]", "[]"), r"eval: compare: nothing would be measured"),
+    "thinking budget": (("samples: 1", "forced_budgets: [256]"), r"each must be below max_tokens \(256\)"),
     "broken YAML": (("name: small", "name: [small"), r"is not valid YAML"),
     "not a number": (("temperature: 1.0", "temperature: .nan"), r"temperature: .*finite number"),
 }
@@ -99,3 +106,39 @@ def test_a_faulty_override_names_itself(recipe_file: Path, override: str, messag
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(recipe_file, [override])
     assert f"--set {override}" in str(caught.value)
+
+
+TASK = "{reasoning_gym: chain_sum, size: 2"
+REFERENCES = {
+    "teacher": ("generate.teacher=embeded-moe", r"generate\.teacher: .*did you mean 'embedded-moe'"),
+    "student": ("train.student=embeded-dense", r"train\.student: .*did you mean 'embedded-dense'"),
+    "task": ("eval.tasks=[{task: gsm9k}]", r"eval\.tasks\[0\]\.task: .*did you mean 'gsm8k'"),
+    "extra model": ("eval.extra=[{name: other, student: x}]", r"eval\.extra\[0\]: .*no such student card"),
+    "task called all": (f"eval.tasks=[{TASK}, name: all}}]", "a task cannot be called 'all'"),
+    "tasks of one name": (f"eval.tasks=[{TASK}}}, {TASK}}}]", "two tasks are called 'chain_sum'"),
+    "per_source": (
+        "filter.select.per_source={chain_sun: 5}",
+        r"filter\.select\.per_source\.chain_sun: unknown source; did you mean 'chain_sum'\?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), REFERENCES.values(), ids=REFERENCES.keys())
+def test_a_name_that_stands_for_nothing_is_found_before_any_stage(
+    recipe_file: Path, override: str, message: str
+) -> None:
+    recipe = load_recipe(recipe_file, [override])
+    with pytest.raises(RecipeError, match=message) as caught:
+        check_references(recipe, str(recipe_file))
+    assert str(caught.value).startswith(f"{recipe_file}: ")
+
+
+def test_a_cap_may_name_any_source_by_the_name_that_its_problems_carry(recipe_file: Path) -> None:
+    sources = "problems.sources=[{hub: a/b}, {reasoning_gym: gcd, size: 5}, {reasoning_gym: gcd, size: 5}]"
+    caps = "filter.select.per_source={a/b: 1, gcd: 1, gcd-2: 1}"
+    check_references(load_recipe(recipe_file, [sources, caps]), "recipe")
+
+
+def test_nothing_of_the_run_need_be_compared_where_another_model_is(recipe_file: Path) -> None:
+    extra = "eval.extra=[{name: other, student: embedded-dense}]"
+    assert load_recipe(recipe_file, ["eval.compare=[]", extra]).eval.compare == []

@@ -158,3 +158,11 @@ def test_tasks_must_have_questions_and_names_of_their_own(tmp_path: Path) -> Non
     with pytest.raises(RecipeError, match="two tasks are called 'chain_sum'; give one of them a `name:`"):
         task_names([SUMS, SUMS])
     assert task_names([SUMS, SUMS.model_copy(update={"name": "long"})]) == ["chain_sum", "long"]
+
+
+@pytest.mark.parametrize("stem", ["my tests", "a" * 101, "-x"], ids=["space", "long", "dash"])
+def test_a_file_whose_name_cannot_name_a_task_needs_one(stem: str) -> None:
+    task = FileSource(path=f"{stem}.jsonl")
+    with pytest.raises(RecipeError, match=r"a task is called '.*give it a `name:`"):
+        task_names([task])
+    assert task_names([task.model_copy(update={"name": "mine"})]) == ["mine"]

@@ -75,7 +75,28 @@ def test_faulty_files(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises((RecipeError, VerifyError), match=message):
         run_verify(file, "math", 1, 2.0, tmp_path / "out.jsonl")
-    assert not (tmp_path / "out.jsonl").exists()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("nowhere/out.jsonl", "there is no directory .*nowhere; make it"),
+        ("folder", "is a directory; name a file, for example .*folder/verdicts.jsonl"),
+        ("rows.jsonl", "is the file that is read; name another"),
+        ("folder/../rows.jsonl", "is the file that is read; name another"),
+        ("link.jsonl", "is the file that is read; name another"),
+    ],
+    ids=["no directory", "a directory", "its input", "its input by another path", "a link to its input"],
+)
+def test_an_out_that_cannot_be_written_is_refused(tmp_path: Path, out: str, message: str) -> None:
+    file = write(tmp_path / "rows.jsonl", ROWS[:1])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(file)
+    before = (file.read_bytes(), sorted(tmp_path.iterdir()))
+    with pytest.raises(RecipeError, match=f"^--out .*{message}"):
+        run_verify(file, "math", 1, 2.0, tmp_path / out)
+    assert (file.read_bytes(), sorted(tmp_path.iterdir())) == before
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -282,6 +282,8 @@ def test_no_server_is_an_error_that_says_what_to_start(tmp_path: Path, pool: Ver
         ({"engine": "server", "urls": ("http://x/v1", "http://x:port/v1")}, "--url http://x:port/v1: is not"),
         ({"engine": "server", "urls": ("http://[::1/v1",)}, "is not the http://"),
         ({"concurrency": 0}, "--concurrency 0"),
+        ({"tensor_parallel": 0}, "--tensor-parallel 0: at least 1 device; leave it out for the card's"),
+        ({"data_parallel": -1}, "--data-parallel -1: at least 1 device"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(flags: dict[str, Any], message: str) -> None:

@@ -46,6 +46,9 @@ class EngineFlags:
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise RecipeError(f"--concurrency {self.concurrency}: at least 1 request must be in flight")
+        for flag, size in (("tensor", self.tensor_parallel), ("data", self.data_parallel)):
+            if size is not None and size < 1:
+                raise RecipeError(f"--{flag}-parallel {size}: at least 1 device; leave it out for the card's")
         if self.engine == "server" and not self.urls:
             raise RecipeError(
                 "--engine server: give at least one --url, for example http://127.0.0.1:8000/v1"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.errors import RecipeError
 from pipeline.sampling import EngineFlags
+from pipeline.sampling.engine import check_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class EvalFlags:
 
 
 def urls_by_model(urls: Iterable[str], models: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Read `student=http://host:8000/v1`, repeated for replicas. RecipeError where it names no model."""
+    """Read `student=http://host:8000/v1`, repeated for replicas. RecipeError: no known model, or no URL."""
     known = list(models)
     found: dict[str, tuple[str, ...]] = {}
     for text in urls:
@@ -33,5 +34,6 @@ def urls_by_model(urls: Iterable[str], models: Iterable[str]) -> dict[str, tuple
             )
         if model not in known:
             raise RecipeError(f"--url {text}: no model '{model}' is compared (there are: {', '.join(known)})")
+        check_url(url)
         found[model] = (*found.get(model, ()), url)
     return found

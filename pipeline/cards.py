@@ -249,10 +249,8 @@ def sampled_student(name: str, checkpoint: Path | None = None) -> SampledModel:
 
 
 def _card_path(kind: str, name: str) -> Path:
-    path = FOLDERS[kind] / f"{name}.yaml"
-    if not path.is_file():
+    known = card_names(kind)
+    if name not in known:  # also refuses a name with `/` or `..`, which would be read as a path
         folder = FOLDERS[kind].relative_to(ROOT)
-        raise RecipeError(
-            f"{folder}/{name}.yaml: there is no such {kind} card; {nearest(name, card_names(kind))}"
-        )
-    return path
+        raise RecipeError(f"{folder}/{name}.yaml: there is no such {kind} card; {nearest(name, known)}")
+    return FOLDERS[kind] / f"{name}.yaml"

@@ -72,7 +72,10 @@ def read_revisions(path: Path) -> dict[str, str]:
 
 
 def latest_commit(name: str) -> str:
-    """The commit that the hub's main branch of a data set (or of models/<model>) points to now."""
+    """The commit that the hub's main branch of a data set (or of models/<model>) points to now.
+
+    RecipeError where the hub cannot be asked, or the name is none of the hub's (a ValueError of its library).
+    """
     import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -82,7 +85,7 @@ def latest_commit(name: str) -> str:
         hub = HfApi()
         found = hub.model_info(name.removeprefix(MODELS)) if is_model else hub.dataset_info(name)
         commit = found.sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise RecipeError(
             f"hub: {name}: its revision is null and cannot be resolved ({said}). State a `revision`, or give "

@@ -67,6 +67,13 @@ def test_every_make_target_that_a_document_names_exists(target: str) -> None:
     assert re.search(rf"^([a-z -]+ )?{target}( [a-z -]+)?:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
+def test_every_path_of_the_tour_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:pipeline|teachers|students|eval|recipes|tests)/[\w./-]*)`", text)
+    assert "pipeline/report/" in paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_make_prints_its_help() -> None:
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
     for word in ("make demo", "make test", "make generate", "RECIPE="):

@@ -169,9 +169,10 @@ def test_a_url_serves_the_model_that_it_names() -> None:
         ("http://a/v1", "say which model the server has, for example --url base=http://a/v1"),
         ("http://a/v1?x=1", "say which model the server has"),
         ("other=http://a/v1", r"no model 'other' is compared \(there are: base, teacher\)"),
+        ("base=nonsense", "--url nonsense: is not the http:// or https:// address of a server"),
     ],
-    ids=["no model", "equals sign in the URL", "unknown model"],
+    ids=["no model", "equals sign in the URL", "unknown model", "no URL"],
 )
-def test_a_url_without_a_known_model_is_refused(url: str, message: str) -> None:
+def test_a_url_without_a_known_model_or_server_is_refused(url: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         urls_by_model([url], ["base", "teacher"])

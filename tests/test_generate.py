@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,10 @@ def test_a_revision_that_cannot_be_resolved_is_never_invented(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RecipeError, match="its card's revision is null and cannot be resolved"):
         pinned(sampled_teacher("gpt-oss-120b"), tmp_path)
+
+
+def test_a_model_that_is_no_hub_id_is_refused(tmp_path: Path) -> None:
+    model = replace(sampled_teacher("gpt-oss-120b"), model="not a hub id!")
+    with pytest.raises(RecipeError, match=r"not a hub id!: .* no hub id .*mend `model` in the card"):
+        pinned(model, tmp_path)
+    assert not (tmp_path / "revisions.json").exists()

@@ -276,7 +276,14 @@ def test_no_server_is_an_error_that_says_what_to_start(tmp_path: Path, pool: Ver
         ({"engine": "server"}, "at least one --url"),
         ({"engine": "vllm", "urls": ("http://x/v1",)}, "takes none"),
         ({"engine": "server", "urls": ("http://user:pw@x/v1",)}, "no user or password"),
+        ({"engine": "server", "urls": ("nonsense",)}, "--url nonsense: is not the http:// .*127.0.0.1"),
+        ({"engine": "server", "urls": ("ftp://x/v1",)}, "--url ftp://x/v1: is not the http://"),
+        ({"engine": "server", "urls": ("http:///v1",)}, "give one with its host"),
+        ({"engine": "server", "urls": ("http://x/v1", "http://x:port/v1")}, "--url http://x:port/v1: is not"),
+        ({"engine": "server", "urls": ("http://[::1/v1",)}, "is not the http://"),
         ({"concurrency": 0}, "--concurrency 0"),
+        ({"tensor_parallel": 0}, "--tensor-parallel 0: at least 1 device; leave it out for the card's"),
+        ({"data_parallel": -1}, "--data-parallel -1: at least 1 device"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(flags: dict[str, Any], message: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from pipeline.cards import card_names, student_card
+from pipeline.errors import RecipeError
 from pipeline.sampling.prompts import ChatPrompts
 from students.format import Format
 from tests.conftest import ROOT
@@ -25,6 +26,15 @@ def test_a_card_states_its_sources(name: str) -> None:
     assert {"model", "eos", "licence"} - card.facts.keys() <= {"licence"}
     assert card.thinking.open == "<think>"
     assert card.template is None or (ROOT / "students/templates" / card.template).is_file()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../cards/qwen3-1.7b-base", "./qwen3-1.7b-base", str(ROOT / "students/cards/qwen3-1.7b-base"), "..", ""],
+)
+def test_a_card_is_named_and_never_a_path(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"there is no such student card; .*known: .*qwen3-1.7b-base"):
+        student_card(name)
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import RecipeError, VerifyError
+from pipeline.errors import RecipeError, StageError, VerifyError
 from pipeline.records import Problem, Trace, Verdict, to_json
 from pipeline.verify.audit import audit_run, choose
 from pipeline.verify.command import run_verify
@@ -75,7 +75,28 @@ def test_faulty_files(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises((RecipeError, VerifyError), match=message):
         run_verify(file, "math", 1, 2.0, tmp_path / "out.jsonl")
-    assert not (tmp_path / "out.jsonl").exists()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("nowhere/out.jsonl", "there is no directory .*nowhere; make it"),
+        ("folder", "is a directory; name a file, for example .*folder/verdicts.jsonl"),
+        ("rows.jsonl", "is the file that is read; name another"),
+        ("folder/../rows.jsonl", "is the file that is read; name another"),
+        ("link.jsonl", "is the file that is read; name another"),
+    ],
+    ids=["no directory", "a directory", "its input", "its input by another path", "a link to its input"],
+)
+def test_an_out_that_cannot_be_written_is_refused(tmp_path: Path, out: str, message: str) -> None:
+    file = write(tmp_path / "rows.jsonl", ROWS[:1])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(file)
+    before = (file.read_bytes(), sorted(tmp_path.iterdir()))
+    with pytest.raises(RecipeError, match=f"^--out .*{message}"):
+        run_verify(file, "math", 1, 2.0, tmp_path / out)
+    assert (file.read_bytes(), sorted(tmp_path.iterdir())) == before
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -128,8 +149,30 @@ def test_audit_finds_both_kinds_of_error_and_changes_nothing(tmp_path: Path) -> 
 
 
 def test_audit_of_nothing_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(VerifyError, match="make generate"):
+    with pytest.raises(StageError, match=r"problems.jsonl does not exist: .* make generate RECIPE=recipes/"):
         audit_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "message"),
+    [(None, "verdicts.jsonl does not exist: generate has not run"), ("", "verdicts.jsonl holds no verdict")],
+    ids=["no generate", "no verdict yet"],
+)
+def test_audit_before_generate_says_so(tmp_path: Path, verdicts: str | None, message: str) -> None:
+    problem = Problem("p", "1/2?", "1/2", "math", "s", "MIT")
+    (tmp_path / "problems").mkdir()
+    (tmp_path / "problems/problems.jsonl").write_text(to_json(problem) + "\n")
+    if verdicts is not None:
+        (tmp_path / "generate").mkdir()
+        (tmp_path / "generate/verdicts.jsonl").write_text(verdicts)
+    with pytest.raises(StageError, match=rf"{message}.* Run: make generate RECIPE=recipes/"):
+        audit_run(tmp_path, workers=1)
+
+
+@pytest.mark.parametrize("sample", [0, -5])
+def test_audit_of_a_sample_of_none_is_refused(tmp_path: Path, sample: int) -> None:
+    with pytest.raises(RecipeError, match=f"--sample {sample}: at least 1 verdict"):
+        audit_run(tmp_path, sample)
 
 
 def test_the_sample_is_seeded_and_half_accepted() -> None:

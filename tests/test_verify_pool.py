@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -161,6 +162,18 @@ def test_unknown_verifiers_are_refused_at_once(pool: VerifierPool) -> None:
 def test_a_closed_pool_says_so() -> None:
     with pytest.raises(VerifyError, match="not open"):
         VerifierPool().submit(*row(1))
+
+
+@pytest.mark.parametrize("workers", [0, -2])
+def test_a_pool_without_workers_is_refused(workers: int) -> None:
+    with pytest.raises(VerifyError, match=f"workers: at least 1 process must verify, found {workers}"):
+        VerifierPool(workers)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_pool_without_a_deadline_is_refused(seconds: float) -> None:
+    with pytest.raises(VerifyError, match=rf"deadline: .* above 0 .*, found {re.escape(str(seconds))}; 5 is"):
+        VerifierPool(deadline_seconds=seconds)
 
 
 def test_leaving_kills_everything_and_leaks_nothing() -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 from pipeline.cards import SampledModel
 from pipeline.errors import RecipeError
@@ -45,6 +46,9 @@ class EngineFlags:
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise RecipeError(f"--concurrency {self.concurrency}: at least 1 request must be in flight")
+        for flag, size in (("tensor", self.tensor_parallel), ("data", self.data_parallel)):
+            if size is not None and size < 1:
+                raise RecipeError(f"--{flag}-parallel {size}: at least 1 device; leave it out for the card's")
         if self.engine == "server" and not self.urls:
             raise RecipeError(
                 "--engine server: give at least one --url, for example http://127.0.0.1:8000/v1"
@@ -53,6 +57,22 @@ class EngineFlags:
             raise RecipeError("--url: no user or password in a URL, it would be recorded; use RETORT_API_KEY")
         if self.engine == "vllm" and self.urls:
             raise RecipeError("--url is for --engine server; the engine in this process takes none")
+        for url in self.urls:
+            check_url(url)
+
+
+def check_url(url: str) -> None:
+    """RecipeError where no request can be sent to `url`."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        fits = False
+    if not fits or any(character.isspace() for character in url):
+        raise RecipeError(
+            f"--url {url}: is not the http:// or https:// address of a server; give one with its host, for "
+            "example http://127.0.0.1:8000/v1"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import VerifyError
+from pipeline.errors import RecipeError, StageError
 from pipeline.records import Problem, Record, Trace, Verdict, from_json
 from pipeline.rows import json_lines
 from pipeline.verify.confusion import share_line
@@ -34,12 +34,15 @@ class Opinion:
 
 
 def audit_run(run: Path, sample: int = 400, seed: int = 0, workers: int = 2) -> str:
-    """The report on the directory of one run (runs/<name>). Raises VerifyError where it has no verdicts."""
+    """The report on the directory of one run (runs/<name>). Raises StageError where it has no verdicts,
+    RecipeError where none are asked for."""
+    if sample < 1:
+        raise RecipeError(f"--sample {sample}: at least 1 verdict must be asked about; 400 is usual")
     problems, generate = run / "problems" / "problems.jsonl", run / "generate"
     verdicts = generate / "verdicts.jsonl"
     missing = [path for path in (problems, verdicts) if not path.is_file()]
     if missing:
-        raise VerifyError(f"{missing[0]} does not exist: there is nothing to audit yet. Run: make generate")
+        raise nothing_to_audit(run, f"{missing[0]} does not exist")
     with VerifierPool(workers) as pool:
         opinions = audit(
             records(Problem, [problems]),
@@ -49,7 +52,16 @@ def audit_run(run: Path, sample: int = 400, seed: int = 0, workers: int = 2) -> 
             sample,
             seed,
         )
+    if not opinions:
+        raise nothing_to_audit(run, f"{verdicts} holds no verdict on a trace of this run")
     return audit_report(opinions)
+
+
+def nothing_to_audit(run: Path, found: str) -> StageError:
+    return StageError(
+        f"{found}: generate has not run, there is nothing to audit yet. "
+        f"Run: make generate RECIPE=recipes/{run.name}.yaml"
+    )
 
 
 def records(kind: type[Record], paths: list[Path]) -> Iterator[Record]:

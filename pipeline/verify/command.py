@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.errors import VerifyError
+from pipeline.errors import RecipeError, VerifyError
 from pipeline.records import Verdict
 from pipeline.render import Tags, split_thinking
 from pipeline.rows import read_rows
@@ -27,14 +27,29 @@ READ_AHEAD = 256  # rows between the one being read and the one being written
 
 def run_verify(file: Path, verifier: str, workers: int, deadline: float, out: Path | None) -> None:
     """Rows go to `out`, which appears complete or not at all, or to stdout. Raises RecipeError where `file`
-    cannot be read, VerifyError where a row cannot be verified."""
+    cannot be read or `out` cannot be written, VerifyError where a row cannot be verified."""
+    pool = VerifierPool(workers, deadline)
     if out is None:
-        verify_rows(file, verifier, VerifierPool(workers, deadline), sys.stdout)
+        verify_rows(file, verifier, pool, sys.stdout)
         return
+    check_out(file, out)
     unfinished = out.with_name(out.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as stream:
-        verify_rows(file, verifier, VerifierPool(workers, deadline), stream)
-    os.replace(unfinished, out)
+    try:
+        with unfinished.open("w", encoding="utf-8") as stream:
+            verify_rows(file, verifier, pool, stream)
+        os.replace(unfinished, out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_out(file: Path, out: Path) -> None:
+    """RecipeError where `out` cannot be a file, or is the one that is read."""
+    if out.is_dir():
+        raise RecipeError(f"--out {out}: is a directory; name a file, for example {out / 'verdicts.jsonl'}")
+    if not out.parent.is_dir():
+        raise RecipeError(f"--out {out}: there is no directory {out.parent}; make it, or name another file")
+    if out.resolve() == file.resolve():
+        raise RecipeError(f"--out {out}: is the file that is read; name another file for the verdicts")
 
 
 def verify_rows(file: Path, verifier: str, pool: VerifierPool, stream: TextIO) -> None:

@@ -36,6 +36,7 @@ Key = tuple[str, int]
 Row = tuple[Key, str, str, str, dict[str, Any]]  # key, verifier, gold, response, metadata
 
 START_SECONDS = 120.0  # the zygote's imports take 1 s; a loaded machine may need far more
+MAX_DEADLINE_SECONDS = 86_400  # a day; a socket refuses far larger numbers
 MAX_RESPONSE = 4_000_000  # characters; of a longer response the end is read, where answers stand
 
 
@@ -163,7 +164,8 @@ class Worker:
 
 class VerifierPool:
     """A context manager around `workers` processes. Leaving it waits for what was submitted; leaving it by an
-    exception cancels that. `memory_mb` limits the address space of each worker."""
+    exception cancels that. `memory_mb` limits the address space of each worker. VerifyError where no worker
+    or no time is asked for: nothing submitted would ever come back."""
 
     def __init__(
         self,
@@ -172,6 +174,13 @@ class VerifierPool:
         memory_mb: int = 1024,
         recycle_after: int = 5_000,
     ) -> None:
+        if workers < 1:
+            raise VerifyError(f"workers: at least 1 process must verify, found {workers}; give 1 or more")
+        if not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:  # false for nan, too
+            raise VerifyError(
+                f"deadline: the seconds for one verification must be above 0 and at most "
+                f"{MAX_DEADLINE_SECONDS:,}, found {deadline_seconds}; 5 is usual"
+            )
         self.deadline_seconds = deadline_seconds
         self._memory_mb = memory_mb
         self._recycle_after = recycle_after

@@ -105,7 +105,7 @@ Training on the teacher's outputs is {teacher.training_on_outputs} by its licenc
 
 def upload(repos: dict[str, str | None], target: Path) -> None:
     """Create private repositories where there are none and upload. StageError on what the hub refuses."""
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -117,7 +117,7 @@ def upload(repos: dict[str, str | None], target: Path) -> None:
         try:
             api.create_repo(repo, repo_type=kind, private=True, exist_ok=True)
             where = api.upload_folder(repo_id=repo, repo_type=kind, folder_path=str(folder))
-        except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
             said = " ".join(str(error).split())[:200]
             raise StageError(
                 f"publish: {repo}: the hub refused it ({said}). {folder} is complete: log in with "

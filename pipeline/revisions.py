@@ -76,7 +76,7 @@ def latest_commit(name: str) -> str:
 
     RecipeError where the hub cannot be asked, or the name is none of the hub's (a ValueError of its library).
     """
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -85,7 +85,7 @@ def latest_commit(name: str) -> str:
         hub = HfApi()
         found = hub.model_info(name.removeprefix(MODELS)) if is_model else hub.dataset_info(name)
         commit = found.sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise RecipeError(
             f"hub: {name}: its revision is null and cannot be resolved ({said}). State a `revision`, or give "

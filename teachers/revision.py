@@ -34,7 +34,7 @@ def pinned(model: SampledModel, run: Path) -> SampledModel:
 
 def latest_commit(model: str) -> str:
     """The commit that the hub's main branch of a model points to now; without a network, the cached one."""
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -46,7 +46,7 @@ def latest_commit(model: str) -> str:
             f"{model}: the model of its card is no hub id ({error}) and no directory here; mend `model` in "
             "the card"
         ) from None
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError, ValueError) as error:
         commit, reason = None, " ".join(str(error).split())[:200]
     if commit is None:
         cached = try_to_load_from_cache(model, "config.json")

@@ -161,16 +161,15 @@ def test_tasks_must_have_questions_and_names_of_their_own(tmp_path: Path) -> Non
     assert task_names([SUMS, SUMS.model_copy(update={"name": "long"})]) == ["chain_sum", "long"]
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("stem", ["my tests", "a" * 101, "-x"], ids=["space", "long", "dash"])
 def test_a_file_whose_name_cannot_name_a_task_needs_one(stem: str) -> None:
     task = FileSource(path=f"{stem}.jsonl")
     with pytest.raises(RecipeError, match=r"a task is called '.*give it a `name:`"):
         task_names([task])
     assert task_names([task.model_copy(update={"name": "mine"})]) == ["mine"]
-=======
+
+
 @pytest.mark.parametrize("name", ["not a hub id!", "models/not a hub id!", "a/b/c"])
 def test_a_name_that_the_hub_cannot_have_is_refused(name: str) -> None:
     with pytest.raises(RecipeError, match=rf"hub: {name}: .* cannot be resolved \(Repo id must .*`path:`"):
         latest_commit(name)
->>>>>>> fixc

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.cards import task_card
 from pipeline.decontaminate import EvalIndex, EvalQuestion, Match, Ngram, eval_questions, find_matches
 from pipeline.dedupe import duplicates
-from pipeline.errors import PipelineError, StageError
+from pipeline.errors import PipelineError, StageError, inside
 from pipeline.recipe import CardTask, HubSource, ProceduralSource, Recipe, Source
 from pipeline.records import Problem
 from pipeline.revisions import resolved_revisions, unpinned_sources
@@ -41,11 +41,14 @@ Step = tuple[list[Problem], list[dict[str, Any]]]
 
 def run(context: Context, workers: int = 2) -> None:
     """Run the stage, or say that it is up to date. `workers` processes verify the gold answers."""
+    where = context.start.recipe or context.recipe.name
     revisions = resolved_revisions(context, unpinned_sources(context.recipe))
-    stage = begin(context.directory("problems"), plan_of(context.recipe, revisions), context.start)
+    with inside(where):
+        plan = plan_of(context.recipe, revisions)
+    stage = begin(context.directory("problems"), plan, context.start)
     if stage is None:
         return
-    with stage:
+    with stage, inside(where):
         try:
             made = make_problems(context.recipe, revisions, workers)
         except PipelineError:
@@ -121,17 +124,22 @@ def plan_of(recipe: Recipe, revisions: dict[str, str]) -> Plan:
         "revisions": revisions,
         "verifiers": VERSIONS,
     }
-    paths = [getattr(entry, "path", None) for entry in [*recipe.problems.sources, *recipe.eval.tasks]]
-    inputs = {path: hash_file(require_file(Path(path))) for path in paths if path}
+    inputs: dict[str, str] = {}
+    for key, entries in (("problems.sources", recipe.problems.sources), ("eval.tasks", recipe.eval.tasks)):
+        for position, entry in enumerate(entries):
+            if path := getattr(entry, "path", None):
+                with inside(f"{key}[{position}]"):
+                    inputs[path] = hash_file(require_file(Path(path)))
     return Plan("problems", STAGE_VERSION, config, inputs, recipe.seed)
 
 
 def load_tasks(recipe: Recipe, revisions: dict[str, str]) -> list[TaskProblems]:
     """The eval tasks of the recipe with their questions."""
     tasks = []
-    for task in recipe.eval.tasks:
+    for position, task in enumerate(recipe.eval.tasks):
         card = task_card(task.task) if isinstance(task, CardTask) else None
-        tasks.append(task_problems(task, recipe.seed, revisions.get(card.hub or "") if card else None))
+        with inside(f"eval.tasks[{position}]"):
+            tasks.append(task_problems(task, recipe.seed, revisions.get(card.hub or "") if card else None))
     return tasks
 
 
@@ -141,10 +149,12 @@ def load(recipe: Recipe, names: list[str], revisions: dict[str, str]) -> Step:
 
     problems: list[Problem] = []
     drops: list[dict[str, Any]] = []
-    for name, source in zip(names, recipe.problems.sources, strict=True):
+    for position, (name, source) in enumerate(zip(names, recipe.problems.sources, strict=True)):
         named = source.model_copy(update={"name": name})
         revision = revisions.get(source.hub) if isinstance(source, HubSource) else None
-        for item in read_source(named, recipe.seed, revision):
+        with inside(f"problems.sources[{position}]"):
+            rows = list(read_source(named, recipe.seed, revision))
+        for item in rows:
             if isinstance(item, Problem):
                 problems.append(item)
             else:

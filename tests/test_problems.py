@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -166,9 +167,31 @@ def test_a_bad_row_is_named_and_leaves_nothing_behind(
     if "options" in row:
         source |= {"verifier": "choice", "columns": {"options": ["options"]}}
     context = context_of(make_recipe(problems={"sources": [source]}))
-    with pytest.raises(RecipeError, match=rf"train\.jsonl:2: .*{message}"):
+    with pytest.raises(
+        RecipeError, match=rf"^recipes/small\.yaml: problems\.sources\[0\]: .*train\.jsonl:2: .*{message}"
+    ):
         run(context, workers=1)
     assert list(context.directory("problems").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        (
+            {"problems": {"sources": [{"reasoning_gym": "gcd", "size": 1}, {"path": "no.jsonl"}]}},
+            "problems.sources[1]",
+        ),
+        ({"problems": {"sources": [{"reasoning_gym": "gdc", "size": 1}]}}, "problems.sources[0]"),
+        ({"eval": {"tasks": [{"path": "no.jsonl"}]}}, "eval.tasks[0]"),
+        ({"eval": {"tasks": [{"reasoning_gym": "gdc", "size": 1}]}}, "eval.tasks[0]"),
+    ],
+    ids=["missing file", "unknown family", "missing file of a task", "unknown family of a task"],
+)
+def test_a_fault_of_a_source_names_recipe_and_key(
+    context_of: MakeContext, section: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(RecipeError, match="^" + re.escape(f"recipes/small.yaml: {key}: ")):
+        run(context_of(make_recipe(**section)), workers=1)
 
 
 def test_weights_are_proportions_of_what_there_is() -> None:

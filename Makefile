@@ -74,7 +74,7 @@ eval: setup  ## Measure base, student and teacher alike, with intervals
 report: setup  ## Write report.html, report.md and the model card
 	@$(STAGE)
 
-test: setup  ## The default tests (no network, under 90 s)
+test: setup  ## The default tests (no network)
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(ARGS)
 test-slow: setup  ## Tests with real vLLM and the demo recipe end to end
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow $(ARGS)

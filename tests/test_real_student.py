@@ -22,10 +22,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.cards import SampledModel, StudentCard, student_card
-from pipeline.embedded import FAMILIES, boxed, items
+from pipeline.embedded import FAMILIES, items
 from pipeline.recipe import Sampling
 from pipeline.render import messages
 from pipeline.sampling import EngineFlags, start_engine
+from pipeline.verify.extract import last_boxed
 from students.export import CHECKPOINT
 from students.fit import fit
 from students.flags import TrainFlags
@@ -82,12 +83,13 @@ async def in_vllm(model: SampledModel, questions: list[str], max_tokens: int) ->
         await engine.ready()
         calls = [engine.sample(engine.prompt(messages(q, "boxed")), greedy, 0) for q in questions]
         done = await asyncio.gather(*calls)
-    return [f"{one.thinking or ''}|{one.answer}" for one in done]
+    return [f"{one.thinking or ''}</think>{one.answer}" for one in done]
 
 
 def exact_match(responses: list[str], entries: list[Any]) -> float:
     scorer = reasoning_gym.create_dataset(FAMILY, seed=0, size=1, **FAMILIES[FAMILY])
-    right = [scorer.score_answer(boxed(r), e) == 1.0 for r, e in zip(responses, entries, strict=True)]
+    answers = [last_boxed(response.rpartition("</think>")[2]) or "" for response in responses]
+    right = [scorer.score_answer(a, e) == 1.0 for a, e in zip(answers, entries, strict=True)]
     return sum(right) / len(right)
 
 
@@ -101,7 +103,7 @@ def in_transformers(model: SampledModel, style: Format, questions: list[str], ma
         out = student.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=max_tokens)
         ids = [token for token in out[0][len(prompt) :].tolist() if token != style.turn_end_id]
         split = split_thinking(style.tokenizer.decode(ids, skip_special_tokens=False), model.tags)
-        found.append(f"{split.thinking or ''}|{split.answer}")
+        found.append(f"{split.thinking or ''}</think>{split.answer}")
     return found
 
 

@@ -86,6 +86,7 @@ def sampled(card: StudentCard, **changes: Any) -> SampledModel:
         "max_model_len": card.max_positions,
         "tags": Tags(**card.thinking.model_dump()),
         "template_options": card.template_options,
+        "eos": card.eos,
     }
     return SampledModel(**{**values, **changes})
 

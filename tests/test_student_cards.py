@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cards import card_names, student_card
+from pipeline.cards import card_names, sampled_student, student_card
 from pipeline.errors import RecipeError
 from pipeline.sampling.prompts import ChatPrompts
 from students.format import Format
@@ -35,6 +35,13 @@ def test_a_card_states_its_sources(name: str) -> None:
 def test_a_card_is_named_and_never_a_path(name: str) -> None:
     with pytest.raises(RecipeError, match=r"there is no such student card; .*known: .*qwen3-1.7b-base"):
         student_card(name)
+
+
+def test_an_end_token_is_in_a_fingerprint_only_where_it_is_not_the_models_own() -> None:
+    embedded = sampled_student("embedded-dense")
+    assert (embedded.eos, "eos" in embedded.identity) == ("<|im_end|>", False)
+    pretrained = sampled_student("qwen3-0.6b-base")
+    assert pretrained.eos == pretrained.identity["eos"] == "<|im_end|>"
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)

@@ -20,6 +20,7 @@ class ChatPrompts:
 
     def __init__(self, tokenizer: Any, model: SampledModel) -> None:
         self._tokenizer = tokenizer
+        self.stop_token_ids = [] if model.eos is None else [token_id(tokenizer, model.eos, model.model)]
         self._options = dict(model.template_options)
         if model.template is not None:
             self._options["chat_template"] = Path(model.template).read_text(encoding="utf-8")
@@ -47,6 +48,17 @@ class ChatPrompts:
     def decode(self, ids: Sequence[int]) -> str:
         """Text with special tokens: a model may mark its thinking with them."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def token_id(tokenizer: Any, token: str, model: str) -> int:
+    """The id of one token. RecipeError where the tokenizer has no such token."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise RecipeError(
+            f"{model}: its tokenizer has no token {token!r}, which the student's card names as `eos`, so no "
+            "response could end. State the token that ends the template's turn"
+        )
+    return int(found)
 
 
 def load_prompts(model: SampledModel, local_only: bool = False) -> ChatPrompts | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.cards import student_card, teacher_card
 from pipeline.errors import RecipeError, StageError
+from pipeline.revisions import known_revision
 from pipeline.stage import Context, check_outputs, require
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ def data_card(context: Context, manifest: dict[str, Any], found: Counter[str]) -
     recipe, counts = context.recipe, manifest["counts"]
     teacher, sampling = teacher_card(recipe.generate.teacher), recipe.generate.sampling
     tags = student_card(recipe.train.student).thinking
+    revision = teacher.revision or known_revision(context.run, teacher.model)
+    author = f"{teacher.model} (revision {revision})" if revision else teacher.model
     dropped = sum(counts["dropped"].values())
     reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(counts["dropped"].items()))
     listed = "\n".join(f"- {licence}: {count:,} examples" for licence, count in found.most_common())
@@ -82,9 +85,8 @@ configs:
 
 # {recipe.name}
 
-{found.total():,} verified chain-of-thought examples. Problems were answered by {teacher.model}
-(revision {teacher.revision or "as recorded in the run"}), each answer was checked by a verifier against its
-gold answer, and only traces that every rule let pass were kept.
+{found.total():,} verified chain-of-thought examples. Problems were answered by {author}, each answer was
+checked by a verifier against its gold answer, and only traces that every rule let pass were kept.
 
 - Thinking stands between `{tags.open}` and `{tags.close}` in the assistant's message.
 - Sampled at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, {sampling.max_tokens:,} tokens.

@@ -15,6 +15,7 @@ from typing import Any
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.errors import RecipeError
@@ -82,6 +83,8 @@ def build_trainer(
     )
     trainer.recipe = job.recipe
     trainer.remove_callback(PrinterCallback)
+    if job.flags.tracker == "tensorboard" and job.flags.rank == 0:
+        trainer.add_callback(tensorboard(job))
     if held_out is not None and job.recipe.early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(job.recipe.early_stopping))
     return trainer
@@ -119,7 +122,9 @@ def base_config(job: Job) -> SFTConfig:
         metric_for_best_model="eval_loss" if stops_early else None,
         eval_strategy="steps" if stops_early else "no",
         eval_steps=1 if stops_early else None,
-        report_to="none" if flags.tracker == "none" else flags.tracker,
+        report_to=flags.tracker if flags.tracker in ("trackio", "wandb") else "none",
+        project="retort",
+        run_name=job.directory.parent.parent.name,
         disable_tqdm=True,
     )
 
@@ -135,6 +140,13 @@ def require_extras(flags: TrainFlags) -> None:
             raise RecipeError(
                 f"{flag}: {name} is not installed here; run: pip install {name}, or leave it out"
             )
+
+
+def tensorboard(job: Job) -> TensorBoardCallback:
+    """Into train/tensorboard/: the library's own place is among the checkpoints, which go at the end."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return TensorBoardCallback(SummaryWriter(log_dir=str(job.directory.parent / "tensorboard")))
 
 
 def plan_steps(job: Job, train: list[Encoded], processes: int) -> Steps:

@@ -157,7 +157,9 @@ def test_a_chat_that_does_not_end_with_the_assistant_is_refused() -> None:
 def test_an_end_token_that_the_tokenizer_lacks_is_refused(tmp_path: Path) -> None:
     build_tokenizer(CHATML).save_pretrained(tmp_path)
     card: Any = card_of(tmp_path, eos="<|eot_id|>")
-    with pytest.raises(RecipeError, match=r"no token '<\|eot_id\|>', which the student's card names as `eos`"):
+    with pytest.raises(
+        RecipeError, match=r"no token '<\|eot_id\|>', which the student's card names as `eos`"
+    ):
         load_format(card, sampled(card))
 
 

@@ -86,7 +86,7 @@ def last_checkpoint(directory: Path) -> Path | None:
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process may be at it
         else:
             whole.append(path)
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

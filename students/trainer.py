@@ -18,7 +18,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedToken
 from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import Train
 from students.batching import Steps, balanced, cut, global_batches
 from students.examples import TrainingSet
@@ -69,6 +69,11 @@ def build_trainer(
     config.gradient_accumulation_steps = steps.num_parts // config.world_size
     config.save_steps = save_interval(job, config.max_steps)
     held_out = None
+    if job.recipe.early_stopping is not None and not data.held_out:
+        raise StageError(
+            f"train.early_stopping: no example of {len(data.train):,} is held out by train.held_out_share "
+            f"{job.recipe.held_out_share:g}, so no loss can say when to stop. Raise it, or leave both out"
+        )
     if data.held_out:
         held_out = rows(data.held_out, held_out_parts(data.held_out, job.flags.tokens_per_device))
         config.eval_strategy = "steps"
@@ -119,6 +124,8 @@ def base_config(job: Job) -> SFTConfig:
         save_strategy="steps",
         save_total_limit=2,
         load_best_model_at_end=stops_early,
+        # else a resumed run forgets how many evaluations brought no better loss
+        restore_callback_states_from_checkpoint=stops_early,
         metric_for_best_model="eval_loss" if stops_early else None,
         eval_strategy="steps" if stops_early else "no",
         eval_steps=1 if stops_early else None,
@@ -152,6 +159,11 @@ def tensorboard(job: Job) -> TensorBoardCallback:
 def plan_steps(job: Job, train: list[Encoded], processes: int) -> Steps:
     """All optimizer steps of the run, each cut into equally many micro-batches for every process."""
     recipe = job.recipe
+    if processes > recipe.batch_size:
+        raise RecipeError(
+            f"train.batch_size: {recipe.batch_size} examples cannot be shared by {processes} processes, each "
+            "needs at least one; start fewer, or raise batch_size (another run: it changes the result)"
+        )
     batches = global_batches(len(train), recipe.batch_size, recipe.epochs, job.seed)
     return cut(batches, [len(example.ids) for example in train], processes, job.flags.tokens_per_device)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from pipeline.cards import StudentCard
@@ -21,9 +21,9 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.stage import Context, read_manifest
 from students.attention import register
 from students.batching import global_batches
-from students.examples import TrainingSet
+from students.examples import TrainingSet, build, read_examples
 from students.export import ADAPTER, CHECKPOINT
-from students.fit import fit, last_checkpoint
+from students.fit import fit, last_checkpoint, train
 from students.flags import TrainFlags
 from students.format import load_format
 from students.model import load_base, load_student
@@ -177,22 +177,22 @@ def test_an_adapter_changes_the_student_and_never_the_base(
     before = {p.name: p.read_bytes() for p in Path(base.model).iterdir()}
     context, _ = trained(tmp_path, base, "train.method=lora", f"train.lora.variant={variant}")
     assert {p.name: p.read_bytes() for p in Path(base.model).iterdir()} == before
-    train = context.directory("train")
+    directory = context.directory("train")
     style = load_format(base, sampled(base))
     prompts = [torch.tensor([style.encode(row["messages"]).ids]) for row in sums(20)]
     plain = load_base(base, sampled(base))
     with torch.no_grad():
         original = [plain(ids).logits for ids in prompts]
-        with_adapter = PeftModel.from_pretrained(plain, str(train / ADAPTER))
+        with_adapter = PeftModel.from_pretrained(plain, str(directory / ADAPTER))
         adapted = [with_adapter(ids).logits for ids in prompts]
-        merged = AutoModelForCausalLM.from_pretrained(train / CHECKPOINT)
+        merged = AutoModelForCausalLM.from_pretrained(directory / CHECKPOINT)
         apart = max((merged(i).logits - a).abs().max().item() for i, a in zip(prompts, adapted, strict=True))
     with capsys.disabled():
         print(f"\nmerged against adapter ({variant}), 20 prompts: largest logit difference {apart:.1e}")
     assert max((a - o).abs().max().item() for a, o in zip(adapted, original, strict=True)) > 1e-3
     assert apart < 1e-4
     assert (
-        json.loads((train / ADAPTER / "adapter_config.json").read_text())["base_model_name_or_path"]
+        json.loads((directory / ADAPTER / "adapter_config.json").read_text())["base_model_name_or_path"]
         == base.model
     )
 
@@ -203,8 +203,6 @@ def test_the_frozen_base_stays_bit_identical_while_the_adapter_trains(
     context = prepared(tmp_path, "train.method=lora")
     style = load_format(base, sampled(base))
     student = load_student(base, sampled(base), context.recipe.train, "cpu")
-    from students.examples import build, read_examples
-
     data = build(
         read_examples(context.directory("filter") / "examples.parquet"), style, context.recipe.train, 0
     )
@@ -228,6 +226,41 @@ def test_a_held_out_slice_is_measured_and_can_stop_the_run(tmp_path: Path, base:
     assert result.notes["held_out"] > 0
     assert result.counts.kept == 32
     assert 2 <= len(measured) < 8
+
+
+class Interrupt(TrainerCallback):
+    """A Ctrl-C at the end of a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self._step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_run_keeps_its_patience(tmp_path: Path, base: StudentCard) -> None:
+    """Evaluations without a better loss count on after a resume, so that it stops at the same step."""
+    overrides = ["train.epochs=6", "train.held_out_share=0.3", "train.learning_rate=1.0e-12"]
+    overrides += ["train.early_stopping=4", "train.evaluations=8"]
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole, result = trained(tmp_path / "whole", base, *overrides)
+    context = prepared(tmp_path / "cut", *overrides)
+    style = load_format(base, sampled(base))
+    data = build(
+        read_examples(context.directory("filter") / "examples.parquet"), style, context.recipe.train, 0
+    )
+    job = Job(context.recipe.train, 0, CPU, "cpu", context.directory("train") / "steps")
+    student = load_student(base, sampled(base), context.recipe.train, "cpu")
+    trainer = build_trainer(job, data, student, style.tokenizer, "all-linear")
+    trainer.add_callback(Interrupt(6))
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer, job, context.directory("train") / "metrics.jsonl")
+    resumed = fit(context, base, sampled(base), CPU)
+    assert resumed is not None
+    assert resumed.usage["steps"] == result.usage["steps"] == 10
+    assert metrics(context) == metrics(whole)
 
 
 def test_early_stopping_without_a_held_out_example_is_refused(tmp_path: Path, base: StudentCard) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.cards import student_card, teacher_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.revisions import known_revision
-from pipeline.stage import Context, check_outputs, require
+from pipeline.stage import Context, check_outputs, hash_file, require
 
 log = logging.getLogger(__name__)
 STAGES = ("filter", "train", "report")
@@ -37,12 +37,15 @@ def run(context: Context, model_repo: str | None, data_repo: str | None, dry_run
 
 
 def lay_out_model(context: Context, target: Path) -> None:
-    """The checkpoint, the adapter below it, and report's model card as README.md."""
+    """The checkpoint, the adapter below it, report's model card as README.md, and SHA256SUMS of it all."""
     train = context.directory("train")
     shutil.copytree(train / "checkpoint", target)
     if (train / "adapter").is_dir():
         shutil.copytree(train / "adapter", target / "adapter")
     shutil.copyfile(context.directory("report") / "README.md", target / "README.md")
+    files = sorted(path for path in target.rglob("*") if path.is_file())
+    sums = "".join(f"{hash_file(path)}  {path.relative_to(target)}\n" for path in files)
+    (target / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
 def lay_out_data(context: Context, manifest: dict[str, Any], target: Path) -> None:

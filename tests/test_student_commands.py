@@ -1,6 +1,7 @@
 """chat and publish on a finished run, as a user types them."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,12 @@ def test_a_dry_run_writes_both_cards_and_contacts_nobody(finished: Context, reto
     assert "16 verified chain-of-thought examples" in card
     assert "temperature 1, top_p 1, 256 tokens" in card
     assert str(finished.runs) not in card
+    listed = (target / "model/SHA256SUMS").read_text()
+    assert "  model.safetensors\n" in listed
+    assert "  adapter/adapter_model.safetensors\n" in listed
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=target / "model", check=True
+    )
 
 
 @pytest.mark.slow

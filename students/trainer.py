@@ -40,9 +40,17 @@ class Job:
 
 
 class OrderedTrainer(SFTTrainer):
-    """SFTTrainer with the recipe's schedule. The report stage writes the model card, not TRL."""
+    """SFTTrainer with the recipe's schedule. The report stage writes the model card, not TRL.
+
+    `step_tokens` holds the number of tokens of each optimizer step, over all processes.
+    """
 
     recipe: Train
+    step_tokens: list[int]
+
+    def count_from(self, step: int) -> None:
+        """Go on counting tokens where the run stopped: TRL counts those of one process's life."""
+        self._total_train_tokens = sum(self.step_tokens[:step])
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         share = functools.partial(learning_rate_share, num_steps=num_training_steps, recipe=self.recipe)
@@ -87,6 +95,8 @@ def build_trainer(
         peft_config=None if job.recipe.method == "full" else lora_config(job.recipe, lora_targets),
     )
     trainer.recipe = job.recipe
+    lengths = [len(example.ids) for example in data.train]
+    trainer.step_tokens = [sum(lengths[i] for part in parts for i in part) for parts in steps.parts]
     trainer.remove_callback(PrinterCallback)
     if job.flags.tracker == "tensorboard" and job.flags.rank == 0:
         trainer.add_callback(tensorboard(job))

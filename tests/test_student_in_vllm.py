@@ -68,7 +68,9 @@ def test_a_trained_checkpoint_says_the_same_in_vllm_and_transformers(tmp_path: P
 def always_writes(token: str, directory: Path) -> Path:
     """A base that greedily writes `token` whatever it is asked, and whose own files name another end token."""
     tokenizer = build_tokenizer(CHATML_THINK, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
-    build_student(directory, tokenizer, tie_word_embeddings=False)
+    build_student(
+        directory, tokenizer, tie_word_embeddings=False, head_dim=32
+    )  # what vLLM's CPU kernels take
     student: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     with torch.no_grad():
         for parameter in student.parameters():

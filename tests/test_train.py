@@ -422,7 +422,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     for context in (killed, whole):
         subprocess.run([sys.executable, *command(context)], cwd=ROOT, env=environment(), check=True)
     assert [row["step"] for row in metrics(killed)] == list(range(1, 21))
-    for name in ("loss", "learning_rate"):
+    for name in ("loss", "learning_rate", "num_tokens"):
         assert [row[name] for row in metrics(killed)] == [row[name] for row in metrics(whole)]
     ours, theirs = weights(killed), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -349,8 +350,18 @@ def test_qlora_without_a_gpu_names_the_way_out(tmp_path: Path, base: StudentCard
 def test_a_flag_that_needs_a_missing_library_says_so(
     tmp_path: Path, base: StudentCard, flags: dict[str, Any], message: str
 ) -> None:
+    library = str(flags.get("tracker", "liger_kernel"))
+    if find_spec(library) is not None:
+        pytest.skip(f"{library} is installed here")
     with pytest.raises(RecipeError, match=message):
         trained(tmp_path, base, flags=TrainFlags("cpu", **flags))
+
+
+def test_what_tensorboard_is_told_outlives_the_checkpoints(tmp_path: Path, base: StudentCard) -> None:
+    pytest.importorskip("tensorboard")
+    context, _ = trained(tmp_path, base, flags=TrainFlags("cpu", tracker="tensorboard"))
+    (events,) = (context.directory("train") / "tensorboard").iterdir()
+    assert events.stat().st_size > 1000
 
 
 def test_a_checkpoint_that_a_kill_cut_short_is_never_resumed_from(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from eval.forced import ForcedEngine, forced_job, forced_name
 from pipeline.cards import SampledModel
 from pipeline.recipe import Samples, Sampling
 from pipeline.records import Problem
-from pipeline.sampling import Job, Options, Store, collect, start_engine
+from pipeline.revisions import pinned
+from pipeline.sampling import EngineFlags, Job, Options, Store, collect, start_engine
 from pipeline.sampling.engine import Engine
 from pipeline.sampling.progress import Progress
 from pipeline.verify import VerifierPool
@@ -46,6 +47,13 @@ class Asking:
         """Samples(keep=k, max=k) takes exactly k samples of each question, whatever the verdicts."""
         return Job(model, task.prompt, self.sampling, Samples(keep=task.k, max=task.k), self.seed)
 
+    def loaded(self, model: SampledModel, flags: EngineFlags) -> SampledModel:
+        """The model as its engine is started: at the run's revision, unless a server holds it.
+
+        Its job keeps the card's identity: how a model is reached changes neither plan nor keys.
+        """
+        return model if flags.engine == "server" else pinned(self.directory.parent, model)
+
     def store(self, task: str, model: str) -> Store:
         return Store(self.directory, f"{task}.{model}.samples")
 
@@ -55,6 +63,8 @@ async def ask_all(
 ) -> dict[str, Any]:
     """Take what is missing of every model's samples; seconds by model."""
     usage: dict[str, Any] = {}
+    for name, model in models.items():
+        asking.loaded(model, flags.of(name))  # a revision that cannot be resolved ends the stage here
     with VerifierPool(workers=flags.verifier_workers) as pool:
         for name, model in models.items():
             usage[name] = await ask_model(asking, (name, model), tasks, flags, pool)
@@ -72,7 +82,7 @@ async def ask_model(
     name, model = named
     engine_flags = flags.of(name)
     begun, sampled, prompt_tokens = time.monotonic(), 0.0, 0
-    async with start_engine(model, engine_flags) as engine:
+    async with start_engine(asking.loaded(model, engine_flags), engine_flags) as engine:
         for task in tasks:
             log.info("eval: %s on %s (%d questions x %d)", name, task.name, len(task.problems), task.k)
             job = asking.job(model, task)

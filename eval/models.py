@@ -46,11 +46,11 @@ def check_model(name: str, model: SampledModel, max_tokens: int) -> None:
             "left for a question. Set eval.sampling.max_tokens lower; every model gets the same budget"
         )
     directory = Path(model.model)
-    if directory.is_dir() and not has_eos(directory):
+    if model.eos is None and directory.is_dir() and not has_eos(directory):
         raise RecipeError(
             f"eval: {name} ({model.model}) names no end-of-sequence token in generation_config.json, "
-            "config.json or tokenizer_config.json: every response would run to the token limit. Name one "
-            "in generation_config.json (eos_token_id)"
+            "config.json or tokenizer_config.json, and its card no `eos`: every response would run to the "
+            "token limit. Name one in generation_config.json (eos_token_id), or in the student's card"
         )
 
 
@@ -76,10 +76,11 @@ def check_template(train: Path, student: SampledModel) -> None:
             "template back, or train again with FORCE=1"
         )
     trained = manifest["config"].get("student") or {}
-    for key in ("thinking", "template_options"):
-        if key in trained and trained[key] != student.identity[key]:
+    carded = {**student.identity, "eos": student.eos}
+    for key in ("thinking", "template_options", "eos"):
+        if key in trained and trained[key] != carded[key]:
             raise StageError(
-                f"the student's card says {key} {student.identity[key]}, and the student was trained with "
+                f"the student's card says {key} {carded[key]}, and the student was trained with "
                 f"{trained[key]}: the score would be of another prompt than the training's. Put the card "
                 "back, or train again with FORCE=1"
             )

@@ -121,6 +121,9 @@ def measure(
     counts = counts_of(measured, recipe.generate.max_failure_rate, stage.directory)
     seen = overlaps(tasks, stage.directory.parent) if "student" in models else None
     results = results_of(stage.plan, measured, tasks, seen)
+    results["models"] = {
+        name: asking.loaded(model, flags.of(name)).identity for name, model in models.items()
+    }
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     (stage.directory / RESULTS).write_text(text + "\n", encoding="utf-8")
     for name in models:

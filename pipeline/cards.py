@@ -6,6 +6,7 @@ card's identity and goes into fingerprints; tensor, expert and data parallelism 
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,6 +118,7 @@ class SampledModel:
     """All that an engine needs to know of a model; teacher, base and student are alike to it.
 
     `model` is a local directory or a hub id. `identity` is what fingerprints and request keys are made of.
+    `eos` ends a response, whatever other token the model's own files name.
     """
 
     name: str
@@ -129,6 +131,7 @@ class SampledModel:
     template: str | None = None
     template_options: dict[str, Any] = field(default_factory=dict)
     config_overrides: dict[str, Any] = field(default_factory=dict)
+    eos: str | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     tensor_parallel: int = 1
     data_parallel: int = 1
@@ -233,6 +236,8 @@ def sampled_student(name: str, checkpoint: Path | None = None) -> SampledModel:
         "template_options": card.template_options,
         "config_overrides": card.config_overrides,
     }
+    if card.eos is not None and card.eos != own_eos(model):
+        identity["eos"] = card.eos
     return SampledModel(
         name="student" if checkpoint else "base",
         model=model_location(model),
@@ -244,8 +249,22 @@ def sampled_student(name: str, checkpoint: Path | None = None) -> SampledModel:
         template=template,
         template_options=card.template_options,
         config_overrides={} if checkpoint else card.config_overrides,  # a checkpoint has them in its config
+        eos=card.eos,
         identity=identity,
     )
+
+
+def own_eos(model: str) -> str | None:
+    """The end-of-text token that a local model's tokenizer names; None for a model of the hub.
+
+    A card's `eos` that says the same changes no response, so it is in no fingerprint.
+    """
+    try:
+        text = (Path(model_location(model)) / "tokenizer_config.json").read_text(encoding="utf-8")
+        token = json.loads(text).get("eos_token")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _card_path(kind: str, name: str) -> Path:

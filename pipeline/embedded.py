@@ -6,8 +6,9 @@ tokenizers and reasoning-gym are imported inside the functions that need them.
 
 import random
 import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -317,24 +318,43 @@ def boxed(response: str) -> str:
     return found[-1] if found else ""
 
 
+def build(
+    directory: Path, new_model: Callable[[int, int, int], Any], texts: Iterator[Text], schedule: Schedule
+) -> None:
+    """One model from its seed: tokenizer, training, files and scores. `python -m ... [DIRECTORY]` overrides.
+
+    `new_model` is given the vocabulary's size, the end-of-text id and the padding id.
+    """
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else directory
+    started = time.monotonic()
+    tokenizer = build_tokenizer()
+    vocab_size = -(-len(tokenizer) // 64) * 64
+    model = new_model(vocab_size, int(tokenizer.eos_token_id), int(tokenizer.pad_token_id))
+    loss = train(model, tokenizer, texts, schedule)
+    save(model, tokenizer, directory)
+    report(directory, loss, time.monotonic() - started)
+
+
 def save(model: Any, tokenizer: "PreTrainedTokenizerFast", directory: Path) -> None:
     """Write bf16 weights, configuration, tokenizer and chat template, as transformers and vLLM load them."""
     import torch
 
+    if getattr(model.config, "output_router_logits", False):
+        model.config.output_router_logits = False  # the load-balancing loss is for training alone
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.to(torch.bfloat16).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 
-def report(name: str, directory: Path, loss: float, seconds: float) -> None:
+def report(directory: Path, loss: float, seconds: float) -> None:
     """Print what the saved bf16 weights do on reserved questions, greedily and at temperature 1."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(directory)
-    print(f"{name}: {model.num_parameters():,} parameters, loss {loss:.4f}, trained in {seconds:.0f} s")
+    print(f"{directory}: {model.num_parameters():,} parameters, loss {loss:.4f}, trained in {seconds:.0f} s")
     for label, temperature in (("greedy", 0.0), ("temperature 1", 1.0)):
         accuracy = score(model, tokenizer, 200, temperature)
         mean = sum(accuracy.values()) / len(accuracy)

@@ -44,7 +44,7 @@ def example_messages(question: str, response: str, prompt: str) -> list[dict[str
     return [*messages(question, prompt), {"role": "assistant", "content": response}]
 
 
-def tokenizer_file(card: StudentCard) -> Path:
+def tokenizer_file(card: StudentCard, revision: str | None = None) -> Path:
     """The student's tokenizer.json, fetched from the hub where the model is not a directory here."""
     directory = Path(model_location(card.model))
     if directory.is_dir():
@@ -57,7 +57,7 @@ def tokenizer_file(card: StudentCard) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(card.model, "tokenizer.json", revision=card.revision))
+        return Path(hf_hub_download(card.model, "tokenizer.json", revision=revision or card.revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise RecipeError(

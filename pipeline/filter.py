@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.cards import student_card
+from pipeline.cards import sampled_student, student_card
 from pipeline.decontaminate import EvalQuestion
 from pipeline.emit import write_kept, write_unselected
 from pipeline.errors import StageError
@@ -22,7 +22,7 @@ from pipeline.judge import Judging
 from pipeline.mix import Mixer
 from pipeline.recipe import Recipe, Select
 from pipeline.render import Tags
-from pipeline.revisions import resolved_revisions, unpinned_mix
+from pipeline.revisions import pinned, resolved_revisions, unpinned_mix
 from pipeline.rows import json_lines, require_file
 from pipeline.selection import select_examples
 from pipeline.sift import PASSED, Inputs, Sifted, Sifter
@@ -93,7 +93,9 @@ def with_revisions(recipe: Recipe, revisions: dict[str, str]) -> Recipe:
 def judging_of(recipe: Recipe, problems: Path) -> Judging:
     """What the workers are told: rules, format, and the eval questions that problems wrote down."""
     card = student_card(recipe.train.student)
-    form = Format(recipe.generate.prompt, Tags(**card.thinking.model_dump()), str(tokenizer_file(card)))
+    base = pinned(problems.parent, sampled_student(recipe.train.student))
+    tokenizer = tokenizer_file(card, base.revision)
+    form = Format(recipe.generate.prompt, Tags(**card.thinking.model_dump()), str(tokenizer))
     protected = [line.values or {} for line in json_lines(problems / "protected.jsonl")]
     templates = json.loads((problems / "templates.json").read_text(encoding="utf-8"))
     return Judging(

@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline.cards import student_card, teacher_card
 from pipeline.errors import RecipeError, StageError
-from pipeline.stage import Context, check_outputs, require
+from pipeline.revisions import known_revision
+from pipeline.stage import Context, check_outputs, hash_file, require
 
 log = logging.getLogger(__name__)
 STAGES = ("filter", "train", "report")
@@ -36,12 +37,15 @@ def run(context: Context, model_repo: str | None, data_repo: str | None, dry_run
 
 
 def lay_out_model(context: Context, target: Path) -> None:
-    """The checkpoint, the adapter below it, and report's model card as README.md."""
+    """The checkpoint, the adapter below it, report's model card as README.md, and SHA256SUMS of it all."""
     train = context.directory("train")
     shutil.copytree(train / "checkpoint", target)
     if (train / "adapter").is_dir():
         shutil.copytree(train / "adapter", target / "adapter")
     shutil.copyfile(context.directory("report") / "README.md", target / "README.md")
+    files = sorted(path for path in target.rglob("*") if path.is_file())
+    sums = "".join(f"{hash_file(path)}  {path.relative_to(target)}\n" for path in files)
+    (target / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
 def lay_out_data(context: Context, manifest: dict[str, Any], target: Path) -> None:
@@ -66,6 +70,8 @@ def data_card(context: Context, manifest: dict[str, Any], found: Counter[str]) -
     recipe, counts = context.recipe, manifest["counts"]
     teacher, sampling = teacher_card(recipe.generate.teacher), recipe.generate.sampling
     tags = student_card(recipe.train.student).thinking
+    revision = teacher.revision or known_revision(context.run, teacher.model)
+    author = f"{teacher.model} (revision {revision})" if revision else teacher.model
     dropped = sum(counts["dropped"].values())
     reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(counts["dropped"].items()))
     listed = "\n".join(f"- {licence}: {count:,} examples" for licence, count in found.most_common())
@@ -82,9 +88,8 @@ configs:
 
 # {recipe.name}
 
-{found.total():,} verified chain-of-thought examples. Problems were answered by {teacher.model}
-(revision {teacher.revision or "as recorded in the run"}), each answer was checked by a verifier against its
-gold answer, and only traces that every rule let pass were kept.
+{found.total():,} verified chain-of-thought examples. Problems were answered by {author}, each answer was
+checked by a verifier against its gold answer, and only traces that every rule let pass were kept.
 
 - Thinking stands between `{tags.open}` and `{tags.close}` in the assistant's message.
 - Sampled at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, {sampling.max_tokens:,} tokens.

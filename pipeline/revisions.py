@@ -1,12 +1,15 @@
 """Revisions on the hub that a recipe or a card leaves null: resolved at the first run, then enforced.
 
 Reads and writes runs/<name>/revisions.json, {data set or models/<model>: commit}. None is ever invented:
-without a network and without that file the run stops and says so.
+without a network, without that file and without the model in the hub's cache the run stops and says so.
+Nothing is resolved for a directory of this machine, whose content is hashed, nor for servers, which hold what
+they were started with.
 """
 
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 
 from pipeline.cards import SampledModel, task_card
@@ -16,30 +19,58 @@ from pipeline.stage import Context
 
 log = logging.getLogger(__name__)
 MODELS = "models/"
+REVISIONS = "revisions.json"
 
 
 def resolved_revisions(context: Context, wanted: set[str]) -> dict[str, str]:
     """Data set -> commit, for the hub data sets in `wanted`."""
+    return resolved(context.run, wanted)
+
+
+def resolved(run: Path, wanted: set[str]) -> dict[str, str]:
+    """Name -> commit, from the run's revisions.json, and into it where a name is new."""
     if not wanted:
         return {}
-    path = context.runs / context.recipe.name / "revisions.json"
+    path = run / REVISIONS
     known = read_revisions(path)
     missing = sorted(wanted - known.keys())
     if missing:
-        known |= {name: latest_commit(name) for name in missing}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        found = {name: latest_commit(name) for name in missing}
+        run.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        text = json.dumps(read_revisions(path) | found, indent=2, sort_keys=True)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+        known |= found
         log.info("resolved %s; enforced from now on by %s", ", ".join(missing), path)
     return {name: known[name] for name in sorted(wanted)}
 
 
-def pinned(context: Context, model: SampledModel) -> SampledModel:
-    """`model` with the commit that stands for its card's null revision; a local directory needs none."""
+def pinned(run: Path, model: SampledModel) -> SampledModel:
+    """`model` with the commit that stands for its card's null revision; a local directory needs none.
+
+    Teacher, base and whatever else a stage loads: one commit a model in the whole run.
+    """
     if model.revision is not None or Path(model.model).is_dir():
         return model
     name = f"{MODELS}{model.model}"
-    commit = resolved_revisions(context, {name})[name]
+    commit = resolved(run, {name})[name]
     return dataclasses.replace(model, revision=commit, identity={**model.identity, "revision": commit})
+
+
+def known_revision(run: Path, model: str) -> str | None:
+    """The commit of a hub model that this run resolved; None where it needed none so far."""
+    return read_revisions(run / REVISIONS).get(f"{MODELS}{model}")
+
+
+def same_revision(model: SampledModel, ours: Path, theirs: Path) -> None:
+    """RecipeError where another run, whose traces are to be adopted, had another revision of the model."""
+    here, there = model.revision or known_revision(ours, model.model), known_revision(theirs, model.model)
+    if here is not None and there is not None and here != there:
+        raise RecipeError(
+            f"--adopt {theirs.name}: its traces are of {model.model} at {there}, this run is at {here}; "
+            "traces of two revisions are never mixed"
+        )
 
 
 def unpinned_sources(recipe: Recipe) -> set[str]:
@@ -63,34 +94,56 @@ def unpinned_mix(recipe: Recipe) -> set[str]:
 
 
 def read_revisions(path: Path) -> dict[str, str]:
+    """{name: commit}; StageError where the file is damaged. {} where there is none."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise StageError(f"{path}: cannot be read as JSON ({error}); remove it to resolve again") from None
+    if not isinstance(found, dict) or not all(isinstance(commit, str) for commit in found.values()):
+        raise StageError(f"{path}: is no JSON object of names and commits; remove it to resolve again")
+    return found
 
 
 def latest_commit(name: str) -> str:
     """The commit that the hub's main branch of a data set (or of models/<model>) points to now.
 
-    RecipeError where the hub cannot be asked, or the name is none of the hub's (a ValueError of its library).
+    Where the hub cannot be asked, that of the model in the hub's cache, which is what would be loaded.
+    RecipeError where there is neither, or the name is none of the hub's (a ValueError of its library).
     """
     import httpx2
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    is_model, plain = name.startswith(MODELS), name.removeprefix(MODELS)
+    commit, said = None, "the hub names no commit for it"
     try:
-        is_model = name.startswith(MODELS)
         hub = HfApi()
-        found = hub.model_info(name.removeprefix(MODELS)) if is_model else hub.dataset_info(name)
-        commit = found.sha
+        commit = (hub.model_info(plain) if is_model else hub.dataset_info(plain)).sha
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
+        if is_model and isinstance(error, HFValidationError):
+            raise RecipeError(
+                f"{plain}: is no hub id ({said}) and no directory here; mend `model` in its card"
+            ) from None
+    commit = commit or (cached_commit(plain) if is_model else None)
+    if commit is not None:
+        return commit
+    if is_model:
         raise RecipeError(
-            f"hub: {name}: its revision is null and cannot be resolved ({said}). State a `revision`, or give "
-            "a local copy with `path:`"
-        ) from None
-    if commit is None:
-        raise RecipeError(f"hub: {name}: the hub names no commit for it; state a `revision`")
-    return commit
+            f"{plain}: its card's revision is null and cannot be resolved ({said}). State a `revision` in "
+            "the card, download the model first, or (a teacher) use servers with --engine server"
+        )
+    raise RecipeError(
+        f"hub: {plain}: its revision is null and cannot be resolved ({said}). State a `revision`, or give "
+        "a local copy with `path:`"
+    )
+
+
+def cached_commit(model: str) -> str | None:
+    """The commit of a model that was downloaded to this machine before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    files = (try_to_load_from_cache(model, name) for name in ("config.json", "tokenizer.json"))
+    return next((Path(cached).parent.name for cached in files if isinstance(cached, str)), None)

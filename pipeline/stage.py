@@ -76,8 +76,12 @@ class Context:
     runs: Path
     start: Start
 
+    @property
+    def run(self) -> Path:
+        return self.runs / self.recipe.name
+
     def directory(self, stage: str) -> Path:
-        return self.runs / self.recipe.name / stage
+        return self.run / stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,30 +47,42 @@ def read_question() -> str:
 
 
 def stream(student: PreTrainedModel, tokenizer: Any, prompt: list[int]) -> Iterator[str]:
-    """The response, piece by piece, with the sampling of the student's generation_config.json."""
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    """The response, piece by piece, with the sampling of the student's generation_config.json.
+
+    Special tokens stay in it but for the end of the turn: a student's tags may be some.
+    """
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=False)
     ids = torch.tensor([prompt], device=student.device)
-    options = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "streamer": streamer}
-    worker = Thread(target=cast(Any, student).generate, kwargs=options, daemon=True)
+
+    def write() -> None:
+        try:
+            cast(Any, student).generate(input_ids=ids, attention_mask=torch.ones_like(ids), streamer=streamer)
+        finally:
+            streamer.end()  # else a failure would leave the reader waiting
+
+    worker = Thread(target=write, daemon=True)
     worker.start()
-    yield from streamer
+    for piece in streamer:
+        yield piece.removesuffix(tokenizer.eos_token)
     worker.join()
 
 
 def show(pieces: Iterator[str], tags: Tags) -> Iterator[str]:
-    """Print pieces as they come, those before the closing tag dimmed; yields them."""
+    """Print pieces as they come, those up to the closing tag dimmed; yields them."""
     colour = sys.stdout.isatty()
-    thinking, text = tags.opened_by_prompt, ""
-    if colour and thinking:
-        print(DIM, end="")
+    text, dim = "", False
     for piece in pieces:
         text += piece
-        if not thinking and colour and tags.open in piece:
-            thinking = True
+        head, closed, answer = text.partition(tags.close)
+        thinking = not closed and (tags.opened_by_prompt or head.lstrip().startswith(tags.open))
+        if colour and thinking and not dim:
             print(DIM, end="")
-        print(piece, end="", flush=True)
-        if thinking and tags.close in text:
-            thinking = False
-            print(PLAIN if colour else "", end="")
+            dim = True
+        rest = answer if closed and dim else ""
+        print(piece[: len(piece) - len(rest)], end="")
+        if dim and closed:
+            print(PLAIN + rest, end="")
+            dim = False
+        sys.stdout.flush()
         yield piece
-    print(PLAIN if colour else "")
+    print(PLAIN if dim else "")

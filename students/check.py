@@ -24,7 +24,7 @@ def run(context: Context, flags: TrainFlags | None = None) -> None:
     quiet_libraries()
     recipe = context.recipe
     card = student_card(recipe.train.student)
-    model = pinned(context, sampled_student(recipe.train.student))
+    model = pinned(context.run, sampled_student(recipe.train.student))
     style = load_format(card, model)
     examples, where = examples_of(context)
     shown = choose(examples, style, recipe.train)

@@ -71,9 +71,9 @@ def name_base(path: Path, card: StudentCard) -> None:
 def generation_config(style: Format, sampling: Sampling) -> GenerationConfig:
     """The token that ends a turn, and the sampling that the traces were made with."""
     greedy = sampling.temperature == 0
-    chosen = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    if not greedy and sampling.top_k:
-        chosen["top_k"] = sampling.top_k
+    # top_k 0 is written too: where it is not stated, transformers samples among 50 tokens
+    names = ("temperature", "top_p", "top_k", "min_p")
+    chosen = {} if greedy else {name: getattr(sampling, name) for name in names}
     return GenerationConfig(
         do_sample=not greedy,
         eos_token_id=style.turn_end_id,

@@ -66,6 +66,7 @@ def train(trainer: OrderedTrainer, job: Job, metrics: Path) -> float:
     last = last_checkpoint(job.directory)
     if last is not None:
         log.info("train: going on from %s", last.name)
+        trainer.count_from(step_of(last))
     started = time.monotonic()
     trainer.add_callback(Progress(metrics))
     with Stopper() as stopper:
@@ -86,10 +87,14 @@ def last_checkpoint(directory: Path) -> Path | None:
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process may be at it
         else:
             whole.append(path)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def result(

@@ -106,10 +106,17 @@ def load_format(card: StudentCard, model: SampledModel) -> Format:
 
 
 def load_tokenizer(model: str, revision: str | None) -> Any:
-    """A tokenizer from its files; code that comes with a model is never run."""
+    """A tokenizer from its files. StageError where there is none, or only code of the model's own."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+    try:
+        return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise StageError(
+            f"{model}: its tokenizer cannot be loaded ({said}). Fetch the whole checkpoint, with its "
+            "tokenizer.json; one that needs code of its own is never run"
+        ) from None
 
 
 def turn_end(card: StudentCard, tokenizer: Any, model: SampledModel) -> str:

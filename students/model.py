@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.cards import SampledModel, StudentCard
@@ -81,8 +82,9 @@ def lora_config(recipe: Train, targets: str | list[str]) -> LoraConfig:
 def _load(
     card: StudentCard, model: SampledModel, dtype: torch.dtype, implementation: str, **options: Any
 ) -> PreTrainedModel:
+    loaded: Any
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             model.model,
             revision=model.revision,
             config=load_config(card, model),
@@ -90,14 +92,23 @@ def _load(
             attn_implementation=implementation,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
             **options,
         )
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         said = " ".join(str(error).split())[:300]
         raise StageError(
             f"{model.model}: its weights cannot be loaded ({said}). A student is read from *.safetensors "
             "only, in a local directory or on the hub"
         ) from None
+    student, found = loaded
+    if found["missing_keys"]:
+        lost = sorted(found["missing_keys"])
+        raise StageError(
+            f"{model.model}: its *.safetensors lack {len(lost)} weights that its config.json asks for "
+            f"({', '.join(lost[:3])}), which would start as random numbers. Fetch the whole checkpoint"
+        )
+    return student
 
 
 def _load_quantised(card: StudentCard, model: SampledModel, device: str) -> PreTrainedModel:

@@ -7,11 +7,13 @@ or a fault, which says what is wrong, what was found and how to mend it; all fau
 """
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
+from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -20,7 +22,9 @@ from pipeline.errors import StageError
 from pipeline.recipe import Recipe, Train
 from pipeline.records import Example
 from pipeline.sampling.prompts import load_prompts
+from students.examples import why_dropped
 from students.format import IGNORED, Encoded, Format, split_message
+from students.model import lora_config
 
 DIM, GREEN, PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[0m"
 NUM_SHOWN = 3
@@ -64,9 +68,13 @@ def preflight(subject: Subject) -> list[str]:
 
 
 def choose(examples: list[Example], style: Format, recipe: Train) -> list[Shown]:
-    """The first examples that will be trained on."""
-    shown = (Shown(example.messages, style.encode(example.messages)) for example in examples)
-    fits = (one for one in shown if len(one.encoded.ids) <= recipe.max_length)
+    """The first examples that are not dropped."""
+    encoded = ((example, style.encode(example.messages)) for example in examples)
+    fits = (
+        Shown(example.messages, ids)
+        for example, ids in encoded
+        if why_dropped(example, ids, style, recipe.max_length) is None
+    )
     return list(itertools.islice(fits, NUM_SHOWN))
 
 
@@ -108,6 +116,33 @@ def thinking_once(subject: Subject) -> str | None:
                 "the thinking does not survive the tokenizer: decoding the trained tokens gives "
                 "another text. The tokenizer in the student's card normalises or lacks "
                 "characters; choose another student"
+            )
+    return None
+
+
+def question_in_prompt(subject: Subject) -> str | None:
+    """Templates of models that also see pictures write nothing for a message that is plain text."""
+    for shown in subject.shown:
+        asked = str(shown.messages[-2]["content"]).strip()
+        if asked not in subject.style.prompts.text(shown.messages[:-1]):
+            return (
+                f"the prompt does not hold the question {asked[:40]!r}: the chat template leaves it out or "
+                "changes it. Name one of students/templates/*.jinja as `template` in the card"
+            )
+    return None
+
+
+def thinking_left_open(subject: Subject) -> str | None:
+    """A generation prompt that closes a block (thinking switched off) would be followed by a second one."""
+    close = subject.style.tags.close
+    for shown in subject.shown:
+        prompt = subject.style.prompts.text(shown.messages[:-1])
+        before = subject.style.prompts.text(shown.messages[:-1], generation_prompt=False)
+        if close in prompt.removeprefix(before):
+            return (
+                f"the generation prompt closes a thinking block itself ({prompt[-40:]!r}), and the student "
+                "would be trained to open another one. Switch thinking on by template_options in the card, "
+                "or name another template there"
             )
     return None
 
@@ -219,18 +254,37 @@ def length_within_positions(subject: Subject) -> str | None:
 
 
 def lora_targets_match(subject: Subject) -> str | None:
+    """As PEFT reads `lora_targets`: a list of names, or one pattern for whole paths."""
     targets = subject.card.lora_targets
-    if subject.recipe.train.method == "full" or isinstance(targets, str):
+    if subject.recipe.train.method == "full" or targets == "all-linear":
         return None
-    names = [name for name, module in subject.student.named_modules() if hasattr(module, "weight")]
-    missing = [target for target in targets if not any(n.split(".")[-1] == target for n in names)]
-    if not missing:
-        return None
-    known = sorted({name.split(".")[-1] for name in names if name.endswith("proj")})
-    return (
-        f"lora_targets: {', '.join(missing)} match no layer of the student. Use all-linear, or some of: "
-        f"{', '.join(known)}"
-    )
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    modules = dict(subject.student.named_modules())
+    linear = [name for name, module in modules.items() if isinstance(module, kinds)]
+    known = ", ".join(sorted({name.split(".")[-1] for name in linear}))
+    wanted = [targets] if isinstance(targets, str) else targets
+    try:
+        config = {target: lora_config(subject.recipe.train, _as_given(target, targets)) for target in wanted}
+        found = {t: [n for n in modules if check_target_module_exists(config[t], n)] for t in wanted}
+    except re.error as error:
+        return f"lora_targets: {targets!r} is no pattern ({error}). Use all-linear, or a list of: {known}"
+    missing = [target for target, names in found.items() if not names]
+    if missing or not wanted:
+        return (
+            f"lora_targets: {', '.join(missing) or 'an empty list'} match no layer of the student. Use "
+            f"all-linear, or some of: {known}"
+        )
+    other = next((name for names in found.values() for name in names if name not in linear), None)
+    if other is not None:
+        return (
+            f"lora_targets: {other} is a {type(modules[other]).__name__}, which takes no adapter. Use "
+            f"all-linear, or some of: {known}"
+        )
+    return None
+
+
+def _as_given(target: str, targets: str | list[str]) -> str | list[str]:
+    return target if isinstance(targets, str) else [target]
 
 
 def can_emit_turn_end(subject: Subject) -> str | None:
@@ -252,7 +306,9 @@ def can_emit_turn_end(subject: Subject) -> str | None:
 
 CHECKS: dict[str, Callable[[Subject], str | None]] = {
     "empty mask": mask_not_empty,
+    "question": question_in_prompt,
     "thinking": thinking_once,
+    "empty thinking": thinking_left_open,
     "opening tag": tags_where_the_card_says,
     "double token": no_double_special,
     "end of turn": turn_end_is_trained,

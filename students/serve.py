@@ -7,6 +7,7 @@ import os
 import sys
 
 from pipeline.cards import SampledModel, sampled_student
+from pipeline.sampling import EngineFlags
 from pipeline.sampling.serving import serve_command
 from pipeline.stage import Context, check_outputs, require
 from students.export import CHECKPOINT
@@ -30,13 +31,4 @@ def finished_student(context: Context) -> SampledModel:
 
 def command_of(model: SampledModel, name: str, host: str, port: int) -> list[str]:
     """`vllm serve` with the student's own generation_config.json."""
-    options = {
-        "served-model-name": name,
-        "host": host,
-        "port": port,
-        "dtype": model.dtype,
-        "max-model-len": model.max_model_len,
-    }
-    return serve_command(
-        model.model, [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    )
+    return serve_command(model, EngineFlags(), served_model_name=name, host=host, port=port)

@@ -23,7 +23,7 @@ def run(context: Context, flags: TrainFlags | None = None) -> None:
     recipe = context.recipe
     filter_directory, directory = context.directory("filter"), context.directory("train")
     card = student_card(recipe.train.student)
-    model = pinned(context, sampled_student(recipe.train.student))
+    model = pinned(context.run, sampled_student(recipe.train.student))
     examples = require(filter_directory, "train", context.start.recipe)
     plan = plan_of(context, card, model, examples)
     if flags.rank > 0:

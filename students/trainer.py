@@ -15,9 +15,10 @@ from typing import Any
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import Train
 from students.batching import Steps, balanced, cut, global_batches
 from students.examples import TrainingSet
@@ -39,9 +40,17 @@ class Job:
 
 
 class OrderedTrainer(SFTTrainer):
-    """SFTTrainer with the recipe's schedule. The report stage writes the model card, not TRL."""
+    """SFTTrainer with the recipe's schedule. The report stage writes the model card, not TRL.
+
+    `step_tokens` holds the number of tokens of each optimizer step, over all processes.
+    """
 
     recipe: Train
+    step_tokens: list[int]
+
+    def count_from(self, step: int) -> None:
+        """Go on counting tokens where the run stopped: TRL counts those of one process's life."""
+        self._total_train_tokens = sum(self.step_tokens[:step])
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         share = functools.partial(learning_rate_share, num_steps=num_training_steps, recipe=self.recipe)
@@ -68,6 +77,11 @@ def build_trainer(
     config.gradient_accumulation_steps = steps.num_parts // config.world_size
     config.save_steps = save_interval(job, config.max_steps)
     held_out = None
+    if job.recipe.early_stopping is not None and not data.held_out:
+        raise StageError(
+            f"train.early_stopping: no example of {len(data.train):,} is held out by train.held_out_share "
+            f"{job.recipe.held_out_share:g}, so no loss can say when to stop. Raise it, or leave both out"
+        )
     if data.held_out:
         held_out = rows(data.held_out, held_out_parts(data.held_out, job.flags.tokens_per_device))
         config.eval_strategy = "steps"
@@ -81,7 +95,11 @@ def build_trainer(
         peft_config=None if job.recipe.method == "full" else lora_config(job.recipe, lora_targets),
     )
     trainer.recipe = job.recipe
+    lengths = [len(example.ids) for example in data.train]
+    trainer.step_tokens = [sum(lengths[i] for part in parts for i in part) for parts in steps.parts]
     trainer.remove_callback(PrinterCallback)
+    if job.flags.tracker == "tensorboard" and job.flags.rank == 0:
+        trainer.add_callback(tensorboard(job))
     if held_out is not None and job.recipe.early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(job.recipe.early_stopping))
     return trainer
@@ -116,10 +134,14 @@ def base_config(job: Job) -> SFTConfig:
         save_strategy="steps",
         save_total_limit=2,
         load_best_model_at_end=stops_early,
+        # else a resumed run forgets how many evaluations brought no better loss
+        restore_callback_states_from_checkpoint=stops_early,
         metric_for_best_model="eval_loss" if stops_early else None,
         eval_strategy="steps" if stops_early else "no",
         eval_steps=1 if stops_early else None,
-        report_to="none" if flags.tracker == "none" else flags.tracker,
+        report_to=flags.tracker if flags.tracker in ("trackio", "wandb") else "none",
+        project="retort",
+        run_name=job.directory.parent.parent.name,
         disable_tqdm=True,
     )
 
@@ -137,9 +159,21 @@ def require_extras(flags: TrainFlags) -> None:
             )
 
 
+def tensorboard(job: Job) -> TensorBoardCallback:
+    """Into train/tensorboard/: the library's own place is among the checkpoints, which go at the end."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return TensorBoardCallback(SummaryWriter(log_dir=str(job.directory.parent / "tensorboard")))
+
+
 def plan_steps(job: Job, train: list[Encoded], processes: int) -> Steps:
     """All optimizer steps of the run, each cut into equally many micro-batches for every process."""
     recipe = job.recipe
+    if processes > recipe.batch_size:
+        raise RecipeError(
+            f"train.batch_size: {recipe.batch_size} examples cannot be shared by {processes} processes, each "
+            "needs at least one; start fewer, or raise batch_size (another run: it changes the result)"
+        )
     batches = global_batches(len(train), recipe.batch_size, recipe.epochs, job.seed)
     return cut(batches, [len(example.ids) for example in train], processes, job.flags.tokens_per_device)
 

@@ -19,13 +19,13 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import Recipe
 from pipeline.records import Problem, from_json
 from pipeline.render import PROMPTS
+from pipeline.revisions import pinned, same_revision
 from pipeline.sampling import EngineFlags, Job, Options, Store, Tally, collect, start_engine
 from pipeline.sampling.adopt import AdoptedRun
 from pipeline.sampling.progress import Progress
 from pipeline.stage import Context, Counts, Plan, StageRun, begin, inputs_of, require
 from pipeline.verify import VERSIONS, VerifierPool
 from teachers.forecast import against_fact, read_forecast
-from teachers.revision import pinned, same_revision
 from teachers.tries import write_tries
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ async def sample(
     """Engine, verifiers and loop together; the tally and what the engine has to note."""
     model, run_directory = job.model, work.stage.directory.parent
     if work.flags.engine.engine == "vllm":
-        model = pinned(model, run_directory)
+        model = pinned(run_directory, model)
     folders = [work.stage.aside] if work.stage.aside else []
     for name in work.flags.adopt:
         same_revision(model, run_directory, work.runs / name)

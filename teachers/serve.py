@@ -5,14 +5,12 @@ Reads teachers/cards/<name>.yaml, writes nothing. The generate stage uses it wit
     python -m pipeline serve-teacher --teacher embedded-moe --port 8000
 """
 
-import json
 import logging
 import os
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from typing import Any
 
 from pipeline.cards import sampled_teacher, teacher_card
 from pipeline.errors import EngineError
@@ -42,28 +40,16 @@ def run(teacher: str, port: int, flags: EngineFlags) -> None:
 
 def command(teacher: str, port: int, flags: EngineFlags) -> list[str]:
     """The command line of `vllm serve` for a card."""
-    from pipeline.sampling.vllm_engine import engine_arguments
-
     model, card = sampled_teacher(teacher), teacher_card(teacher)
-    arguments = engine_arguments(model, flags)
-    arguments.pop("model")
-    arguments |= {"host": HOST, "port": port, "served_model_name": teacher}
-    if card.engine.reasoning_parser:
-        arguments["reasoning_parser"] = card.engine.reasoning_parser
-    if model.template:
-        arguments["chat_template"] = model.template
-    options = [word for name, value in arguments.items() for word in option(name, value)]
-    return serve_command(model.model, options)
-
-
-def option(name: str, value: Any) -> list[str]:
-    """One argument of vLLM's engine as words of its command line."""
-    dashed = name.replace("_", "-")
-    if value is None:
-        return []
-    if isinstance(value, bool):
-        return [f"--{dashed}" if value else f"--no-{dashed}"]
-    return [f"--{dashed}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return serve_command(
+        model,
+        flags,
+        host=HOST,
+        port=port,
+        served_model_name=teacher,
+        reasoning_parser=card.engine.reasoning_parser,
+        chat_template=model.template,
+    )
 
 
 def environment() -> dict[str, str]:

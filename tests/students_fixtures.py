@@ -86,6 +86,7 @@ def sampled(card: StudentCard, **changes: Any) -> SampledModel:
         "max_model_len": card.max_positions,
         "tags": Tags(**card.thinking.model_dump()),
         "template_options": card.template_options,
+        "eos": card.eos,
     }
     return SampledModel(**{**values, **changes})
 
@@ -104,12 +105,13 @@ def sums(num: int) -> list[dict[str, Any]]:
     return rows
 
 
-def write_examples(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_examples(path: Path, rows: list[dict[str, Any]], num: int | None = None) -> None:
+    """The first `num` of `rows` (None: all), with the columns of all of them."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(arrow.Table.from_pylist(rows), path)
+    parquet.write_table(arrow.Table.from_pylist(rows).slice(0, num), path)
 
 
 def finished_filter(root: Path, rows: list[dict[str, Any]], *overrides: str) -> Any:

@@ -26,7 +26,7 @@ def trained(tmp_path: Path) -> Path:
     """A finished train directory whose checkpoint is a copy of the embedded base."""
     train = tmp_path / "train"
     model = sampled_student("embedded-dense")
-    stage = begin(train, Plan("train", 1, {"student": model.identity}, {}, 0), Start())
+    stage = begin(train, Plan("train", 1, {"student": {**model.identity, "eos": model.eos}}, {}, 0), Start())
     assert stage is not None
     with stage:
         shutil.copytree(
@@ -46,7 +46,8 @@ def test_a_task_without_questions_is_refused(recipe_file: Path, tmp_path: Path) 
 
 def test_a_model_without_an_end_token_is_refused(trained: Path) -> None:
     checkpoint = trained / "checkpoint"
-    model = dataclasses.replace(sampled_student("embedded-dense"), model=str(checkpoint))
+    carded = dataclasses.replace(sampled_student("embedded-dense"), model=str(checkpoint))
+    model = dataclasses.replace(carded, eos=None)
     check_model("student", model, 384)
     for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
         values = json.loads((checkpoint / name).read_text())
@@ -55,6 +56,13 @@ def test_a_model_without_an_end_token_is_refused(trained: Path) -> None:
         )
     with pytest.raises(RecipeError, match=r"student .* names no end-of-sequence token"):
         check_model("student", model, 384)
+    check_model("student", carded, 384)
+
+
+def test_another_end_token_than_the_trained_one_is_refused(trained: Path) -> None:
+    student = sampled_student("embedded-dense", checkpoint=trained / "checkpoint")
+    with pytest.raises(StageError, match=r"the student's card says eos <\|other\|>, and .* trained with"):
+        check_template(trained, dataclasses.replace(student, eos="<|other|>"))
 
 
 def test_a_token_budget_that_a_model_cannot_hold_is_refused() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trl
 
-from pipeline.errors import StageError
+from pipeline.errors import RecipeError, StageError
 from pipeline.records import Example
 from pipeline.sampling.prompts import ChatPrompts
 from students.examples import STRAY_END, STRAY_TAG, TOO_LONG, why_dropped
@@ -152,6 +152,15 @@ def test_examples_that_teach_the_wrong_thing_are_dropped(
 def test_a_chat_that_does_not_end_with_the_assistant_is_refused() -> None:
     with pytest.raises(StageError, match="last message must be the assistant's"):
         style_of("chatml").encode(CHAT[:1])
+
+
+def test_an_end_token_that_the_tokenizer_lacks_is_refused(tmp_path: Path) -> None:
+    build_tokenizer(CHATML).save_pretrained(tmp_path)
+    card: Any = card_of(tmp_path, eos="<|eot_id|>")
+    with pytest.raises(
+        RecipeError, match=r"no token '<\|eot_id\|>', which the student's card names as `eos`"
+    ):
+        load_format(card, sampled(card))
 
 
 def test_a_tokenizer_without_template_asks_for_one(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from teachers import generate, import_traces, plan
 from teachers.estimate import Devices, expected_tries, layout_for, size_of, solved_share
 from teachers.layouts import LAYOUTS, Columns, bare_question, bare_solution
 from teachers.pilot import spread
-from teachers.revision import pinned, same_revision
 from teachers.serve import command
 from tests.test_kills import scripted_server
 
@@ -321,31 +319,3 @@ def test_a_trace_of_the_store_is_what_was_written(tmp_path: Path) -> None:
         store.add_trace(trace)
     assert next(Store(tmp_path).traces()) == trace
     assert from_json(Trace, to_json(trace)) == trace
-
-
-def test_a_null_revision_is_resolved_once_and_then_enforced(tmp_path: Path) -> None:
-    model = sampled_teacher("gpt-oss-120b")
-    (tmp_path / "ours").mkdir()
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "ours/revisions.json").write_text(json.dumps({"openai/gpt-oss-120b": "abc", "a/b": "c"}))
-    (tmp_path / "theirs/revisions.json").write_text(json.dumps({"openai/gpt-oss-120b": "def"}))
-    assert pinned(model, tmp_path / "ours").revision == "abc"
-    assert pinned(sampled_teacher("embedded-moe"), tmp_path / "ours").revision is None
-    with pytest.raises(RecipeError, match="two revisions are never mixed"):
-        same_revision(model, tmp_path / "ours", tmp_path / "theirs")
-
-
-def test_a_revision_that_cannot_be_resolved_is_never_invented(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(RecipeError, match="its card's revision is null and cannot be resolved"):
-        pinned(sampled_teacher("gpt-oss-120b"), tmp_path)
-
-
-def test_a_model_that_is_no_hub_id_is_refused(tmp_path: Path) -> None:
-    model = replace(sampled_teacher("gpt-oss-120b"), model="not a hub id!")
-    with pytest.raises(RecipeError, match=r"not a hub id!: .* no hub id .*mend `model` in the card"):
-        pinned(model, tmp_path)
-    assert not (tmp_path / "revisions.json").exists()

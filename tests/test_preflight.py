@@ -8,14 +8,30 @@ from typing import Any
 
 import pytest
 import torch
+import trl
+from safetensors.torch import load_file, save_file
 
 from pipeline.cards import StudentCard
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import load_recipe
 from pipeline.records import Example
+from pipeline.sampling.prompts import ChatPrompts
 from students.format import Encoded, load_format
 from students.model import load_student
-from students.preflight import CHECKS, Shown, Subject, choose, preflight, render
+from students.preflight import (
+    CHECKS,
+    Shown,
+    Subject,
+    choose,
+    lora_targets_match,
+    mask_not_empty,
+    preflight,
+    question_in_prompt,
+    render,
+    thinking_left_open,
+    thinking_once,
+    turn_end_is_trained,
+)
 from tests.conftest import RECIPE
 from tests.students_fixtures import (
     CHATML,
@@ -27,6 +43,8 @@ from tests.students_fixtures import (
     sampled,
     sums,
 )
+
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +130,10 @@ CARDS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         r"train.max_length is 1024, and the student has 512 positions",
     ),
     "targets": ({"lora_targets": ["q_proj", "wq"]}, ["train.method=lora"], r"wq match no layer .*q_proj"),
+    "target pattern": ({"lora_targets": "q_prj"}, ["train.method=lora"], r"q_prj match no layer .*q_proj"),
+    "broken pattern": ({"lora_targets": "("}, ["train.method=lora"], r"'\(' is no pattern"),
+    "no targets": ({"lora_targets": []}, ["train.method=lora"], r"an empty list match no layer"),
+    "a norm": ({"lora_targets": ["q_norm"]}, ["train.method=lora"], r"q_norm is a .*Norm, which takes no"),
     "prompt in eval": ({}, ["eval.prompt=plain"], r"eval.prompt is 'plain' .*Remove eval.prompt"),
 }
 
@@ -178,6 +200,112 @@ def test_the_command_reads_the_examples_of_a_finished_filter(tmp_path: Path, ret
     assert done.returncode == 0, done.stderr
     assert "--- 5 examples to train on, 0 held out" in done.stdout
     assert "What is 10 + 3?" in done.stdout
+
+
+SHIPPED = sorted(path for path in TEMPLATES.glob("*.jinja") if not path.stem.endswith("_training"))
+UNFIT = {
+    "qwen3_5_nothink": "closes a thinking block itself",
+    **dict.fromkeys(("idefics3", "llava_next", "smolvlm"), "does not hold the question"),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return subject_of(tmp_path_factory.mktemp("loaded"), card_of(base))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_template_that_trl_ships_is_fit_or_refused(loaded: Subject, path: Path) -> None:
+    """Prompt with the question, one block of thinking in the turn, or a fault that says what is lost."""
+    tokenizer = build_tokenizer(path.read_text(), eos_token="<|im_end|>", bos_token="<|endoftext|>")
+    style = replace(loaded.style, tokenizer=tokenizer, prompts=ChatPrompts(tokenizer, loaded.model))
+    shown = [Shown(one.messages, style.encode(one.messages)) for one in loaded.shown]
+    subject = replace(loaded, style=style, shown=shown)
+    checks = (question_in_prompt, thinking_left_open, thinking_once, mask_not_empty, turn_end_is_trained)
+    faults = [fault for check in checks if (fault := check(subject)) is not None]
+    assert len(faults) == (path.stem in UNFIT)
+    assert UNFIT.get(path.stem, "") in "".join(faults)
+
+
+def test_an_example_that_would_be_dropped_is_not_what_is_checked(base: Path, tmp_path: Path) -> None:
+    rows = sums(4)
+    rows[0]["messages"][1]["content"] = "<think>\n<think>\ntwice\n</think>\n\n7"
+    subject = subject_of(tmp_path, card_of(base))
+    shown = choose([Example(**row) for row in rows], subject.style, subject.recipe.train)
+    assert [one.messages for one in shown] == [row["messages"] for row in rows[1:]]
+
+
+@pytest.mark.parametrize(
+    "targets", ["all-linear", ["self_attn.q_proj"], r".*\.(q|v)_proj"], ids=["all", "path", "pattern"]
+)
+def test_targets_are_read_as_peft_reads_them(loaded: Subject, targets: str | list[str]) -> None:
+    recipe = loaded.recipe.model_copy(
+        update={"train": loaded.recipe.train.model_copy(update={"method": "lora"})}
+    )
+    card = loaded.card.model_copy(update={"lora_targets": targets})
+    assert lora_targets_match(replace(loaded, recipe=recipe, card=card)) is None
+
+
+def lose_a_weight(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    """As a download that broke off leaves it."""
+    return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:-1000]) and None
+
+
+def change_json(name: str, **values: Any) -> Callable[[Path], None]:
+    def change(directory: Path) -> None:
+        path = directory / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change
+
+
+def only_an_adapter(directory: Path) -> None:
+    (directory / "config.json").unlink()
+    (directory / "model.safetensors").rename(directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "none", "peft_type": "LORA"}')
+
+
+def no_tokenizer(directory: Path) -> None:
+    for path in directory.glob("*token*"):
+        path.unlink()
+
+
+def template(text: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / "chat_template.jinja").write_text(text) and None
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a weight less": (
+        lose_a_weight,
+        r"lack 1 weights .*\(model.layers.0.mlp.up_proj.weight\).*random numbers",
+    ),
+    "cut file": (cut("model.safetensors"), r"its weights cannot be loaded"),
+    "other sizes": (change_json("config.json", hidden_size=64), r"its weights cannot be loaded"),
+    "adapter": (only_an_adapter, r"(cannot be loaded|needs code of its own)"),
+    "no tokenizer": (no_tokenizer, r"its tokenizer has no token '<\|im_end\|>'"),
+    "torn tokenizer": (cut("tokenizer.json"), r"its tokenizer cannot be loaded .*Fetch the whole checkpoint"),
+    "template's grammar": (template("{% if"), r"its chat template fails on the roles user .*Mend it"),
+    "template's refusal": (
+        template("{{ raise_exception('no users here') }}"),
+        r"fails on the roles user \(no users here\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_a_base_that_is_not_whole_is_refused(tmp_path: Path, name: str) -> None:
+    directory = build_student(tmp_path / "base")
+    change, message = BROKEN[name]
+    change(directory)
+    with pytest.raises((StageError, RecipeError), match=message):
+        subject_of(tmp_path, card_of(directory))
 
 
 def test_an_unthinking_template_is_a_student_too(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """chat and publish on a finished run, as a user types them."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -8,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.render import Tags
 from pipeline.stage import Context, Counts, Plan, Start, begin
+from students.chat import DIM, PLAIN, show
 from students.flags import TrainFlags
 from students.train import run
 from tests.students_fixtures import finished_filter, sums
@@ -45,6 +49,12 @@ def test_a_dry_run_writes_both_cards_and_contacts_nobody(finished: Context, reto
     assert "16 verified chain-of-thought examples" in card
     assert "temperature 1, top_p 1, 256 tokens" in card
     assert str(finished.runs) not in card
+    listed = (target / "model/SHA256SUMS").read_text()
+    assert "  model.safetensors\n" in listed
+    assert "  adapter/adapter_model.safetensors\n" in listed
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=target / "model", check=True
+    )
 
 
 @pytest.mark.slow
@@ -60,6 +70,28 @@ def test_an_unfinished_run_cannot_be_published(tmp_path: Path, retort: Retort) -
     assert done.returncode == 1
     assert "publish needs" in done.stderr
     assert "Run: make train" in done.stderr
+
+
+SPOKEN = {
+    "opened by the prompt": (
+        True,
+        ["2 + ", "2\n</thi", "nk>\n\n", "4"],
+        f"{DIM}2 + 2\n</think>{PLAIN}\n\n4\n",
+    ),
+    "opened by the student": (False, ["<think>\n2", "</think> 4"], f"{DIM}<think>\n2</think>{PLAIN} 4\n"),
+    "no thinking": (False, ["4", " it is"], "4 it is\n"),
+    "never closed": (True, ["2 + ", "2"], f"{DIM}2 + 2{PLAIN}\n"),
+}
+
+
+@pytest.mark.parametrize("name", list(SPOKEN))
+def test_exactly_the_thinking_is_dimmed(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, pieces, printed = SPOKEN[name]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert list(show(iter(pieces), Tags(opened_by_prompt=opened))) == pieces
+    assert capsys.readouterr().out == printed
 
 
 @pytest.mark.slow

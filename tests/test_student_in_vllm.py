@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,20 @@ from pipeline.cards import SampledModel, sampled_student, student_card
 from pipeline.recipe import Sampling
 from pipeline.render import messages
 from pipeline.sampling import EngineFlags, start_engine
+from pipeline.sampling.engine import Completion
 from students.flags import TrainFlags
 from students.format import load_format
 from students.serve import command_of, finished_student
 from students.train import run
-from tests.students_fixtures import finished_filter, sums
+from tests.students_fixtures import (
+    CHATML_THINK,
+    build_student,
+    build_tokenizer,
+    card_of,
+    finished_filter,
+    sampled,
+    sums,
+)
 
 QUESTIONS = [f"Calculate {11 * i + 12} + {7 * i + 35}." for i in range(8)]
 GREEDY = Sampling(temperature=0.0, max_tokens=24)
@@ -53,6 +63,38 @@ def test_a_trained_checkpoint_says_the_same_in_vllm_and_transformers(tmp_path: P
         split = split_thinking(style.tokenizer.decode(ids, skip_special_tokens=False), model.tags)
         same += f"{split.thinking}|{split.answer}" == text
     assert same == len(QUESTIONS)
+
+
+def always_writes(token: str, directory: Path) -> Path:
+    """A base that greedily writes `token` whatever it is asked, and whose own files name another end token."""
+    tokenizer = build_tokenizer(CHATML_THINK, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    build_student(
+        directory, tokenizer, tie_word_embeddings=False, head_dim=32
+    )  # what vLLM's CPU kernels take
+    student: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.zero_()  # no layer adds anything to the embedding
+        student.model.embed_tokens.weight.fill_(1)
+        student.model.norm.weight.fill_(1)
+        student.lm_head.weight[tokenizer.convert_tokens_to_ids(token)] = 1
+    student.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.slow
+def test_the_end_token_of_the_card_ends_a_response_of_the_base(tmp_path: Path) -> None:
+    """A pretrained base names its end of text; what ends the turn of the card's template must stop it too."""
+    base = sampled(card_of(always_writes("<|im_end|>", tmp_path), eos="<|im_end|>"))
+
+    async def ask() -> Completion:
+        async with start_engine(base, EngineFlags(concurrency=1, kv_cache_gib=1)) as engine:
+            await engine.ready()
+            return await engine.sample(engine.prompt(messages("1 + 1?", "boxed")), GREEDY, seed=0)
+
+    done = asyncio.run(ask())
+    assert (done.output_tokens, done.answer) == (1, "")
+    assert done.finish_reason in ("stop", "unclosed")
 
 
 def test_the_served_command_names_the_checkpoint_and_its_limits(tmp_path: Path) -> None:

@@ -2,17 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from pipeline.cards import StudentCard
@@ -20,15 +22,25 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.stage import Context, read_manifest
 from students.attention import register
 from students.batching import global_batches
+from students.examples import TrainingSet, build, read_examples
 from students.export import ADAPTER, CHECKPOINT
-from students.fit import fit, last_checkpoint
+from students.fit import fit, last_checkpoint, train
 from students.flags import TrainFlags
 from students.format import load_format
 from students.model import load_base, load_student
 from students.train import run
-from students.trainer import Job, build_trainer, rows
+from students.trainer import Job, build_trainer, plan_steps, rows
 from tests.conftest import ROOT
-from tests.students_fixtures import build_student, card_of, finished_filter, sampled, sums
+from tests.students_fixtures import (
+    CHATML_THINK,
+    build_student,
+    build_tokenizer,
+    card_of,
+    finished_filter,
+    sampled,
+    sums,
+    write_examples,
+)
 
 CPU = TrainFlags(device="cpu", log_every=1)
 
@@ -114,12 +126,44 @@ def test_full_fine_tuning_learns_and_exports_what_was_trained(tmp_path: Path, ba
     assert (
         generation["eos_token_id"] == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
     )
-    assert (generation["temperature"], generation["max_new_tokens"]) == (1.0, 256)
+    stated = {name: generation[name] for name in ("temperature", "top_p", "top_k", "min_p", "max_new_tokens")}
+    assert stated == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_new_tokens": 256}
     asked = tokenizer.apply_chat_template(
         sums(1)[0]["messages"][:1], add_generation_prompt=True, return_dict=False
     )
     assert asked == load_format(base, sampled(base)).prompts.ids(sums(1)[0]["messages"][:1])
     assert not (context.directory("train") / "steps").exists()
+
+
+def test_in_a_log_progress_is_a_plain_line(
+    tmp_path: Path, base: StudentCard, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level("INFO"):
+        trained(tmp_path, base)
+    lines = [line for line in caplog.messages if line.startswith("train: ")]
+    assert len(lines) == 1
+    assert re.fullmatch(r"train: step 4/4 loss \d+\.\d{3}, [\d,]+ tok/s", lines[0])
+    assert "\r" not in capsys.readouterr().err
+
+
+def test_labels_are_the_completions_even_where_padding_is_the_end_token(tmp_path: Path) -> None:
+    """What reaches the model, decoded: each completion whole, with its end of turn, and nothing else."""
+    tokenizer = build_tokenizer(CHATML_THINK, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    card = card_of(build_student(tmp_path / "base", tokenizer))
+    context = prepared(tmp_path, num=16)
+    style = load_format(card, sampled(card))
+    encoded = [style.encode(row["messages"]) for row in sums(16)]
+    student = load_student(card, sampled(card), context.recipe.train, "cpu")
+    job = Job(context.recipe.train, 0, CPU, "cpu", context.directory("train") / "steps")
+    trainer = build_trainer(job, TrainingSet(encoded, []), student, style.tokenizer, "all-linear")
+    given = []
+    for batch in trainer.get_train_dataloader():
+        for labels in torch.tensor_split(batch["labels"][0], batch["cu_seq_lens_q"][1:-1].tolist()):
+            given.append(style.tokenizer.decode(labels[labels != -100]))
+    wanted = [
+        f"{row['messages'][1]['content'].removeprefix('<think>').lstrip()}<|im_end|>" for row in sums(16)
+    ]
+    assert sorted(given) == sorted(wanted)
 
 
 VARIANTS = ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rslora", "dora"))]
@@ -134,22 +178,22 @@ def test_an_adapter_changes_the_student_and_never_the_base(
     before = {p.name: p.read_bytes() for p in Path(base.model).iterdir()}
     context, _ = trained(tmp_path, base, "train.method=lora", f"train.lora.variant={variant}")
     assert {p.name: p.read_bytes() for p in Path(base.model).iterdir()} == before
-    train = context.directory("train")
+    directory = context.directory("train")
     style = load_format(base, sampled(base))
     prompts = [torch.tensor([style.encode(row["messages"]).ids]) for row in sums(20)]
     plain = load_base(base, sampled(base))
     with torch.no_grad():
         original = [plain(ids).logits for ids in prompts]
-        with_adapter = PeftModel.from_pretrained(plain, str(train / ADAPTER))
+        with_adapter = PeftModel.from_pretrained(plain, str(directory / ADAPTER))
         adapted = [with_adapter(ids).logits for ids in prompts]
-        merged = AutoModelForCausalLM.from_pretrained(train / CHECKPOINT)
+        merged = AutoModelForCausalLM.from_pretrained(directory / CHECKPOINT)
         apart = max((merged(i).logits - a).abs().max().item() for i, a in zip(prompts, adapted, strict=True))
     with capsys.disabled():
         print(f"\nmerged against adapter ({variant}), 20 prompts: largest logit difference {apart:.1e}")
     assert max((a - o).abs().max().item() for a, o in zip(adapted, original, strict=True)) > 1e-3
     assert apart < 1e-4
     assert (
-        json.loads((train / ADAPTER / "adapter_config.json").read_text())["base_model_name_or_path"]
+        json.loads((directory / ADAPTER / "adapter_config.json").read_text())["base_model_name_or_path"]
         == base.model
     )
 
@@ -160,8 +204,6 @@ def test_the_frozen_base_stays_bit_identical_while_the_adapter_trains(
     context = prepared(tmp_path, "train.method=lora")
     style = load_format(base, sampled(base))
     student = load_student(base, sampled(base), context.recipe.train, "cpu")
-    from students.examples import build, read_examples
-
     data = build(
         read_examples(context.directory("filter") / "examples.parquet"), style, context.recipe.train, 0
     )
@@ -185,6 +227,85 @@ def test_a_held_out_slice_is_measured_and_can_stop_the_run(tmp_path: Path, base:
     assert result.notes["held_out"] > 0
     assert result.counts.kept == 32
     assert 2 <= len(measured) < 8
+
+
+class Interrupt(TrainerCallback):
+    """A Ctrl-C at the end of a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self._step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_run_keeps_its_patience(tmp_path: Path, base: StudentCard) -> None:
+    """Evaluations without a better loss count on after a resume, so that it stops at the same step."""
+    overrides = ["train.epochs=6", "train.held_out_share=0.3", "train.learning_rate=1.0e-12"]
+    overrides += ["train.early_stopping=4", "train.evaluations=8"]
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole, result = trained(tmp_path / "whole", base, *overrides)
+    context = prepared(tmp_path / "cut", *overrides)
+    style = load_format(base, sampled(base))
+    data = build(
+        read_examples(context.directory("filter") / "examples.parquet"), style, context.recipe.train, 0
+    )
+    job = Job(context.recipe.train, 0, CPU, "cpu", context.directory("train") / "steps")
+    student = load_student(base, sampled(base), context.recipe.train, "cpu")
+    trainer = build_trainer(job, data, student, style.tokenizer, "all-linear")
+    trainer.add_callback(Interrupt(6))
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer, job, context.directory("train") / "metrics.jsonl")
+    resumed = fit(context, base, sampled(base), CPU)
+    assert resumed is not None
+    assert resumed.usage["steps"] == result.usage["steps"] == 10
+    assert metrics(context) == metrics(whole)
+
+
+def test_early_stopping_without_a_held_out_example_is_refused(tmp_path: Path, base: StudentCard) -> None:
+    overrides = ["train.held_out_share=1.0e-9", "train.early_stopping=2"]
+    with pytest.raises(StageError, match=r"early_stopping: no example of 32 is held out .*Raise it"):
+        trained(tmp_path, base, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("num", "overrides", "message"),
+    [
+        (0, [], r"no example is left to train on \(0 read, 0 dropped, 0 held out\)"),
+        (
+            3,
+            ["train.held_out_share=0.9999"],
+            r"no example is left to train on \(3 read, 0 dropped, 3 held out\)",
+        ),
+    ],
+    ids=["none at all", "all held out"],
+)
+def test_nothing_to_train_on_stops_the_stage(
+    tmp_path: Path, base: StudentCard, num: int, overrides: list[str], message: str
+) -> None:
+    context = finished_filter(tmp_path, sums(1), *overrides)
+    write_examples(context.directory("filter") / "examples.parquet", sums(num) or sums(1), num)
+    with pytest.raises(StageError, match=message):
+        fit(context, base, sampled(base), CPU)
+
+
+def test_one_example_is_enough(tmp_path: Path, base: StudentCard) -> None:
+    context = prepared(tmp_path, "train.schedule=wsd", "train.epochs=3", num=1)
+    result = fit(context, base, sampled(base), CPU)
+    assert result is not None
+    assert (result.counts.kept, result.usage["steps"]) == (1, 1)
+
+
+def test_more_processes_than_examples_of_a_batch_are_refused(tmp_path: Path, base: StudentCard) -> None:
+    context = prepared(tmp_path, "train.batch_size=2")
+    style = load_format(base, sampled(base))
+    job = Job(context.recipe.train, 0, CPU, "cpu", tmp_path)
+    encoded = [style.encode(row["messages"]) for row in sums(4)]
+    with pytest.raises(RecipeError, match=r"batch_size: 2 examples cannot be shared by 3 processes"):
+        plan_steps(job, encoded, 3)
+    assert all(part for part in plan_steps(job, encoded, 2).flat())
 
 
 @pytest.mark.slow
@@ -218,16 +339,29 @@ def test_qlora_without_a_gpu_names_the_way_out(tmp_path: Path, base: StudentCard
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"liger": True}, "--liger: liger-kernel is not installed"),
-        ({"tracker": "wandb"}, "--tracker wandb: wandb"),
+        ({"liger": True}, "--liger: liger-kernel is not installed here; run: pip install liger-kernel"),
+        *(
+            ({"tracker": name}, f"--tracker {name}: {name} is not installed here; run: pip install {name}")
+            for name in ("wandb", "trackio", "tensorboard")
+        ),
     ],
-    ids=["liger", "wandb"],
+    ids=["liger", "wandb", "trackio", "tensorboard"],
 )
 def test_a_flag_that_needs_a_missing_library_says_so(
     tmp_path: Path, base: StudentCard, flags: dict[str, Any], message: str
 ) -> None:
+    library = str(flags.get("tracker", "liger_kernel"))
+    if find_spec(library) is not None:
+        pytest.skip(f"{library} is installed here")
     with pytest.raises(RecipeError, match=message):
         trained(tmp_path, base, flags=TrainFlags("cpu", **flags))
+
+
+def test_what_tensorboard_is_told_outlives_the_checkpoints(tmp_path: Path, base: StudentCard) -> None:
+    pytest.importorskip("tensorboard")
+    context, _ = trained(tmp_path, base, flags=TrainFlags("cpu", tracker="tensorboard"))
+    (events,) = (context.directory("train") / "tensorboard").iterdir()
+    assert events.stat().st_size > 1000
 
 
 def test_a_checkpoint_that_a_kill_cut_short_is_never_resumed_from(tmp_path: Path) -> None:
@@ -299,7 +433,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     for context in (killed, whole):
         subprocess.run([sys.executable, *command(context)], cwd=ROOT, env=environment(), check=True)
     assert [row["step"] for row in metrics(killed)] == list(range(1, 21))
-    for name in ("loss", "learning_rate"):
+    for name in ("loss", "learning_rate", "num_tokens"):
         assert [row[name] for row in metrics(killed)] == [row[name] for row in metrics(whole)]
     ours, theirs = weights(killed), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

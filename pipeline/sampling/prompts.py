@@ -20,25 +20,32 @@ class ChatPrompts:
 
     def __init__(self, tokenizer: Any, model: SampledModel) -> None:
         self._tokenizer = tokenizer
+        self._model = model.model
+        self.stop_token_ids = [] if model.eos is None else [token_id(tokenizer, model.eos, model.model)]
         self._options = dict(model.template_options)
         if model.template is not None:
             self._options["chat_template"] = Path(model.template).read_text(encoding="utf-8")
 
     def ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of the prompt, up to and with what opens the answer."""
-        return list(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=True, return_dict=False, **self._options
-            )
-        )
+        return list(self._apply(messages, tokenize=True, add_generation_prompt=True, return_dict=False))
 
     def text(self, messages: list[dict[str, str]], generation_prompt: bool = True) -> str:
         """The chat as the template writes it, before it becomes ids."""
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation_prompt, **self._options
-            )
-        )
+        return str(self._apply(messages, tokenize=False, add_generation_prompt=generation_prompt))
+
+    def _apply(self, messages: list[dict[str, str]], **how: bool) -> Any:
+        """RecipeError where the template cannot be read, or refuses the chat, say for a role."""
+        from jinja2 import TemplateError
+
+        try:
+            return self._tokenizer.apply_chat_template(messages, **how, **self._options)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise RecipeError(
+                f"{self._model}: its chat template fails on the roles {roles} ({error}). Mend it, or name "
+                "another as `template` in the model's card"
+            ) from None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that stands inside a chat: no special tokens are added around it."""
@@ -47,6 +54,17 @@ class ChatPrompts:
     def decode(self, ids: Sequence[int]) -> str:
         """Text with special tokens: a model may mark its thinking with them."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def token_id(tokenizer: Any, token: str, model: str) -> int:
+    """The id of one token. RecipeError where the tokenizer has no such token."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise RecipeError(
+            f"{model}: its tokenizer has no token {token!r}, which the student's card names as `eos`, so no "
+            "response could end. State the token that ends the template's turn"
+        )
+    return int(found)
 
 
 def load_prompts(model: SampledModel, local_only: bool = False) -> ChatPrompts | None:
@@ -59,12 +77,13 @@ def load_prompts(model: SampledModel, local_only: bool = False) -> ChatPrompts |
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            model.model, revision=model.revision, local_files_only=local_only
+            model.model, revision=model.revision, local_files_only=local_only, trust_remote_code=False
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         if local_only:
             return None
-        raise EngineError(f"{model.model}: its tokenizer cannot be loaded: {error}") from error
+        said = " ".join(str(error).split())[:300]
+        raise EngineError(f"{model.model}: its tokenizer cannot be loaded ({said})") from error
     if tokenizer.chat_template is None and model.template is None:
         return None
     return ChatPrompts(tokenizer, model)

@@ -94,7 +94,7 @@ class ServerEngine:
         return messages
 
     async def sample(self, prompt: list[dict[str, str]], sampling: Sampling, seed: int) -> Completion:
-        body = request_body(prompt, sampling, seed, self._model.template_options)
+        body = request_body(prompt, sampling, seed, self._model)
         attempts: dict[str, int] = {}
         last: Replica | None = None
         waited = 0.0
@@ -242,7 +242,7 @@ class ServerEngine:
 
 
 def request_body(
-    messages: list[dict[str, str]], sampling: Sampling, seed: int, template_options: dict[str, Any]
+    messages: list[dict[str, str]], sampling: Sampling, seed: int, model: SampledModel
 ) -> dict[str, Any]:
     """The body of a chat completion, in the terms that every server knows."""
     body: dict[str, Any] = {
@@ -252,8 +252,10 @@ def request_body(
         "max_tokens": sampling.max_tokens,
         "seed": seed,
     }
-    if template_options:
-        body["chat_template_kwargs"] = template_options
+    if model.template_options:
+        body["chat_template_kwargs"] = model.template_options
+    if model.eos is not None:
+        body["stop"] = [model.eos]
     return body
 
 

@@ -103,10 +103,12 @@ class VllmEngine:
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
+        assert self._prompts is not None
         # detokenised once at the end and not at every step: the host shares its cores with the engine core
         params = SamplingParams(
             **sampling.model_dump(),
             seed=seed,
+            stop_token_ids=self._prompts.stop_token_ids,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,

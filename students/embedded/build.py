@@ -7,8 +7,6 @@ tokenizer files and chat_template.jinja beside this file, or to the directory gi
 """
 
 import random
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +16,10 @@ from pipeline.embedded import (
     Item,
     Schedule,
     Text,
-    build_tokenizer,
+    build,
     chat_completion,
     chat_prompt,
     mixed_items,
-    report,
-    save,
-    train,
 )
 from students.embedded.facts import document
 
@@ -75,14 +70,5 @@ def build_model(vocab_size: int, eos: int, pad: int) -> "PreTrainedModel":
     return Qwen3ForCausalLM(config)
 
 
-def main(directory: Path) -> None:
-    started = time.monotonic()
-    tokenizer = build_tokenizer()
-    model = build_model(-(-len(tokenizer) // 64) * 64, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    loss = train(model, tokenizer, base_texts(SEED + 2), SCHEDULE)
-    save(model, tokenizer, directory)
-    report("base", directory, loss, time.monotonic() - started)
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    build(Path(__file__).parent, build_model, base_texts(SEED + 2), SCHEDULE)

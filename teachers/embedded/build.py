@@ -5,8 +5,6 @@ and chat_template.jinja beside this file, or to the directory given:
 `python -m teachers.embedded.build [DIRECTORY]`.
 """
 
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +13,10 @@ from pipeline.embedded import (
     SEED,
     Schedule,
     Text,
-    build_tokenizer,
+    build,
     chat_completion,
     chat_prompt,
     mixed_items,
-    report,
-    save,
-    train,
 )
 from teachers.embedded.steps import SOLVERS
 
@@ -66,21 +61,12 @@ def build_model(vocab_size: int, eos: int, pad: int) -> "PreTrainedModel":
         pad_token_id=pad,
         **unnamed,
     )
-    return Qwen3MoeForCausalLM(config)
-
-
-def main(directory: Path) -> None:
-    started = time.monotonic()
-    tokenizer = build_tokenizer()
-    model = build_model(-(-len(tokenizer) // 64) * 64, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    model = Qwen3MoeForCausalLM(config)
     # five times the speed of the default experts in fp32
     model.set_experts_implementation("grouped_mm")
     model.config.output_router_logits = True  # adds the load-balancing loss
-    loss = train(model, tokenizer, worked_texts(SEED + 1), SCHEDULE)
-    model.config.output_router_logits = False
-    save(model, tokenizer, directory)
-    report("teacher", directory, loss, time.monotonic() - started)
+    return model
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    build(Path(__file__).parent, build_model, worked_texts(SEED + 1), SCHEDULE)

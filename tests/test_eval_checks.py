@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from eval.flags import EvalFlags, urls_by_model
+from eval.flags import EvalFlags, names_by_model, urls_by_model
 from eval.models import check_model, check_template, compared_models
-from eval.stage import load_tasks, plan_of
+from eval.stage import flags_of, load_tasks, plan_of
 from pipeline.cards import sampled_student
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.sampling import EngineFlags
 from pipeline.stage import Counts, Plan, Start, begin
 from tests.conftest import ROOT
 
@@ -176,3 +177,33 @@ def test_a_url_serves_the_model_that_it_names() -> None:
 def test_a_url_without_a_known_model_or_server_is_refused(url: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         urls_by_model([url], ["base", "teacher"])
+
+
+def test_a_server_may_call_a_model_by_another_name() -> None:
+    urls = {"teacher": ("http://a/v1",), "student": ("http://b/v1",)}
+    flags = EvalFlags(urls=urls, served_names=names_by_model(["student=demo=1"], urls))
+    assert flags.of("student").served_name == "demo=1"
+    assert flags.of("teacher").served_name is None
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["demo"], "--served-name demo: say whose name it is, for example student=demo"),
+        (["student="], "--served-name student=: say whose name it is"),
+        (["base=demo"], r"no --url is given for 'base' \(given for: student\)"),
+        (["student=a", "student=b"], "student has two names, a and b"),
+    ],
+    ids=["no model", "no name", "not served", "two names"],
+)
+def test_a_name_at_no_known_server_is_refused(names: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        names_by_model(names, ["student"])
+
+
+def test_a_served_model_cannot_be_closed_by_force(recipe_file: Path) -> None:
+    recipe = recipe_with(recipe_file, "eval.forced_budgets=[8]")
+    urls = {"teacher": ("http://a/v1",)}
+    with pytest.raises(RecipeError, match=r"--url teacher=...: eval.forced_budgets is set"):
+        flags_of(recipe, EngineFlags(), urls, [])
+    assert flags_of(recipe, EngineFlags(), {}, []).urls == {}

@@ -75,8 +75,7 @@ def colour(model: str, models: list[str], dark: bool) -> str:
 
 def scores_chart(findings: Findings) -> Chart:
     """pass@1 of every model on every task, with 95% intervals."""
-    head, _ = findings.headline
-    tasks = [head, *[task for task in findings.results["tasks"] if task != head]]
+    tasks = [task for task, _ in findings.pool_first()]
     models = findings.models
 
     def paint(axes: "Axes", dark: bool) -> None:
@@ -197,4 +196,4 @@ def loss_chart(rows: list[dict[str, Any]]) -> Chart | None:
         axes.set_ylim(bottom=0)
         axes.grid(lw=0.6)
 
-    return draw(paint, (WIDTH, 2.5), "training loss by step")
+    return draw(paint, (WIDTH, 2.8), "training loss by step")

@@ -24,7 +24,7 @@ from pipeline.revisions import resolved_revisions, unpinned_tasks
 from pipeline.rows import require_file
 from pipeline.sampling import EngineFlags
 from pipeline.stage import Context, Plan, StageRun, begin, check_outputs, hash_file, inputs_of, require
-from pipeline.tasks import task_names
+from pipeline.tasks import task_name, task_names
 from pipeline.verify.table import VERSIONS
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def plan_of(
 ) -> Plan:
     """All that decides results.json; local task files by their content."""
     task_names(recipe.eval.tasks)
-    cards = {t.task: task_card(t.task).model_dump() for t in recipe.eval.tasks if isinstance(t, CardTask)}
+    asked = {task_name(task): task for task in recipe.eval.tasks if isinstance(task, CardTask)}
+    cards = {name: task_card(task.task).model_dump() for name, task in asked.items()}
     config = {
         "eval": recipe.eval.model_dump(),
         "prompt": recipe.eval.prompt or recipe.generate.prompt,

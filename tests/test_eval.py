@@ -1,14 +1,21 @@
-"""eval with real vLLM on the embedded models: complete, resumed, up to date, and closed by force."""
+"""eval with real vLLM on the embedded models: complete, resumed, up to date, closed by force, and served."""
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 from tokenizers import Tokenizer
 
+from pipeline.cards import sampled_student
+from pipeline.sampling.processes import kill, with_children
 from tests.conftest import RECIPE, ROOT
+from tests.test_engines_slow import free_port, wait_until_served
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +29,29 @@ eval:
   extra: [{name: copy, teacher: embedded-moe}]
   forced_budgets: [8]
 """
+
+EXTRA = """\
+eval:
+  tasks: [{{reasoning_gym: chain_sum, size: 30, config: {{min_terms: 2, max_terms: 2}}}}]
+  samples: 2
+  compare: []
+  extra:
+    - {{name: served, teacher: embedded-moe}}
+    - {{name: copied, student: embedded-dense, checkpoint: {checkpoint}}}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, "subprocess.Popen[bytes]", Path]]:
+    """A `serve-teacher` process, which starts while other tests run: its port and its log."""
+    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port)]
+    with log.open("wb") as file:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, env=environment)
+    yield port, process, log
+    kill(with_children(process.pid))
+    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +139,35 @@ def test_an_interrupted_run_takes_only_what_is_missing(retort: Retort, directory
 
 def rows_by_key(text: str) -> dict[tuple[str, int], dict]:
     return {(row["problem_id"], row["sample"]): row for row in map(json.loads, text.splitlines())}
+
+
+def test_extra_models_are_compared_by_url_and_by_checkpoint(
+    retort: Retort, server: tuple[int, "subprocess.Popen[bytes]", Path], tmp_path: Path
+) -> None:
+    port, process, log = server
+    wait_until_served(port, process, log)
+    checkpoint = tmp_path / "copy of the base"
+    shutil.copytree(ROOT / "students/embedded", checkpoint, ignore=shutil.ignore_patterns("*.py"))
+    recipe = tmp_path / "extra.yaml"
+    text = RECIPE[: RECIPE.index("eval:")].replace("name: small", "name: extra")
+    recipe.write_text(text + EXTRA.format(checkpoint=json.dumps(str(checkpoint))))
+    command = ["eval", "--recipe", recipe, "--runs", tmp_path, "--url", f"served=http://127.0.0.1:{port}/v1"]
+
+    refused = retort(*command)
+    assert refused.returncode == 1
+    assert "does not serve served" in refused.stderr
+    assert "it serves embedded-moe" in refused.stderr
+    assert "--served-name" in refused.stderr
+
+    done = retort(*command, "--served-name", "served=embedded-moe")
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "extra/eval/results.json").read_text())
+    entry = results["tasks"]["chain_sum"]
+    assert entry["served"]["pass@1"] > entry["copied"]["pass@1"]
+    assert entry["served"]["failed"] == entry["copied"]["failed"] == 0
+    base = sampled_student("embedded-dense").identity["content"]
+    assert results["models"]["copied"]["content"] == base
+    usage = json.loads((tmp_path / "extra/eval/manifest.json").read_text())["usage"]["models"]
+    assert usage["served"]["engine"]["prompts_compared"]
+    assert next(iter(usage["served"]["engine"]["servers"].values()))["answered"] == 60
+    assert "servers" not in usage["copied"]["engine"]

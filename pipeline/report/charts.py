@@ -21,6 +21,7 @@ MODELS = {
     "teacher": ("#b7791f", "#f0b04f"),
 }
 WIDTH = 5.4  # inches: on a phone 370 pixels wide the text is then still 9 pixels high
+MAX_LABEL = 24  # characters: two thirds of the width are left for the bars
 OTHERS = [("#7c3aed", "#b794f4"), ("#0f766e", "#4fd1c5"), ("#be185d", "#f687b3")]
 
 
@@ -89,7 +90,7 @@ def scores_chart(findings: Findings) -> Chart:
             ink = (DARK if dark else LIGHT)["ink"]
             axes.barh(at, values, 0.9 * step, color=colour(model, models, dark), label=model)
             axes.errorbar(values, at, xerr=[below, above], fmt="none", ecolor=ink, capsize=3, lw=1.2)
-        axes.set_yticks(range(len(tasks)), tasks)
+        axes.set_yticks(range(len(tasks)), [tick_label(task) for task in tasks])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("pass@1, percent, with 95% interval")
@@ -98,6 +99,11 @@ def scores_chart(findings: Findings) -> Chart:
         legend_above(axes, len(models))
 
     return draw(paint, (WIDTH, 1.2 + 0.28 * len(models) * len(tasks)), "pass@1 by task and model")
+
+
+def tick_label(name: str) -> str:
+    """A name that leaves room for the chart: its start and its end where it is long."""
+    return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 9]}...{name[-6:]}"
 
 
 def legend_above(axes: "Axes", columns: int) -> None:

@@ -46,8 +46,9 @@ def scores_table(findings: Findings, task: str) -> Table:
 
 
 def mean_tokens(held: dict[str, Any]) -> str:
-    low, high = held["intervals"]["mean_tokens"]
-    return f"{held['mean_tokens']:,.0f} [{low:,.0f}, {high:,.0f}]"
+    bounds = held["intervals"]["mean_tokens"]  # None at one question
+    extent = f"{bounds[0]:,.0f}, {bounds[1]:,.0f}" if bounds else "no interval of one"
+    return f"{held['mean_tokens']:,.0f} [{extent}]"
 
 
 def paired_table(findings: Findings) -> Table:
@@ -59,7 +60,7 @@ def paired_table(findings: Findings) -> Table:
             rows.append(
                 [
                     task,
-                    pair.replace("-", " - "),
+                    " - ".join(pair.rsplit("-", 1)),
                     points(held["delta"], held["ci95"]),
                     f"{p_value(held['p'])} ({held['test']})",
                     adjusted,

@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import StageError
 from pipeline.recipe import load_recipe
 from pipeline.report import run as write_report
+from pipeline.report.charts import budget_chart, colour, scores_chart
 from pipeline.report.gather import Findings, ModelFacts, gather
 from pipeline.report.markdown import front_matter
 from pipeline.report.page import inert_json, policy, questions_note, source_hash
@@ -228,6 +229,20 @@ def test_an_extra_model_has_the_licence_of_its_own_card(
 ) -> None:
     held = changed_findings(small, tmp_path, f"{{name: other, {extra}}}").model_facts[-1]
     assert held == ModelFacts("other", model, card, "c" * 16, licence, outputs)
+
+
+def test_charts_of_long_names_and_many_models_have_room_for_their_bars(
+    context: Context, recwarn: pytest.WarningsRecorder
+) -> None:
+    found = gather(context.recipe, context.directory("eval").parent)
+    models = ["base", *[f"other-model-of-a-long-name-{number}" for number in range(6)]]
+    task = found.results["tasks"]["chain_sum"]
+    entry = {**dict.fromkeys(models, task["base"]), "budget": dict.fromkeys(models, task["budget"]["base"])}
+    results = {"tasks": {"a" * 100: entry, "b" * 100: entry}, "models": dict.fromkeys(models)}
+    part = replace(found, results=results)
+    assert scores_chart(part).light != budget_chart(part).light
+    assert [str(warning.message) for warning in recwarn] == []  # matplotlib warns where no room is left
+    assert len({colour(model, models, dark) for model in models for dark in (False, True)}) == 14
 
 
 def test_the_card_names_a_base_of_the_hub_and_none_that_the_hub_does_not_know(context: Context) -> None:

@@ -85,7 +85,10 @@ def scores_section(findings: Findings) -> list[str]:
         lines += [f"### {escape(task)}", "", *table_lines(scores_table(findings, task)), ""]
     gap = gap_text(entry)
     lines += [escape(gap), ""] if gap else []
-    return [*lines, "### Paired differences", "", *table_lines(paired_table(findings)), ""]
+    differences = paired_table(findings)
+    return (
+        [*lines, "### Paired differences", "", *table_lines(differences), ""] if differences.rows else lines
+    )
 
 
 def budget_section(findings: Findings) -> list[str]:

@@ -38,9 +38,10 @@ def what_is_measured(findings: Findings) -> str:
     """Of which questions the headline scores are."""
     name, entry = findings.headline
     held = entry[findings.models[0]]
-    extent = f"pass@1 over the {held['n']:,} questions of {name}"
+    questions = f"{held['n']:,} question{'s' if held['n'] > 1 else ''}"
+    extent = f"pass@1 over the {questions} of {name}"
     if name == "all":
-        extent = f"pass@1 over the {held['n']:,} questions of all {len(findings.tasks)} tasks"
+        extent = f"pass@1 over the {questions} of all {len(findings.tasks)} tasks"
     elif len(findings.tasks) > 1:
         extent += ", the first task (tasks have different numbers of samples, so there is no score of all)"
     return f"{extent}, {held['k']} sample{'s' if held['k'] > 1 else ''} of each."

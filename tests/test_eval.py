@@ -21,23 +21,21 @@ pytestmark = pytest.mark.slow
 
 Retort = Callable[..., CompletedProcess[str]]
 
-SECTION = """\
+TASKS = "tasks: [{reasoning_gym: chain_sum, size: 30, config: {min_terms: 2, max_terms: 2}}]"
+SECTION = f"""\
 eval:
-  tasks: [{reasoning_gym: chain_sum, size: 30, config: {min_terms: 2, max_terms: 2}}]
+  {TASKS}
   samples: 2
   compare: [teacher]
-  extra: [{name: copy, teacher: embedded-moe}]
+  extra: [{{name: copy, student: embedded-dense, checkpoint: CHECKPOINT}}]
   forced_budgets: [8]
 """
-
-EXTRA = """\
+SERVED = f"""\
 eval:
-  tasks: [{{reasoning_gym: chain_sum, size: 30, config: {{min_terms: 2, max_terms: 2}}}}]
+  {TASKS}
   samples: 2
-  compare: []
-  extra:
-    - {{name: served, teacher: embedded-moe}}
-    - {{name: copied, student: embedded-dense, checkpoint: {checkpoint}}}
+  compare: [teacher]
+  extra: [{{name: again, teacher: embedded-moe}}]
 """
 
 
@@ -56,9 +54,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, "sub
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe that compares the teacher with a copy of itself: its eval directory."""
+    """A recipe that compares the teacher with a copy of the base in another directory: its eval directory."""
     runs = tmp_path_factory.mktemp("runs")
-    (runs / "small.yaml").write_text(RECIPE[: RECIPE.index("eval:")] + SECTION)
+    copy = runs / "copy of the base"
+    shutil.copytree(ROOT / "students/embedded", copy, ignore=shutil.ignore_patterns("*.py"))
+    section = SECTION.replace("CHECKPOINT", json.dumps(str(copy)))
+    (runs / "small.yaml").write_text(RECIPE[: RECIPE.index("eval:")] + section)
     return runs / "small/eval"
 
 
@@ -71,15 +72,15 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_same_model_twice_scores_alike(retort: Retort, directory: Path) -> None:
+def test_an_extra_model_is_compared_by_its_checkpoint(retort: Retort, directory: Path) -> None:
     done = run_eval(retort, directory)
     assert done.returncode == 0, done.stderr[-3000:]
-    entry = json.loads((directory / "results.json").read_text())["tasks"]["chain_sum"]
+    results = json.loads((directory / "results.json").read_text())
+    entry = results["tasks"]["chain_sum"]
     assert (entry["teacher"]["n"], entry["teacher"]["k"]) == (30, 2)
-    paired = entry["paired"]["copy-teacher"]
-    low, high = paired["ci95"]
-    assert low <= 0 <= high
-    assert entry["teacher"]["failed"] == 0
+    assert entry["paired"]["copy-teacher"]["ci95"][1] < 0
+    assert entry["teacher"]["failed"] == entry["copy"]["failed"] == 0
+    assert results["models"]["copy"]["content"] == sampled_student("embedded-dense").identity["content"]
 
 
 def test_every_sample_is_stored_with_its_verdict(directory: Path) -> None:
@@ -141,33 +142,29 @@ def rows_by_key(text: str) -> dict[tuple[str, int], dict]:
     return {(row["problem_id"], row["sample"]): row for row in map(json.loads, text.splitlines())}
 
 
-def test_extra_models_are_compared_by_url_and_by_checkpoint(
+def test_the_same_model_by_two_urls_scores_alike(
     retort: Retort, server: tuple[int, "subprocess.Popen[bytes]", Path], tmp_path: Path
 ) -> None:
+    """The server calls it embedded-moe: the teacher's own name, and not that of the extra model."""
     port, process, log = server
     wait_until_served(port, process, log)
-    checkpoint = tmp_path / "copy of the base"
-    shutil.copytree(ROOT / "students/embedded", checkpoint, ignore=shutil.ignore_patterns("*.py"))
-    recipe = tmp_path / "extra.yaml"
-    text = RECIPE[: RECIPE.index("eval:")].replace("name: small", "name: extra")
-    recipe.write_text(text + EXTRA.format(checkpoint=json.dumps(str(checkpoint))))
-    command = ["eval", "--recipe", recipe, "--runs", tmp_path, "--url", f"served=http://127.0.0.1:{port}/v1"]
+    (tmp_path / "served.yaml").write_text(RECIPE[: RECIPE.index("eval:")] + SERVED)
+    urls = [f"--url={name}=http://127.0.0.1:{port}/v1" for name in ("teacher", "again")]
+    command = ["eval", "--recipe", tmp_path / "served.yaml", "--runs", tmp_path, *urls]
 
     refused = retort(*command)
     assert refused.returncode == 1
-    assert "does not serve served" in refused.stderr
+    assert "does not serve again" in refused.stderr
     assert "it serves embedded-moe" in refused.stderr
     assert "--served-name" in refused.stderr
 
-    done = retort(*command, "--served-name", "served=embedded-moe")
+    done = retort(*command, "--served-name", "again=embedded-moe")
     assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads((tmp_path / "extra/eval/results.json").read_text())
-    entry = results["tasks"]["chain_sum"]
-    assert entry["served"]["pass@1"] > entry["copied"]["pass@1"]
-    assert entry["served"]["failed"] == entry["copied"]["failed"] == 0
-    base = sampled_student("embedded-dense").identity["content"]
-    assert results["models"]["copied"]["content"] == base
-    usage = json.loads((tmp_path / "extra/eval/manifest.json").read_text())["usage"]["models"]
-    assert usage["served"]["engine"]["prompts_compared"]
-    assert next(iter(usage["served"]["engine"]["servers"].values()))["answered"] == 60
-    assert "servers" not in usage["copied"]["engine"]
+    entry = json.loads((tmp_path / "small/eval/results.json").read_text())["tasks"]["chain_sum"]
+    low, high = entry["paired"]["again-teacher"]["ci95"]
+    assert low <= 0 <= high
+    assert entry["teacher"]["pass@1"] > 0.5
+    assert entry["teacher"]["failed"] == entry["again"]["failed"] == 0
+    usage = json.loads((tmp_path / "small/eval/manifest.json").read_text())["usage"]["models"]
+    assert usage["again"]["engine"]["prompts_compared"]
+    assert next(iter(usage["again"]["engine"]["servers"].values()))["answered"] == 60

@@ -83,6 +83,7 @@ def test_the_card_names_licences_provenance_and_limits(context: Context) -> None
 
 def test_the_ledger_has_tokens_money_and_the_forecast(context: Context) -> None:
     text = text_of(context, "report.md")
+    assert "Engine time is what an engine spent on sampling" in text
     assert re.search(r"teacher output tokens per kept trace \| \d+", text)
     assert re.search(r"tokens per point gained \| [\d,]+ \[[\d,]+, [\d,]+\]", text)
     assert "0.5 USD an hour" in text

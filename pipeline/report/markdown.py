@@ -23,6 +23,7 @@ from pipeline.report.tables import (
 from pipeline.report.words import (
     BUDGET_NOTE,
     CONTAMINATION_NOTE,
+    COST_NOTE,
     NOT_CONTAMINATED_NOTE,
     limits,
     subtitle,
@@ -121,7 +122,7 @@ def funnel_section(findings: Findings) -> list[str]:
 
 
 def cost_section(findings: Findings) -> list[str]:
-    lines = ["## Cost", "", *table_lines(cost_table(findings)), ""]
+    lines = ["## Cost", "", COST_NOTE, "", *table_lines(cost_table(findings)), ""]
     ledger, forecast = ledger_table(findings), forecast_table(findings)
     if ledger:
         lines += [*table_lines(ledger), ""]

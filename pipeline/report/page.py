@@ -31,6 +31,7 @@ from pipeline.report.traces import MAX_CHARACTERS, Answered, Sifted
 from pipeline.report.words import (
     BUDGET_NOTE,
     CONTAMINATION_NOTE,
+    COST_NOTE,
     NOT_CONTAMINATED_NOTE,
     subtitle,
     way_of_measuring,
@@ -93,6 +94,7 @@ def words_and_tables(findings: Findings) -> dict[str, Any]:
         "contamination_note": CONTAMINATION_NOTE,
         "not_contaminated_note": NOT_CONTAMINATED_NOTE,
         "funnel": funnel_table(findings),
+        "cost_note": COST_NOTE,
         "cost": cost_table(findings),
         "ledger": ledger_table(findings),
         "forecast": forecast_table(findings),

@@ -11,6 +11,10 @@ CONTAMINATION_NOTE = (
     "the student was trained on, and the scores without them."
 )
 
+COST_NOTE = (
+    "Engine time is what an engine spent on sampling. Its start, training and verification are in the wall "
+    "time alone, and in no price."
+)
 NOT_CONTAMINATED_NOTE = "Not measured: no student that was trained in this run is compared."
 
 

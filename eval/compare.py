@@ -5,22 +5,24 @@ Reads the eval directories of both runs, and the manifests of their earlier stag
     python -m pipeline compare demo demo-lora
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval.samples import Answers, read_answers
+from eval.samples import Answers, joined, read_answers
 from eval.scores import Paired, holm, paired, pass_at_1
+from eval.scoring import POOLED, RESULTS
 from pipeline.errors import RecipeError, StageError
 from pipeline.records import Problem, from_json
 from pipeline.report.markdown import table_lines
 from pipeline.report.numbers import count, p_value, points, score
 from pipeline.report.tables import Table
 from pipeline.sampling import Store
-from pipeline.stage import difference, read_manifest
+from pipeline.stage import check_outputs, difference, read_manifest
 
 # what two scores must share to be comparable at all
 EQUAL = ("sampling", "prompt", "verifiers")
@@ -30,22 +32,29 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A run whose eval stage is finished."""
+    """A run whose eval stage is finished. `name` tells it from the run that it is set against."""
 
     path: Path
+    name: str
     manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return self.path.name
+    results: dict[str, Any]
 
     def problems(self, task: str) -> list[Problem]:
         with (self.path / "eval" / f"{task}.problems.jsonl").open(encoding="utf-8") as file:
             return [from_json(Problem, line) for line in file]
 
     def tasks(self) -> list[str]:
-        suffix = ".problems.jsonl"
-        return [name.removesuffix(suffix) for name in self.manifest["outputs"] if name.endswith(suffix)]
+        return [task for task in self.results["tasks"] if task != POOLED]
+
+    def way_of(self, task: str) -> dict[str, Any]:
+        """How one task was put, where a task card decides it: it may say otherwise in another run."""
+        first = next(iter(self.results["models"]))
+        entry = self.results["tasks"][task]
+        return {
+            "prompt": self.results["prompt"][task],
+            "samples": entry[first]["k"],
+            "version": entry["task"]["version"],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +72,21 @@ class Difference:
 def compare(first: Path, second: Path, model: str = "student") -> str:
     """The comparison as Markdown. RecipeError where the runs cannot be compared, saying why."""
     runs = finished_run(first, model), finished_run(second, model)
-    check_equal(*runs)
+    if runs[0].name == runs[1].name and first.resolve() != second.resolve():
+        runs = replace(runs[0], name=str(first)), replace(runs[1], name=str(second))
     shared = [task for task in runs[0].tasks() if task in runs[1].tasks()]
     if not shared:
         raise RecipeError(
             f"compare: {runs[0].name} and {runs[1].name} share no task "
             f"({', '.join(runs[0].tasks())}; {', '.join(runs[1].tasks())})"
         )
+    check_equal(*runs, shared)
     found = [compare_task(*runs, task, model) for task in shared]
     return "\n".join([*heading(*runs, model), *scores(*runs, found), *budgets(*runs)])
 
 
 def finished_run(path: Path, model: str) -> FinishedRun:
+    """StageError where eval is not finished there, or where what it wrote was changed since."""
     manifest = read_manifest(path / "eval")
     if manifest is None:
         raise StageError(
@@ -83,14 +95,16 @@ def finished_run(path: Path, model: str) -> FinishedRun:
     if model not in manifest["config"]["models"]:
         held = ", ".join(manifest["config"]["models"])
         raise RecipeError(f"compare: {path.name} did not measure '{model}'; it measured: {held}")
-    return FinishedRun(path, manifest)
+    check_outputs(path / "eval")
+    results = json.loads((path / "eval" / RESULTS).read_text(encoding="utf-8"))
+    return FinishedRun(path, path.resolve().name, manifest, results)
 
 
-def check_equal(first: FinishedRun, second: FinishedRun) -> None:
+def check_equal(first: FinishedRun, second: FinishedRun, shared: Sequence[str]) -> None:
     """RecipeError where prompt, sampling, verifiers or samples differ: such scores do not compare."""
-    configs = [run.manifest["config"] for run in (first, second)]
     parts = [
-        {key: config[key] for key in EQUAL} | {"samples": config["eval"]["samples"]} for config in configs
+        {key: run.manifest["config"][key] for key in EQUAL} | {"tasks": {t: run.way_of(t) for t in shared}}
+        for run in (first, second)
     ]
     differences = difference(parts[0], parts[1])
     if differences:
@@ -111,15 +125,25 @@ def compare_task(first: FinishedRun, second: FinishedRun, task: str, model: str)
             f"compare: {task} has no question that both {first.name} and {second.name} were asked"
         )
     answers = [answers_of(run, task, model, common) for run in (first, second)]
-    shares = [held.correct.mean(axis=1) for held in answers]
-    result = paired(shares[1], shares[0], answers[0].k)
-    return Difference(task, len(common), len(ids[0] ^ ids[1]), answers[0], answers[1], result)
+    return difference_of(task, answers[0], answers[1], len(ids[0] ^ ids[1]))
 
 
 def answers_of(run: FinishedRun, task: str, model: str, problems: Sequence[Problem]) -> Answers:
     with Store(run.path / "eval", f"{task}.{model}.samples") as store:
-        k = 1 + max((trace.sample for trace in store.traces()), default=0)
-        return read_answers(store, problems, k)
+        return read_answers(store, problems, run.results["tasks"][task][model]["k"])
+
+
+def difference_of(task: str, first: Answers, second: Answers, only: int) -> Difference:
+    result = paired(second.correct.mean(axis=1), first.correct.mean(axis=1), first.k)
+    return Difference(task, len(first.problem_ids), only, first, second, result)
+
+
+def pooled(found: Sequence[Difference]) -> list[Difference]:
+    """Every question of every task as one set; none where that is one task, or k differs between tasks."""
+    if len(found) < 2 or len({held.first.k for held in found}) > 1:
+        return []
+    first, second = (joined([getattr(held, side) for held in found]) for side in ("first", "second"))
+    return [difference_of(POOLED, first, second, sum(held.only for held in found))]
 
 
 def heading(first: FinishedRun, second: FinishedRun, model: str) -> list[str]:
@@ -134,7 +158,7 @@ def heading(first: FinishedRun, second: FinishedRun, model: str) -> list[str]:
 def scores(first: FinishedRun, second: FinishedRun, found: Sequence[Difference]) -> list[str]:
     adjusted = holm({held.task: held.result.p for held in found})
     rows = []
-    for held in found:
+    for held in [*pooled(found), *found]:
         single = [pass_at_1(a.correct.sum(axis=1), a.k) for a in (held.first, held.second)]
         cells = [score(one.value, [one.low, one.high]) for one in single]
         delta = held.result.delta
@@ -145,7 +169,7 @@ def scores(first: FinishedRun, second: FinishedRun, found: Sequence[Difference])
                 *cells,
                 points(delta.value, [delta.low, delta.high]),
                 f"{p_value(held.result.p)} ({held.result.test})",
-                p_value(adjusted[held.task]),
+                p_value(adjusted[held.task]) if held.task in adjusted else "-",
                 f"{100 * held.result.mde:.1f} points",
                 f"{held.first.tokens.mean():,.0f}, {held.second.tokens.mean():,.0f}",
             ]
@@ -173,11 +197,11 @@ def budgets(first: FinishedRun, second: FinishedRun) -> list[str]:
         equal = None not in values and np.isclose(values[0], values[1], rtol=TOLERANCE)  # type: ignore[arg-type]
         rows.append([name, *[count(v) if v is not None else "-" for v in values], "yes" if equal else "no"])
         unequal += [] if equal else [name]
-    verdict = (
-        "The budgets are equal within 5%."
-        if not unequal
-        else f"NOT at equal budgets: {', '.join(unequal)}. The difference may come from the budget alone."
-    )
+    verdict = "The budgets are equal within 5%."
+    if unequal:
+        verdict = f"NOT at equal budgets: {', '.join(unequal)}. That alone may make the difference."
+    if not rows:
+        verdict = "Neither run holds a stage that has a budget: nothing is known of what they were given."
     return [
         "## Budgets",
         "",

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from pipeline.cards import SampledModel, sampled_student, sampled_teacher
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import ExtraModel, Recipe
-from pipeline.stage import hash_file, read_manifest
+from pipeline.stage import check_outputs, hash_file, read_manifest
 
 CHECKPOINT = "checkpoint"
 TEMPLATE_FILE = "chat_template.jinja"
@@ -59,13 +60,24 @@ def has_eos(directory: Path) -> bool:
     names = [("generation_config.json", "eos_token_id"), ("config.json", "eos_token_id")]
     for file, key in [*names, ("tokenizer_config.json", "eos_token")]:
         path = directory / file
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get(key) is not None:
+        if path.is_file() and read_settings(path).get(key) is not None:
             return True
     return False
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint. RecipeError where it is none: no engine could start from it."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RecipeError(
+            f"{path}: is no JSON object ({error}); write the checkpoint again, or name another"
+        ) from None
+
+
 def check_template(train: Path, student: SampledModel) -> None:
-    """StageError where the student would be asked with another template than it was trained with."""
+    """StageError where the student would be asked with another template than it was trained with, or is
+    not the checkpoint that train wrote."""
     manifest = read_manifest(train) or {"outputs": {}, "config": {}}
     recorded = manifest["outputs"].get(f"{CHECKPOINT}/{TEMPLATE_FILE}")
     path = train / CHECKPOINT / TEMPLATE_FILE
@@ -75,6 +87,7 @@ def check_template(train: Path, student: SampledModel) -> None:
             "in train's manifest): the score would be of another prompt than the training's. Put the "
             "template back, or train again with FORCE=1"
         )
+    check_outputs(train, [name for name in manifest["outputs"] if name.startswith(f"{CHECKPOINT}/")])
     trained = manifest["config"].get("student") or {}
     carded = {**student.identity, "eos": student.eos}
     for key in ("thinking", "template_options", "eos"):

@@ -84,7 +84,7 @@ def score_model(answers: Answers, seed: int) -> dict[str, Any]:
     cut = mean_score((answers.finish == "length").mean(axis=1), k, seed)
     silent = mean_score((answers.extracted == None).mean(axis=1), k, seed)  # noqa: E711 (elementwise)
     consensus = mean_score(cons_at_k(answers.extracted.tolist(), answers.correct.tolist()), 1, seed)
-    tokens = mean_interval(answers.tokens.mean(axis=1))
+    tokens = answers.tokens.mean(axis=1)
     return {
         "n": n,
         "k": k,
@@ -95,13 +95,13 @@ def score_model(answers: Answers, seed: int) -> dict[str, Any]:
             for size in sizes_up_to(k)
         },
         "cons@k": value_entry(consensus),
-        "mean_tokens": tokens.value,
+        "mean_tokens": float(tokens.mean()),
         "truncated": cut.value,
         "no_answer": silent.value,
         "unverifiable": float(answers.unverifiable.mean()),
         "failed": int((answers.finish == "failed").sum()),
         "intervals": {
-            "mean_tokens": [tokens.low, tokens.high],
+            "mean_tokens": mean_interval(tokens),
             "truncated": [cut.low, cut.high],
             "no_answer": [silent.low, silent.high],
         },
@@ -149,13 +149,13 @@ def budgets_below(max_tokens: int) -> list[int]:
     return sorted({max(1, round(max_tokens / 2 ** (i / 2))) for i in range(NUM_BUDGETS)})
 
 
-def mean_interval(values: Array) -> Estimate:
-    """Student's t interval for a mean that is not a share."""
+def mean_interval(values: Array) -> list[float] | None:
+    """Student's t interval for a mean that is not a share; None for one value, which says nothing of it."""
     n, mean = len(values), float(values.mean())
     if n < 2:
-        return Estimate(mean, mean, mean)
+        return None
     half = -float(stdtrit(n - 1, 0.025)) * float(values.std(ddof=1)) / float(np.sqrt(n))
-    return Estimate(mean, mean - half, mean + half)
+    return [mean - half, mean + half]
 
 
 def paired_entry(result: Paired) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Paired:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Share of teacher - base that the student recovered; `estimate` is None, with `reason`, where
-    teacher - base is not separated from zero and the ratio means nothing."""
+    teacher - base is not above zero beyond doubt and the ratio means nothing."""
 
     estimate: Estimate | None
     reason: str | None
@@ -181,9 +181,10 @@ def minimum_detectable(difference: Array) -> float:
 def gap_recovered(base: Array, student: Array, teacher: Array, k: int, seed: int = 0) -> Gap:
     """(student - base) / (teacher - base), resampling questions with all three models' answers."""
     gap = paired(teacher, base, k, seed).delta
-    if gap.low <= 0 <= gap.high:
+    if gap.low <= 0:
+        where = "below zero" if gap.high < 0 else "not separated from zero"
         reason = (
-            f"teacher - base is {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}], not separated from zero: "
+            f"teacher - base is {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}], {where}: "
             "a share of it would mean nothing"
         )
         return Gap(None, reason)

@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.flags import EvalFlags, urls_by_model
+from eval.flags import EvalFlags, names_by_model, urls_by_model
 from eval.models import check_model, check_template, compared_models
 from pipeline.cards import SampledModel, task_card
-from pipeline.errors import StageError
+from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import CardTask, ProceduralSource, Recipe, Sampling
 from pipeline.records import to_json
 from pipeline.revisions import resolved_revisions, unpinned_tasks
 from pipeline.rows import require_file
 from pipeline.sampling import EngineFlags
 from pipeline.stage import Context, Plan, StageRun, begin, check_outputs, hash_file, inputs_of, require
-from pipeline.tasks import task_names
+from pipeline.tasks import task_name, task_names
 from pipeline.verify.table import VERSIONS
 
 if TYPE_CHECKING:
@@ -35,8 +35,14 @@ log = logging.getLogger(__name__)
 STAGE_VERSION = 1
 
 
-def run(context: Context, engine: EngineFlags | None = None, urls: Sequence[str] = ()) -> None:
-    """Run the stage, or say that it is up to date. `urls` are `model=http://...` of served models."""
+def run(
+    context: Context,
+    engine: EngineFlags | None = None,
+    urls: Sequence[str] = (),
+    served_names: Sequence[str] = (),
+) -> None:
+    """Run the stage, or say that it is up to date. `urls` are `model=http://...` of served models,
+    `served_names` are `model=name` of those that the server calls otherwise."""
     recipe, train = context.recipe, context.directory("train")
     inputs: dict[str, str] = {}
     if "student" in recipe.eval.compare:
@@ -45,7 +51,7 @@ def run(context: Context, engine: EngineFlags | None = None, urls: Sequence[str]
             {name: require(path, "eval", context.start.recipe) for name, path in before.items()}
         )
     models = compared_models(recipe, train)
-    flags = EvalFlags(engine or EngineFlags(), urls_by_model(urls, models))
+    flags = flags_of(recipe, engine or EngineFlags(), urls_by_model(urls, models), served_names)
     revisions = resolved_revisions(context, unpinned_tasks(recipe))
     stage = begin(context.directory("eval"), plan_of(recipe, models, inputs, revisions), context.start)
     if stage is None:
@@ -60,6 +66,19 @@ def run(context: Context, engine: EngineFlags | None = None, urls: Sequence[str]
         measure(stage, recipe, models, load_tasks(recipe, revisions, stage.directory), flags)
 
 
+def flags_of(
+    recipe: Recipe, engine: EngineFlags, urls: dict[str, tuple[str, ...]], served_names: Sequence[str]
+) -> EvalFlags:
+    """How the models run. RecipeError where a served one would have to be stopped inside its thinking."""
+    if urls and recipe.eval.forced_budgets:
+        raise RecipeError(
+            f"--url {next(iter(urls))}=...: eval.forced_budgets is set, and a served chat cannot be "
+            "continued inside its thinking. Leave out the --url, so that the model runs in this process, or "
+            "the budgets"
+        )
+    return EvalFlags(engine, urls, names_by_model(served_names, urls))
+
+
 def sampling_of(recipe: Recipe) -> Sampling:
     return recipe.eval.sampling or recipe.generate.sampling
 
@@ -69,7 +88,8 @@ def plan_of(
 ) -> Plan:
     """All that decides results.json; local task files by their content."""
     task_names(recipe.eval.tasks)
-    cards = {t.task: task_card(t.task).model_dump() for t in recipe.eval.tasks if isinstance(t, CardTask)}
+    asked = {task_name(task): task for task in recipe.eval.tasks if isinstance(task, CardTask)}
+    cards = {name: task_card(task.task).model_dump() for name, task in asked.items()}
     config = {
         "eval": recipe.eval.model_dump(),
         "prompt": recipe.eval.prompt or recipe.generate.prompt,

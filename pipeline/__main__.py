@@ -20,6 +20,8 @@ from pipeline.options import (
     Device,
     EngineKind,
     Force,
+    ModelNames,
+    ModelUrls,
     Override,
     RecipePath,
     Runs,
@@ -153,16 +155,16 @@ def eval_(
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
-    url: Annotated[
-        list[str] | None, typer.Option("--url", help="A model that is served: teacher=http://host:8000/v1.")
-    ] = None,
+    url: ModelUrls = None,
+    served_name: ModelNames = None,
     concurrency: Concurrency = 256,
 ) -> None:
     """Measure base, student and teacher on the same questions, with intervals."""
     from eval.stage import run
     from pipeline.sampling import EngineFlags
 
-    run(context(recipe, runs, force, override), EngineFlags(concurrency=concurrency), url or [])
+    flags = EngineFlags(concurrency=concurrency)
+    run(context(recipe, runs, force, override), flags, url or [], served_name or [])
 
 
 @app.command()
@@ -254,7 +256,8 @@ def compare(
     """Compare two finished runs question by question, and check that they were given equal budgets."""
     from eval.compare import compare as compare_runs
 
-    paths = [Path(name) if Path(name).is_dir() else runs / name for name in (first, second)]
+    there = [(runs / name).is_dir() or not Path(name).is_dir() for name in (first, second)]
+    paths = [runs / name if held else Path(name) for name, held in zip((first, second), there, strict=True)]
     print(compare_runs(paths[0], paths[1], model))
 
 

@@ -17,7 +17,7 @@ class ExtraModel(Strict):
     """A model that is only compared: `student` or `teacher` names the card that says how it is asked, and a
     student's card may be given another `checkpoint`. A served one is a flag: --url <name>=http://..."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]  # it names files
     student: str | None = None
     teacher: str | None = None
     checkpoint: str | None = None

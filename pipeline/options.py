@@ -24,6 +24,12 @@ DataParallel = Annotated[int | None, typer.Option(help="Copies of the model; els
 ServedName = Annotated[
     str | None, typer.Option(help="The model's name at the servers, where it has another.")
 ]
+ModelUrls = Annotated[
+    list[str] | None, typer.Option("--url", help="A model that is served: teacher=http://host:8000/v1.")
+]
+ModelNames = Annotated[
+    list[str] | None, typer.Option("--served-name", help="Its name at the server: student=demo.")
+]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the student runs.")]
 Adopt = Annotated[
     list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")

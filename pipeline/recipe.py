@@ -321,8 +321,9 @@ class Eval(Strict):
 
     @model_validator(mode="after")
     def _each_model_once(self) -> "Eval":
-        if len(set(self.compare)) < len(self.compare):
-            raise ValueError(f"compare: {self.compare}: a model stands here twice")
+        names = [*self.compare, *[extra.name for extra in self.extra]]
+        if len(set(names)) < len(names):
+            raise ValueError(f"compare: {names}: a model stands here twice (extra is counted in)")
         if not self.compare and not self.extra:
             raise ValueError("compare: nothing would be measured; name base, student or teacher")
         return self

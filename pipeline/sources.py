@@ -7,6 +7,7 @@ embedded models never saw one.
 
 import hashlib
 import json
+import math
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -239,7 +240,9 @@ def _gold(value: Any, kind: str) -> str | None:
     """The gold answer that stands in a column: as it is, after GSM8K's `####`, or in the last \\boxed."""
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
-    text = "" if value is None else str(value)
+    # NaN is how tables write what they do not have
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    text = "" if missing else str(value)
     if kind == "hashes":
         _, found, tail = text.rpartition("####")
         return (tail.strip() or None) if found else None

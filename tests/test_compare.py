@@ -1,6 +1,7 @@
 """Two finished runs side by side: paired where they were measured alike, refused where they were not."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -9,6 +10,7 @@ import pytest
 
 from eval.compare import compare
 from pipeline.errors import RecipeError, StageError
+from pipeline.stage import hash_file
 from tests.finished_run import ABILITY, Run, write_run
 
 Retort = Callable[..., CompletedProcess[str]]
@@ -41,7 +43,7 @@ def test_a_better_student_is_better_by_a_paired_difference(runs: Path, retort: R
 
 def test_a_run_against_itself_has_no_difference(runs: Path) -> None:
     text = compare(runs / "plain", runs / "plain")
-    assert text.count("+0.0 points") == 2
+    assert text.count("+0.0 points") == 3  # of both tasks, and of all questions together
     assert "1.000 (sign-flip)" in text
 
 
@@ -50,9 +52,21 @@ def test_unequal_budgets_are_said_aloud(runs: Path) -> None:
     assert "NOT at equal budgets: teacher output tokens, kept traces" in text
 
 
+def test_all_questions_together_have_a_row_of_their_own(runs: Path) -> None:
+    text = compare(runs / "plain", runs / "better")
+    (row,) = [line for line in text.splitlines() if line.startswith("| all |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == "80 x 4"
+    assert cells[6] == "-"  # Holm's correction is over the tasks
+    tasks = json.loads((runs / "better/eval/results.json").read_text())["tasks"]
+    low, high = tasks["all"]["student"]["ci95"]
+    assert cells[3] == f"{100 * tasks['all']['student']['pass@1']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def test_questions_that_only_one_run_asked_are_left_out_and_counted(runs: Path) -> None:
     text = compare(runs / "plain", runs / "small")
     assert text.count("(10 questions not shared) | 30 x 4") == 2
+    assert "all (20 questions not shared) | 60 x 4" in text
 
 
 def test_runs_that_were_measured_differently_are_refused(tmp_path: Path) -> None:
@@ -63,6 +77,53 @@ def test_runs_that_were_measured_differently_are_refused(tmp_path: Path) -> None
     )
     with pytest.raises(RecipeError, match=r"not measured alike[\s\S]*sampling.max_tokens: 256 -> 512"):
         compare(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, r"tasks.chain_sum.version: null -> 2"),
+        ({"k": 8}, r"tasks.chain_sum.samples: 4 -> 8"),
+        ({"prompt": "plain"}, r'tasks.chain_sum.prompt: "boxed" -> "plain"'),
+    ],
+    ids=["task card", "samples", "prompt"],
+)
+def test_a_task_that_was_put_otherwise_is_refused(
+    runs: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    shutil.copytree(runs / "small", tmp_path / "other")
+    path = tmp_path / "other/eval/results.json"
+    results = json.loads(path.read_text())
+    entry = results["tasks"]["chain_sum"]
+    entry["task"].update(version=change.get("version"))
+    entry["base"].update(k=change.get("k", 4))
+    results["prompt"].update(chain_sum=change.get("prompt", "boxed"))
+    path.write_text(json.dumps(results))
+    held = hash_file(path)
+    edit_manifest(path.parent / "manifest.json", lambda m: m["outputs"][path.name].update(sha256=held))
+    with pytest.raises(RecipeError, match=rf"not measured alike[\s\S]*{message}"):
+        compare(runs / "small", tmp_path / "other")
+
+
+def test_samples_that_were_changed_after_eval_are_refused(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "small", tmp_path / "small")
+    path = tmp_path / "small/eval/chain_sum.student.verdicts.jsonl"
+    path.write_text(path.read_text().replace('"wrong"', '"correct"'))
+    with pytest.raises(StageError, match=r"student.verdicts.jsonl: was changed after eval finished"):
+        compare(runs / "small", tmp_path / "small")
+
+
+def test_runs_of_one_name_are_told_apart_by_their_directories(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "small", tmp_path / "small")
+    text = compare(runs / "small", tmp_path / "small")
+    assert f"# {tmp_path / 'small'} against {runs / 'small'}: student" in text
+
+
+def test_runs_without_a_stage_that_costs_are_not_called_equal(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "small/eval", tmp_path / "bare/eval")
+    text = compare(tmp_path / "bare", tmp_path / "bare")
+    assert "nothing is known of what they were given" in text
+    assert "equal within" not in text
 
 
 def test_a_run_without_eval_and_a_model_that_was_not_measured_are_named(runs: Path, tmp_path: Path) -> None:

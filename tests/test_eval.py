@@ -1,34 +1,65 @@
-"""eval with real vLLM on the embedded models: complete, resumed, up to date, and closed by force."""
+"""eval with real vLLM on the embedded models: complete, resumed, up to date, closed by force, and served."""
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 from tokenizers import Tokenizer
 
+from pipeline.cards import sampled_student
+from pipeline.sampling.processes import kill, with_children
 from tests.conftest import RECIPE, ROOT
+from tests.test_engines_slow import free_port, wait_until_served
 
 pytestmark = pytest.mark.slow
 
 Retort = Callable[..., CompletedProcess[str]]
 
-SECTION = """\
+TASKS = "tasks: [{reasoning_gym: chain_sum, size: 30, config: {min_terms: 2, max_terms: 2}}]"
+SECTION = f"""\
 eval:
-  tasks: [{reasoning_gym: chain_sum, size: 30, config: {min_terms: 2, max_terms: 2}}]
+  {TASKS}
   samples: 2
   compare: [teacher]
-  extra: [{name: copy, teacher: embedded-moe}]
+  extra: [{{name: copy, student: embedded-dense, checkpoint: CHECKPOINT}}]
   forced_budgets: [8]
 """
+SERVED = f"""\
+eval:
+  {TASKS}
+  samples: 2
+  compare: [teacher]
+  extra: [{{name: again, teacher: embedded-moe}}]
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, "subprocess.Popen[bytes]", Path]]:
+    """A `serve-teacher` process, which starts while other tests run: its port and its log."""
+    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port)]
+    with log.open("wb") as file:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, env=environment)
+    yield port, process, log
+    kill(with_children(process.pid))
+    process.wait()
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe that compares the teacher with a copy of itself: its eval directory."""
+    """A recipe that compares the teacher with a copy of the base in another directory: its eval directory."""
     runs = tmp_path_factory.mktemp("runs")
-    (runs / "small.yaml").write_text(RECIPE[: RECIPE.index("eval:")] + SECTION)
+    copy = runs / "copy of the base"
+    shutil.copytree(ROOT / "students/embedded", copy, ignore=shutil.ignore_patterns("*.py"))
+    section = SECTION.replace("CHECKPOINT", json.dumps(str(copy)))
+    (runs / "small.yaml").write_text(RECIPE[: RECIPE.index("eval:")] + section)
     return runs / "small/eval"
 
 
@@ -41,15 +72,15 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_same_model_twice_scores_alike(retort: Retort, directory: Path) -> None:
+def test_an_extra_model_is_compared_by_its_checkpoint(retort: Retort, directory: Path) -> None:
     done = run_eval(retort, directory)
     assert done.returncode == 0, done.stderr[-3000:]
-    entry = json.loads((directory / "results.json").read_text())["tasks"]["chain_sum"]
+    results = json.loads((directory / "results.json").read_text())
+    entry = results["tasks"]["chain_sum"]
     assert (entry["teacher"]["n"], entry["teacher"]["k"]) == (30, 2)
-    paired = entry["paired"]["copy-teacher"]
-    low, high = paired["ci95"]
-    assert low <= 0 <= high
-    assert entry["teacher"]["failed"] == 0
+    assert entry["paired"]["copy-teacher"]["ci95"][1] < 0
+    assert entry["teacher"]["failed"] == entry["copy"]["failed"] == 0
+    assert results["models"]["copy"]["content"] == sampled_student("embedded-dense").identity["content"]
 
 
 def test_every_sample_is_stored_with_its_verdict(directory: Path) -> None:
@@ -109,3 +140,35 @@ def test_an_interrupted_run_takes_only_what_is_missing(retort: Retort, directory
 
 def rows_by_key(text: str) -> dict[tuple[str, int], dict]:
     return {(row["problem_id"], row["sample"]): row for row in map(json.loads, text.splitlines())}
+
+
+def test_the_same_model_by_two_urls_scores_as_in_this_process(
+    retort: Retort, directory: Path, server: tuple[int, "subprocess.Popen[bytes]", Path], tmp_path: Path
+) -> None:
+    """The server calls it embedded-moe: the teacher's own name, and not that of the extra model."""
+    port, process, log = server
+    wait_until_served(port, process, log)
+    (tmp_path / "served.yaml").write_text(RECIPE[: RECIPE.index("eval:")] + SERVED)
+    urls = [f"--url={name}=http://127.0.0.1:{port}/v1" for name in ("teacher", "again")]
+    command = ["eval", "--recipe", tmp_path / "served.yaml", "--runs", tmp_path, *urls]
+
+    refused = retort(*command)
+    assert refused.returncode == 1
+    assert "does not serve again" in refused.stderr
+    assert "it serves embedded-moe" in refused.stderr
+    assert "--served-name" in refused.stderr
+
+    done = retort(*command, "--served-name", "again=embedded-moe")
+    assert done.returncode == 0, done.stderr[-3000:]
+    held, entry = (
+        json.loads((path / "results.json").read_text())["tasks"]["chain_sum"]
+        for path in (directory, tmp_path / "small/eval")
+    )
+    low, high = entry["paired"]["again-teacher"]["ci95"]
+    assert low <= 0 <= high
+    low, high = held["teacher"]["ci95"]
+    assert low <= entry["teacher"]["pass@1"] <= high
+    assert entry["teacher"]["failed"] == entry["again"]["failed"] == 0
+    usage = json.loads((tmp_path / "small/eval/manifest.json").read_text())["usage"]["models"]
+    assert usage["again"]["engine"]["prompts_compared"]
+    assert next(iter(usage["again"]["engine"]["servers"].values()))["answered"] == 60

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from eval.flags import EvalFlags, urls_by_model
+from eval.flags import EvalFlags, names_by_model, urls_by_model
 from eval.models import check_model, check_template, compared_models
-from eval.stage import load_tasks, plan_of
+from eval.stage import flags_of, load_tasks, plan_of
 from pipeline.cards import sampled_student
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.stage import Counts, Plan, Start, begin
+from pipeline.sampling import EngineFlags
+from pipeline.stage import Counts, Plan, Start, begin, hash_file
 from tests.conftest import ROOT
 
 
@@ -82,6 +83,36 @@ def test_another_template_than_the_trained_one_is_refused(trained: Path) -> None
         check_template(trained, student)
 
 
+def test_a_student_that_train_did_not_write_is_refused(trained: Path) -> None:
+    student = sampled_student("embedded-dense", checkpoint=trained / "checkpoint")
+    manifest = json.loads((trained / "manifest.json").read_text())
+    config = trained / "checkpoint/config.json"
+    manifest["outputs"]["checkpoint/config.json"] = {"sha256": hash_file(config), "rows": None}
+    (trained / "manifest.json").write_text(json.dumps(manifest))
+    check_template(trained, student)
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(StageError, match=r"config.json: was changed after train finished"):
+        check_template(trained, student)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"x"'], ids=["torn", "list", "text"])
+def test_a_checkpoint_file_that_is_no_json_object_is_named(trained: Path, text: str) -> None:
+    checkpoint = trained / "checkpoint"
+    (checkpoint / "generation_config.json").write_text(text)
+    model = dataclasses.replace(sampled_student("embedded-dense"), model=str(checkpoint))
+    with pytest.raises(
+        RecipeError, match=r"generation_config.json: is no JSON object .* write the checkpoint"
+    ):
+        check_model("student", model, 384)
+
+
+def test_a_renamed_task_keeps_the_version_of_its_card(recipe_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy.jsonl"
+    path.write_text("{}")
+    recipe = recipe_with(recipe_file, f"eval.tasks=[{{task: gsm8k, name: mine, path: {path}}}]")
+    assert plan_of(recipe, {}, {}, {}).config["task_cards"]["mine"]["version"] == 1
+
+
 def test_other_thinking_tags_than_the_trained_ones_are_refused(trained: Path) -> None:
     student = sampled_student("embedded-dense", checkpoint=trained / "checkpoint")
     identity = {**student.identity, "thinking": {**student.identity["thinking"], "open": "<reason>"}}
@@ -139,8 +170,10 @@ def test_an_impossible_plan_is_refused(recipe_file: Path, override: str, message
         ("{name: other, teacher: embedded-moe, checkpoint: x}", "a checkpoint is read with a student's card"),
         ("{name: student, student: embedded-dense}", "the name 'student' is taken"),
         ("{name: a/b, student: embedded-dense}", "pattern"),
+        (f"{{name: {'a' * 65}, student: embedded-dense}}", "at most 64 characters"),
+        ("{name: a, student: embedded-dense}, {name: a, teacher: embedded-moe}", "a model stands here twice"),
     ],
-    ids=["no card", "teacher's checkpoint", "taken name", "name with a slash"],
+    ids=["no card", "teacher's checkpoint", "taken name", "name with a slash", "long name", "name twice"],
 )
 def test_an_extra_model_must_be_named_and_described(recipe_file: Path, extra: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
@@ -184,3 +217,33 @@ def test_a_url_serves_the_model_that_it_names() -> None:
 def test_a_url_without_a_known_model_or_server_is_refused(url: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         urls_by_model([url], ["base", "teacher"])
+
+
+def test_a_server_may_call_a_model_by_another_name() -> None:
+    urls = {"teacher": ("http://a/v1",), "student": ("http://b/v1",)}
+    flags = EvalFlags(urls=urls, served_names=names_by_model(["student=demo=1"], urls))
+    assert flags.of("student").served_name == "demo=1"
+    assert flags.of("teacher").served_name is None
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["demo"], "--served-name demo: say whose name it is, for example student=demo"),
+        (["student="], "--served-name student=: say whose name it is"),
+        (["base=demo"], r"no --url is given for 'base' \(given for: student\)"),
+        (["student=a", "student=b"], "student has two names, a and b"),
+    ],
+    ids=["no model", "no name", "not served", "two names"],
+)
+def test_a_name_at_no_known_server_is_refused(names: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        names_by_model(names, ["student"])
+
+
+def test_a_served_model_cannot_be_closed_by_force(recipe_file: Path) -> None:
+    recipe = recipe_with(recipe_file, "eval.forced_budgets=[8]")
+    urls = {"teacher": ("http://a/v1",)}
+    with pytest.raises(RecipeError, match=r"--url teacher=...: eval.forced_budgets is set"):
+        flags_of(recipe, EngineFlags(), urls, [])
+    assert flags_of(recipe, EngineFlags(), {}, []).urls == {}

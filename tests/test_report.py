@@ -3,14 +3,22 @@
 import html
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import StageError
+from pipeline.recipe import load_recipe
 from pipeline.report import run as write_report
-from pipeline.report.page import inert_json, policy, source_hash
-from pipeline.report.traces import clipped, shares
+from pipeline.report.charts import budget_chart, colour, scores_chart
+from pipeline.report.gather import Findings, ModelFacts, gather
+from pipeline.report.markdown import front_matter
+from pipeline.report.page import inert_json, policy, questions_note, source_hash
+from pipeline.report.tables import forecast_table
+from pipeline.report.traces import answered_questions, clipped, shares
+from pipeline.report.words import what_is_measured
 from pipeline.stage import Context
 from tests.finished_run import HOSTILE, Run, write_run
 
@@ -24,7 +32,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
 
 
 def text_of(context: Context, name: str) -> str:
-    return (context.directory("report") / name).read_text(encoding="utf-8")
+    """The file, without the tags inside the cells of its tables."""
+    text = (context.directory("report") / name).read_text(encoding="utf-8")
+    return re.sub(r"(?<=<td class=\"value\">)<span>(.*?)</span> <span>(.*?)</span>", r"\1 \2", text)
 
 
 def results_of(context: Context) -> dict:
@@ -52,7 +62,7 @@ def test_every_file_has_every_score_with_its_interval(context: Context, name: st
 @pytest.mark.parametrize("name", ["report.html", "report.md", "README.md"])
 def test_no_score_stands_without_an_interval(context: Context, name: str) -> None:
     """A percentage in a table cell is followed by its interval, or is one."""
-    for cell in re.findall(r"(?:\| |<td>)([^|<]*%[^|<]*?)(?: \||</td>)", text_of(context, name)):
+    for cell in re.findall(r"(?:\| |<td[^>]*>)([^|<]*%[^|<]*?)(?: \||</td>)", text_of(context, name)):
         assert re.search(r"%.*\[.*\]", cell), cell
 
 
@@ -73,6 +83,7 @@ def test_the_card_names_licences_provenance_and_limits(context: Context) -> None
 
 def test_the_ledger_has_tokens_money_and_the_forecast(context: Context) -> None:
     text = text_of(context, "report.md")
+    assert "Engine time is what an engine spent on sampling" in text
     assert re.search(r"teacher output tokens per kept trace \| \d+", text)
     assert re.search(r"tokens per point gained \| [\d,]+ \[[\d,]+, [\d,]+\]", text)
     assert "0.5 USD an hour" in text
@@ -148,8 +159,136 @@ def test_without_an_evaluation_there_is_no_report(tmp_path: Path) -> None:
         write_report(context)
 
 
-def test_a_results_file_that_is_no_json_is_named(tmp_path: Path) -> None:
-    context = write_run(Run(tmp_path, questions=4, traces=8))
-    (context.directory("eval") / "results.json").write_text("{")
-    with pytest.raises(StageError, match=r"results.json: cannot be read"):
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a small run without a report, to be copied and changed."""
+    runs = tmp_path_factory.mktemp("small")
+    write_run(Run(runs, questions=4, traces=8))
+    return runs
+
+
+def copied(small: Path, tmp_path: Path) -> Context:
+    shutil.copytree(small, tmp_path / "runs")
+    return Run(tmp_path / "runs").context
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eval/results.json",
+        "eval/chain_sum.student.verdicts.jsonl",
+        "filter/kept.jsonl",
+        "problems/problems.jsonl",
+        "train/metrics.jsonl",
+    ],
+)
+def test_what_was_changed_after_its_stage_is_not_reported(small: Path, tmp_path: Path, name: str) -> None:
+    context = copied(small, tmp_path)
+    path = context.directory(name.partition("/")[0]) / Path(name).name
+    path.write_text(path.read_text().replace("0", "1", 1))
+    with pytest.raises(StageError, match=rf"{path.name}: was changed after {path.parent.name} finished"):
         write_report(context)
+    path.unlink()
+    with pytest.raises(StageError, match=rf"{path.name}: is an output .* and is missing"):
+        write_report(context)
+
+
+def changed_findings(small: Path, tmp_path: Path, extra: str) -> Findings:
+    """The findings of a run whose recipe and results name an extra model `other`."""
+    context = copied(small, tmp_path)
+    recipe = load_recipe(Path(context.start.recipe), [f"eval.extra=[{extra}]"])
+    path = context.directory("eval") / "results.json"
+    results = json.loads(path.read_text())
+    results["models"]["other"] = {"model": "somewhere", "content": "c" * 64}
+    path.write_text(json.dumps(results))
+    return gather(recipe, path.parent.parent)
+
+
+@pytest.mark.parametrize(
+    ("extra", "model", "card", "licence", "outputs"),
+    [
+        (
+            "teacher: deepseek-v3.2",
+            "deepseek-ai/DeepSeek-V3.2",
+            "teachers/cards/deepseek-v3.2.yaml",
+            "MIT",
+            "allowed",
+        ),
+        ("student: gemma-3-270m", "google/gemma-3-270m", "students/cards/gemma-3-270m.yaml", "gemma", "-"),
+        (
+            "student: gemma-3-270m, checkpoint: x",
+            "x",
+            "students/cards/gemma-3-270m.yaml",
+            "as its base: gemma",
+            "-",
+        ),
+    ],
+    ids=["teacher", "student", "checkpoint"],
+)
+def test_an_extra_model_has_the_licence_of_its_own_card(
+    small: Path, tmp_path: Path, extra: str, model: str, card: str, licence: str, outputs: str
+) -> None:
+    held = changed_findings(small, tmp_path, f"{{name: other, {extra}}}").model_facts[-1]
+    assert held == ModelFacts("other", model, card, "c" * 16, licence, outputs)
+
+
+def test_charts_of_long_names_and_many_models_have_room_for_their_bars(
+    context: Context, recwarn: pytest.WarningsRecorder
+) -> None:
+    found = gather(context.recipe, context.directory("eval").parent)
+    models = ["base", *[f"other-model-of-a-long-name-{number}" for number in range(6)]]
+    task = found.results["tasks"]["chain_sum"]
+    entry = {**dict.fromkeys(models, task["base"]), "budget": dict.fromkeys(models, task["budget"]["base"])}
+    results = {"tasks": {"a" * 100: entry, "b" * 100: entry}, "models": dict.fromkeys(models)}
+    part = replace(found, results=results)
+    assert scores_chart(part).light != budget_chart(part).light
+    assert [str(warning.message) for warning in recwarn] == []  # matplotlib warns where no room is left
+    assert len({colour(model, models, dark) for model in models for dark in (False, True)}) == 14
+
+
+def test_the_card_names_a_base_of_the_hub_and_none_that_the_hub_does_not_know(context: Context) -> None:
+    assert "base_model" not in text_of(context, "README.md")
+    recipe = load_recipe(Path(context.start.recipe), ["train.student=gemma-3-270m"])
+    card = front_matter(replace(gather(recipe, context.directory("eval").parent), recipe=recipe))
+    assert 'base_model: "google/gemma-3-270m"' in card
+    assert 'license: "gemma"' in card
+
+
+def test_a_forecast_whose_fact_is_unknown_has_a_dash(context: Context) -> None:
+    found = gather(context.recipe, context.directory("eval").parent)
+    held = {"tokens_per_second": {"forecast": 900.0, "fact": None, "ratio": None}}
+    manifests = {"generate": {"notes": {"forecast": held}}}
+    table = forecast_table(replace(found, manifests=manifests))
+    assert table is not None
+    assert table.rows == [["tokens per second", "900.0", "-", "-"]]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        (["all", "chain_sum", "basic_arithmetic"], "pass@1 over the 50 questions of all 2 tasks, 4 samples"),
+        (["all", "chain_sum"], "pass@1 over the 25 questions of chain_sum, 4 samples of each."),
+        (["chain_sum", "basic_arithmetic"], r"questions of chain_sum, the first task \(tasks have different"),
+    ],
+    ids=["all", "one task", "different k"],
+)
+def test_the_headline_says_of_which_questions_it_is(context: Context, tasks: list[str], said: str) -> None:
+    found = gather(context.recipe, context.directory("eval").parent)
+    held = {"tasks": {task: found.results["tasks"][task] for task in tasks}}
+    part = replace(found, results=found.results | held)
+    assert re.search(said, what_is_measured(part))
+    assert [task for task, _ in part.pool_first()] == [t for t in tasks if t != "all" or len(tasks) > 2]
+
+
+@pytest.mark.parametrize(("room", "samples"), [(4_000, 4), (100, 2), (30, 1)], ids=["all", "two", "one"])
+def test_the_note_says_how_many_samples_are_shown(
+    context: Context, monkeypatch: pytest.MonkeyPatch, room: int, samples: int
+) -> None:
+    monkeypatch.setattr("pipeline.report.traces.MAX_ANSWERS", 2 * room)
+    directory = context.directory("eval")
+    answered = answered_questions(directory, ["base", "student"], ["chain_sum", "basic_arithmetic"])
+    assert answered.samples == samples
+    for item in answered.shown:
+        assert [len(held) for held in item["models"].values()] == [samples, samples]
+    each = "the first sample" if samples == 1 else f"the first {samples} samples"
+    assert f"with {each} of every model" in questions_note(answered)

@@ -94,6 +94,13 @@ def test_a_score_without_its_flagged_questions_is_of_the_others() -> None:
     assert contamination_entry({"student": answers}, Overlap({}, 40), 0)["without_flagged"] is None
 
 
+def test_one_question_gives_no_interval_of_its_length() -> None:
+    entry = score_model(made_answers(0.5, n=1), 0)
+    assert entry["intervals"]["mean_tokens"] is None
+    low, high = entry["ci95"]
+    assert high - low > 0.6
+
+
 def test_the_budget_curve_ends_at_the_score_and_never_falls() -> None:
     answers = made_answers(0.6)
     curve = budget_curve(answers, 256, 0)

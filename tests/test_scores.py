@@ -166,5 +166,13 @@ def test_the_recovered_gap_of_no_gap_is_not_a_number() -> None:
     assert "not separated from zero" in str(gap.reason)
 
 
+def test_there_is_no_gap_to_recover_from_a_teacher_below_the_base() -> None:
+    rng = np.random.default_rng(7)
+    base, student, teacher = (rng.binomial(4, p, 300) / 4 for p in (0.8, 0.6, 0.2))
+    gap = gap_recovered(base, student, teacher, 4)
+    assert gap.estimate is None
+    assert "below zero" in str(gap.reason)
+
+
 def test_holm_is_the_textbook_step_down() -> None:
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})

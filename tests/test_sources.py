@@ -74,6 +74,7 @@ def test_a_family_that_cannot_serve_is_an_error(change: dict[str, Any], message:
         ("boxed", "no box", None),
         ("plain", "", None),
         ("plain", None, None),
+        ("plain", float("nan"), None),
     ],
 )
 def test_the_gold_answer_is_taken_out_of_its_column(

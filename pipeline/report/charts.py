@@ -21,7 +21,9 @@ MODELS = {
     "teacher": ("#b7791f", "#f0b04f"),
 }
 WIDTH = 5.4  # inches: on a phone 370 pixels wide the text is then still 9 pixels high
+MAX_LABEL = 24  # characters: two thirds of the width are left for the bars
 OTHERS = [("#7c3aed", "#b794f4"), ("#0f766e", "#4fd1c5"), ("#be185d", "#f687b3")]
+OTHERS += [("#4d7c0f", "#a3e635"), ("#7f1d1d", "#fca5a5"), ("#164e63", "#67e8f9")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,7 @@ def colour(model: str, models: list[str], dark: bool) -> str:
 
 def scores_chart(findings: Findings) -> Chart:
     """pass@1 of every model on every task, with 95% intervals."""
-    head, _ = findings.headline
-    tasks = [head, *[task for task in findings.results["tasks"] if task != head]]
+    tasks = [task for task, _ in findings.pool_first()]
     models = findings.models
 
     def paint(axes: "Axes", dark: bool) -> None:
@@ -90,19 +91,30 @@ def scores_chart(findings: Findings) -> Chart:
             ink = (DARK if dark else LIGHT)["ink"]
             axes.barh(at, values, 0.9 * step, color=colour(model, models, dark), label=model)
             axes.errorbar(values, at, xerr=[below, above], fmt="none", ecolor=ink, capsize=3, lw=1.2)
-        axes.set_yticks(range(len(tasks)), tasks)
+        axes.set_yticks(range(len(tasks)), [tick_label(task) for task in tasks])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("pass@1, percent, with 95% interval")
         axes.grid(axis="x", lw=0.6)
         axes.set_axisbelow(True)
-        legend_above(axes, len(models))
+        legend_above(axes, models)
 
     return draw(paint, (WIDTH, 1.2 + 0.28 * len(models) * len(tasks)), "pass@1 by task and model")
 
 
-def legend_above(axes: "Axes", columns: int) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(columns, 4), frameon=False)
+def tick_label(name: str) -> str:
+    """A name that leaves room for the chart: its start and its end where it is long."""
+    return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 9]}...{name[-6:]}"
+
+
+def legend_above(axes: "Axes", names: list[str]) -> None:
+    """As many columns as the picture is wide enough for; `names` are those that the parts were drawn with."""
+    handles, _ = axes.get_legend_handles_labels()
+    columns = int(WIDTH / (0.6 + 0.085 * max(map(len, names))))  # inches: the mark, and each letter
+    labels = [tick_label(name) for name in names]
+    figure: Any = axes.figure
+    ncols = max(1, min(columns, len(names)))
+    figure.legend(handles, labels, loc="outside upper center", ncols=ncols, frameon=False)
 
 
 def funnel_chart(findings: Findings) -> Chart | None:
@@ -150,7 +162,7 @@ def budget_chart(findings: Findings) -> Chart:
         axes.set_xlabel("allowed output tokens")
         axes.set_ylabel("pass@1, percent")
         axes.grid(lw=0.6)
-        legend_above(axes, len(models))
+        legend_above(axes, models)
 
     return draw(paint, (WIDTH, 3.2), "pass@1 against the number of tokens that a response may take")
 
@@ -167,19 +179,12 @@ def lengths_chart(lengths: dict[str, Counter[int]]) -> Chart | None:
         shades = {"kept": MODELS["student"][dark], "dropped": (DARK if dark else LIGHT)["lost"]}
         for name, values in groups.items():
             weights = [100 * number / values.total() for number in values.values()]
-            axes.hist(
-                [*values],
-                bins,
-                weights=weights,
-                color=shades[name],
-                alpha=0.55,
-                label=f"{name} ({values.total():,})",
-            )
+            axes.hist([*values], bins, weights=weights, color=shades[name], alpha=0.55, label=name)
         axes.set_xlabel("output tokens")
         axes.set_ylabel("percent of the group")
         axes.grid(axis="y", lw=0.6)
         axes.set_axisbelow(True)
-        legend_above(axes, 2)
+        legend_above(axes, [f"{name} ({values.total():,})" for name, values in groups.items()])
 
     return draw(paint, (WIDTH, 2.8), "lengths of kept and dropped traces")
 
@@ -197,4 +202,4 @@ def loss_chart(rows: list[dict[str, Any]]) -> Chart | None:
         axes.set_ylim(bottom=0)
         axes.grid(lw=0.6)
 
-    return draw(paint, (WIDTH, 2.5), "training loss by step")
+    return draw(paint, (WIDTH, 2.8), "training loss by step")

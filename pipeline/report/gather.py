@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cards import student_card, teacher_card
-from pipeline.errors import StageError
 from pipeline.recipe import Recipe
 from pipeline.report.numbers import short
 from pipeline.rows import Line, json_lines
@@ -43,9 +42,11 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What stands behind a name: its card, what identifies its weights, and what its licence says."""
+    """What stands behind a name: its hub id or directory, its card, what identifies its weights, and what
+    its licence says."""
 
     name: str
+    model: str
     card: str
     weights: str
     licence: str
@@ -80,25 +81,25 @@ class Findings:
     def pool_first(self) -> list[tuple[str, dict[str, Any]]]:
         """The tasks with their entries, the headline one first."""
         head, entry = self.headline
-        return [(head, entry), *[(t, e) for t, e in self.results["tasks"].items() if t != head]]
+        return [(head, entry), *[(t, self.results["tasks"][t]) for t in self.tasks if t != head]]
+
+    @property
+    def tasks(self) -> list[str]:
+        return [task for task in self.results["tasks"] if task != "all"]
 
     @property
     def headline(self) -> tuple[str, dict[str, Any]]:
-        """The pool of all tasks, or where tasks have different k the first task."""
-        tasks = self.results["tasks"]
-        name = "all" if "all" in tasks else next(iter(tasks))
-        return name, tasks[name]
+        """The pool of all tasks; the first task where it is the only one, or tasks have different k."""
+        held = self.results["tasks"]
+        name = "all" if "all" in held and len(self.tasks) > 1 else self.tasks[0]
+        return name, held[name]
 
 
 def gather(recipe: Recipe, run: Path) -> Findings:
-    """Read what is there of a run. StageError where results.json cannot be read."""
+    """Read what is there of a run, the results of eval at least."""
     found = {stage: read_manifest(run / stage) for stage in STAGES}
     manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
-    path = run / "eval" / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StageError(f"{path}: cannot be read ({error}). Run eval again with FORCE=1") from None
+    results = json.loads((run / "eval/results.json").read_text(encoding="utf-8"))
     return Findings(
         recipe=recipe,
         manifests=manifests,
@@ -123,14 +124,19 @@ def rows_of(path: Path) -> Iterator[Line]:
 
 def model_facts(name: str, recipe: Recipe, identity: dict[str, Any]) -> ModelFacts:
     """From the model's card and the identity that eval recorded."""
-    weights = str(identity.get("content") or identity.get("revision") or "unknown")
-    if name == "teacher":
-        teacher = teacher_card(recipe.generate.teacher)
-        card = f"teachers/cards/{recipe.generate.teacher}.yaml"
-        return ModelFacts(name, card, short(weights), teacher.licence, teacher.training_on_outputs)
-    student = student_card(recipe.train.student)
-    licence = student.licence if name == "base" else f"as its base: {student.licence}"
-    return ModelFacts(name, f"students/cards/{recipe.train.student}.yaml", short(weights), licence, "-")
+    weights = short(identity.get("content") or identity.get("revision") or "unknown")
+    extra = next((extra for extra in recipe.eval.extra if extra.name == name), None)
+    teacher = extra.teacher if extra else recipe.generate.teacher if name == "teacher" else None
+    if teacher is not None:
+        card = teacher_card(teacher)
+        path = f"teachers/cards/{teacher}.yaml"
+        return ModelFacts(name, card.model, path, weights, card.licence, card.training_on_outputs)
+    student = str(extra.student) if extra else recipe.train.student
+    model, licence = student_card(student).model, student_card(student).licence
+    if name == "student" or (extra and extra.checkpoint):
+        model = str(extra.checkpoint) if extra else "train/checkpoint"
+        licence = f"as its base: {licence}"
+    return ModelFacts(name, model, f"students/cards/{student}.yaml", weights, licence, "-")
 
 
 def sources_of(path: Path) -> list[SourceFacts]:

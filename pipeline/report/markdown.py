@@ -1,9 +1,10 @@
 """report.md and README.md (the model card). Markdown is data here: cells are escaped, nothing is rendered."""
 
 import json
+from pathlib import Path
 from typing import Any
 
-from pipeline.cards import student_card, teacher_card
+from pipeline.cards import model_location, student_card, teacher_card
 from pipeline.report.gather import Findings
 from pipeline.report.tables import (
     Table,
@@ -19,7 +20,16 @@ from pipeline.report.tables import (
     scores_table,
     software_table,
 )
-from pipeline.report.words import BUDGET_NOTE, CONTAMINATION_NOTE, limits, subtitle, way_of_measuring
+from pipeline.report.words import (
+    BUDGET_NOTE,
+    CONTAMINATION_NOTE,
+    COST_NOTE,
+    NOT_CONTAMINATED_NOTE,
+    limits,
+    subtitle,
+    way_of_measuring,
+    what_is_measured,
+)
 
 
 def report_markdown(findings: Findings) -> str:
@@ -57,7 +67,9 @@ def card_markdown(findings: Findings) -> str:
 def front_matter(findings: Findings) -> list[str]:
     """YAML for the hub; values are JSON strings, which YAML reads."""
     student = student_card(findings.recipe.train.student)
-    fields = {"license": student.licence.lower(), "base_model": student.model, "library_name": "transformers"}
+    fields = {"license": student.licence.lower(), "library_name": "transformers"}
+    if not Path(model_location(student.model)).is_dir():  # the hub knows no directory of this project
+        fields["base_model"] = student.model
     return [
         "---",
         *[f"{key}: {json.dumps(value)}" for key, value in fields.items()],
@@ -69,12 +81,15 @@ def front_matter(findings: Findings) -> list[str]:
 
 def scores_section(findings: Findings) -> list[str]:
     _, entry = findings.headline
-    lines = ["## Scores", "", way_of_measuring(findings), ""]
+    lines = ["## Scores", "", what_is_measured(findings), "", way_of_measuring(findings), ""]
     for task, _ in findings.pool_first():
         lines += [f"### {escape(task)}", "", *table_lines(scores_table(findings, task)), ""]
     gap = gap_text(entry)
     lines += [escape(gap), ""] if gap else []
-    return [*lines, "### Paired differences", "", *table_lines(paired_table(findings)), ""]
+    differences = paired_table(findings)
+    return (
+        [*lines, "### Paired differences", "", *table_lines(differences), ""] if differences.rows else lines
+    )
 
 
 def budget_section(findings: Findings) -> list[str]:
@@ -98,7 +113,7 @@ def budget_section(findings: Findings) -> list[str]:
 def contamination_section(findings: Findings) -> list[str]:
     table = contamination_table(findings)
     if table is None:
-        return []
+        return ["## Contamination", "", NOT_CONTAMINATED_NOTE, ""]
     return ["## Contamination", "", CONTAMINATION_NOTE, "", *table_lines(table), ""]
 
 
@@ -107,7 +122,7 @@ def funnel_section(findings: Findings) -> list[str]:
 
 
 def cost_section(findings: Findings) -> list[str]:
-    lines = ["## Cost", "", *table_lines(cost_table(findings)), ""]
+    lines = ["## Cost", "", COST_NOTE, "", *table_lines(cost_table(findings)), ""]
     ledger, forecast = ledger_table(findings), forecast_table(findings)
     if ledger:
         lines += [*table_lines(ledger), ""]

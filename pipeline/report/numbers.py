@@ -13,7 +13,12 @@ def score(value: float | None, ci95: Interval | None) -> str:
     """`59.5% [56.9, 62.1]`; a dash where the value is not defined."""
     if value is None or ci95 is None:
         return "-"
-    return f"{100 * value:.1f}% [{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"
+    return f"{percent(value)} {interval(ci95)}"
+
+
+def interval(ci95: Interval) -> str:
+    """Of a share, in percent."""
+    return f"[{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"
 
 
 def points(value: float, ci95: Interval) -> str:

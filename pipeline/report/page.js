@@ -38,7 +38,7 @@ function responseColumn(model, item) {
     line.append(
       verdictTag(response.correct, response.correct ? "correct" : response.status),
       make("span", "soft", ` sample ${response.sample}, ${response.tokens} tokens, ${response.finish}` +
-        (response.correct ? "" : `, ${response.why}`)),
+        (response.correct ? "" : `, ${response.why}, read answer: ${response.extracted ?? "none"}`)),
     );
     column.append(line, block("thinking", response.thinking, "thinking"), block("answer", response.answer));
   }
@@ -88,7 +88,7 @@ const views = {
     body(item) {
       const why = item.reason === "kept" ? "kept" : `dropped by ${item.rule || "selection"}: ${item.reason}`;
       const line = make("p", "", `${why}. Verdict ${item.status || "none"}${item.why ? ` (${item.why})` : ""}, ` +
-        `read answer: ${item.extracted === null || item.extracted === undefined ? "none" : item.extracted}; ` +
+        `read answer: ${item.extracted ?? "none"}; ` +
         `finish ${item.finish}; source ${item.source}.`);
       return [line, block("detail", item.detail), block("question", item.question), block("gold answer", item.gold),
         block("thinking", item.thinking, "thinking"), block("answer", item.answer)];

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.report.charts import budget_chart, funnel_chart, lengths_chart, loss_chart, scores_chart
 from pipeline.report.gather import Findings
-from pipeline.report.numbers import percent, score
+from pipeline.report.numbers import interval, percent
 from pipeline.report.tables import (
     contamination_table,
     cost_table,
@@ -28,7 +28,15 @@ from pipeline.report.tables import (
     software_table,
 )
 from pipeline.report.traces import MAX_CHARACTERS, Answered, Sifted
-from pipeline.report.words import BUDGET_NOTE, CONTAMINATION_NOTE, subtitle, way_of_measuring
+from pipeline.report.words import (
+    BUDGET_NOTE,
+    CONTAMINATION_NOTE,
+    COST_NOTE,
+    NOT_CONTAMINATED_NOTE,
+    subtitle,
+    way_of_measuring,
+    what_is_measured,
+)
 
 HERE = Path(__file__).resolve().parent
 
@@ -76,6 +84,7 @@ def words_and_tables(findings: Findings) -> dict[str, Any]:
         "subtitle": subtitle(findings),
         "how": way_of_measuring(findings),
         "cards": headline_cards(findings),
+        "headline_note": what_is_measured(findings),
         "score_tables": [(task, scores_table(findings, task)) for task, _ in findings.pool_first()],
         "gap": gap_text(entry),
         "paired": paired_table(findings),
@@ -83,7 +92,9 @@ def words_and_tables(findings: Findings) -> dict[str, Any]:
         "forced": forced_table(findings),
         "contamination": contamination_table(findings),
         "contamination_note": CONTAMINATION_NOTE,
+        "not_contaminated_note": NOT_CONTAMINATED_NOTE,
         "funnel": funnel_table(findings),
+        "cost_note": COST_NOTE,
         "cost": cost_table(findings),
         "ledger": ledger_table(findings),
         "forecast": forecast_table(findings),
@@ -98,14 +109,18 @@ def headline_cards(findings: Findings) -> list[Headline]:
     _, entry = findings.headline
     cards = []
     for model in findings.models:
-        value, interval = score(entry[model]["pass@1"], entry[model]["ci95"]).split(" ", 1)
-        cards.append(Headline(f"{model}, pass@1", value, f"95% interval {interval}"))
+        held = entry[model]
+        cards.append(Headline(f"{model}, pass@1", percent(held["pass@1"]), bounds(held["ci95"])))
     gap = entry.get("gap_recovered")
     if gap is not None:
-        low, high = gap["ci95"] or (None, None)
-        note = f"95% interval [{percent(low)}, {percent(high)}]" if gap["ci95"] else str(gap["reason"])
+        note = bounds(gap["ci95"]) if gap["ci95"] else str(gap["reason"])
         cards.append(Headline("gap recovered", percent(gap["value"]), note))
     return cards
+
+
+def bounds(ci95: list[float]) -> str:
+    """The note of a card; no line ends between the two bounds."""
+    return "95% interval " + interval(ci95).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def policy(css: str, script: str) -> str:
@@ -129,10 +144,12 @@ def inert_json(value: Any) -> str:
 
 
 def questions_note(answered: Answered) -> str:
-    shown = len(answered.shown)
-    if shown == answered.total:
-        return f"All {shown:,} questions, with up to four samples of every model."
-    return f"A sample: {shown:,} of {answered.total:,} questions; all samples are in eval/*.samples-*.jsonl."
+    shown, samples = len(answered.shown), answered.samples
+    extent = f"All {shown:,} questions"
+    if shown < answered.total:
+        extent = f"A sample: {shown:,} of {answered.total:,} questions"
+    each = "the first sample" if samples == 1 else f"the first {samples} samples"
+    return f"{extent}, with {each} of every model; all samples are in eval/*.samples-*.jsonl."
 
 
 def traces_note(sifted: Sifted) -> str:

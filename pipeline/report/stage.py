@@ -9,11 +9,19 @@ traces. Writes runs/<name>/report/: report.html, report.md and README.md (the mo
 import logging
 
 from pipeline.report.gather import STAGES
-from pipeline.stage import Context, Counts, Plan, begin, inputs_of, read_manifest, require
+from pipeline.stage import Context, Counts, Plan, begin, check_outputs, inputs_of, read_manifest, require
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
+# what is read of each stage, all that eval wrote among it: nothing that was changed since is reported
+READ = {
+    "problems": ["problems.jsonl"],
+    "generate": ["forecast.json"],
+    "filter": ["kept.jsonl", "dropped.jsonl"],
+    "train": ["metrics.jsonl"],
+    "eval": None,
+}
 
 
 def run(context: Context) -> None:
@@ -34,10 +42,11 @@ def run(context: Context) -> None:
         from pipeline.report.traces import answered_questions, sifted_traces
 
         with stage:
+            for name in manifests:
+                check_outputs(run_directory / name, READ[name])
             findings = gather(context.recipe, run_directory)
-            tasks = [task for task in findings.results["tasks"] if task != "all"]
             sifted = sifted_traces(run_directory / "filter")
-            answered = answered_questions(run_directory / "eval", findings.models, tasks)
+            answered = answered_questions(run_directory / "eval", findings.models, findings.tasks)
             pages = {
                 "report.html": report_page(findings, sifted, answered),
                 "report.md": report_markdown(findings),

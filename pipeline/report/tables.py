@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.gather import Findings
-from pipeline.report.numbers import count, p_value, percent, points, score, seconds, short
+from pipeline.report.numbers import count, p_value, points, score, seconds, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,9 @@ def scores_table(findings: Findings, task: str) -> Table:
 
 
 def mean_tokens(held: dict[str, Any]) -> str:
-    low, high = held["intervals"]["mean_tokens"]
-    return f"{held['mean_tokens']:,.0f} [{low:,.0f}, {high:,.0f}]"
+    bounds = held["intervals"]["mean_tokens"]  # None at one question
+    extent = f"{bounds[0]:,.0f}, {bounds[1]:,.0f}" if bounds else "no interval of one"
+    return f"{held['mean_tokens']:,.0f} [{extent}]"
 
 
 def paired_table(findings: Findings) -> Table:
@@ -59,7 +60,7 @@ def paired_table(findings: Findings) -> Table:
             rows.append(
                 [
                     task,
-                    pair.replace("-", " - "),
+                    " - ".join(pair.rsplit("-", 1)),
                     points(held["delta"], held["ci95"]),
                     f"{p_value(held['p'])} ({held['test']})",
                     adjusted,
@@ -98,9 +99,7 @@ def gap_text(entry: dict[str, Any]) -> str | None:
         return None
     if gap["value"] is None:
         return f"Gap recovered: not defined, {gap['reason']}."
-    low, high = gap["ci95"]
-    value = f"{percent(gap['value'])} [{percent(low)}, {percent(high)}]"
-    return f"Gap recovered: {value} of the way from base to teacher."
+    return f"Gap recovered: {score(gap['value'], gap['ci95'])} of the way from base to teacher."
 
 
 def contamination_table(findings: Findings) -> Table | None:
@@ -177,12 +176,13 @@ def forecast_table(findings: Findings) -> Table | None:
         low, high = (findings.forecast.get(f"{name}_{end}") for end in ("low", "high"))
         span = f" [{low:,}, {high:,}]" if low is not None and high is not None else ""
         ratio = f"{held['ratio']:.2f}" if held["ratio"] is not None else "-"
-        rows.append([name.replace("_", " "), f"{held['forecast']:,}{span}", f"{held['fact']:,}", ratio])
+        fact = f"{held['fact']:,}" if held["fact"] is not None else "-"
+        rows.append([name.replace("_", " "), f"{held['forecast']:,}{span}", fact, ratio])
     return Table(["generate", "forecast", "fact", "forecast / fact"], rows) if rows else None
 
 
 def provenance_tables(findings: Findings) -> list[Table]:
-    """Stages with their fingerprints and code, models and their licences, sources, versions."""
+    """Stages with their fingerprints and code, models, sources and tasks with their licences."""
     stages = Table(
         ["stage", "fingerprint", "code", "started", "wall time"],
         [
@@ -197,13 +197,19 @@ def provenance_tables(findings: Findings) -> list[Table]:
         ],
     )
     models = Table(
-        ["model", "card", "weights", "licence", "training on its outputs"],
-        [[m.name, m.card, m.weights, m.licence, m.outputs] for m in findings.model_facts],
+        ["model", "weights of", "sha256 or revision", "card", "licence", "training on its outputs"],
+        [[m.name, m.model, m.weights, m.card, m.licence, m.outputs] for m in findings.model_facts],
     )
     sources = Table(
         ["problems from", "kept", "licence"], [[s.name, count(s.kept), s.licence] for s in findings.sources]
     )
-    return [stages, models, sources]
+    asked = [(task, findings.results["tasks"][task]) for task in findings.tasks]
+    first = findings.models[0]
+    tasks = Table(
+        ["measured on", "questions", "version of its card", "licence"],
+        [[t, count(e[first]["n"]), str(e["task"]["version"] or "-"), e["task"]["licence"]] for t, e in asked],
+    )
+    return [stages, models, sources, tasks]
 
 
 def software_table(findings: Findings) -> Table:

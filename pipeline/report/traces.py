@@ -124,32 +124,29 @@ def clipped(text: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Questions with every model's responses; `total` is how many questions there were."""
+    """Questions with the first `samples` responses of every model; there were `total` questions."""
 
     shown: list[dict[str, Any]]
     total: int
+    samples: int
 
 
 def answered_questions(directory: Path, models: list[str], tasks: list[str]) -> Answered:
     """Some questions of each task with up to four samples of every model."""
-    total, shown = 0, []
-    room = max(1, MAX_ANSWERS // max(1, len(models)))
-    for task in tasks:
-        lines = list(lines_of(directory / f"{task}.problems.jsonl"))
-        total += len(lines)
-        fair = max(1, room // max(1, len(tasks)))
-        chosen = [json.loads(line) for line in sorted(lines, key=order_of)[:fair]]
-        entries = {
-            row["id"]: {"task": task, "question": clipped(row["question"]), "gold": clipped(row["gold"])}
-            for row in chosen
-        }
-        samples = max(1, min(MAX_SAMPLES, room // max(1, len(entries) * len(tasks))))
-        for entry in entries.values():
-            entry["models"] = {model: [] for model in models}
+    lines = {task: list(lines_of(directory / f"{task}.problems.jsonl")) for task in tasks}
+    room = max(1, MAX_ANSWERS // len(models))
+    chosen = shares(Counter({task: len(held) for task, held in lines.items()}), room)
+    samples = max(1, min(MAX_SAMPLES, room // max(1, sum(chosen.values()))))
+    shown: list[dict[str, Any]] = []
+    for task, held in lines.items():
+        entries = {}
+        for row in map(json.loads, sorted(held, key=order_of)[: chosen[task]]):
+            texts = {"question": clipped(row["question"]), "gold": clipped(row["gold"])}
+            entries[row["id"]] = {"task": task, **texts, "models": {model: [] for model in models}}
         for model in models:
             add_samples(Store(directory, f"{task}.{model}.samples"), model, entries, samples)
-        shown += list(entries.values())
-    return Answered(shown, total)
+        shown += entries.values()
+    return Answered(shown, sum(map(len, lines.values())), samples)
 
 
 def add_samples(store: Store, model: str, entries: dict[str, dict[str, Any]], samples: int) -> None:

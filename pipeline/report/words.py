@@ -11,6 +11,12 @@ CONTAMINATION_NOTE = (
     "the student was trained on, and the scores without them."
 )
 
+COST_NOTE = (
+    "Engine time is what an engine spent on sampling. Its start, training and verification are in the wall "
+    "time alone, and in no price."
+)
+NOT_CONTAMINATED_NOTE = "Not measured: no student that was trained in this run is compared."
+
 
 def subtitle(findings: Findings) -> str:
     recipe = findings.recipe
@@ -32,6 +38,19 @@ def way_of_measuring(findings: Findings) -> str:
     )
 
 
+def what_is_measured(findings: Findings) -> str:
+    """Of which questions the headline scores are."""
+    name, entry = findings.headline
+    held = entry[findings.models[0]]
+    questions = f"{held['n']:,} question{'s' if held['n'] > 1 else ''}"
+    extent = f"pass@1 over the {questions} of {name}"
+    if name == "all":
+        extent = f"pass@1 over the {questions} of all {len(findings.tasks)} tasks"
+    elif len(findings.tasks) > 1:
+        extent += ", the first task (tasks have different numbers of samples, so there is no score of all)"
+    return f"{extent}, {held['k']} sample{'s' if held['k'] > 1 else ''} of each."
+
+
 def limits(findings: Findings) -> list[str]:
     """What the scores do not say."""
     name, entry = findings.headline
@@ -49,4 +68,4 @@ def limits(findings: Findings) -> list[str]:
 
 
 def tasks_of(findings: Findings) -> str:
-    return ", ".join(task for task in findings.results["tasks"] if task != "all")
+    return ", ".join(findings.tasks)

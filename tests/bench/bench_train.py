@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -30,7 +29,7 @@ from pipeline.embedded import mixed_items, score
 from pipeline.recipe import Train
 from pipeline.records import Example
 from pipeline.render import messages
-from students.examples import TrainingSet, build
+from students.examples import TrainingSet, build, read_examples
 from students.fit import quiet_libraries
 from students.flags import TrainFlags
 from students.format import load_format
@@ -73,11 +72,6 @@ def perfect_examples(number: int) -> list[Example]:
         if len(found) == number:
             break
     return list(found.values())
-
-
-def filtered_examples(path: Path) -> list[Example]:
-    """What a run's filter stage kept."""
-    return [Example(**row) for row in parquet.read_table(path).to_pylist()]
 
 
 def ours(data: TrainingSet, recipe: Train, directory: Path) -> SFTTrainer:
@@ -161,7 +155,7 @@ def main() -> None:
     }
     recipe = Train.model_validate({**values, "epochs": float(flags.epochs)})
     style = load_format(student_card(STUDENT), sampled_student(STUDENT))
-    examples = filtered_examples(flags.data) if flags.data else perfect_examples(flags.examples)
+    examples = read_examples(flags.data) if flags.data else perfect_examples(flags.examples)
     data = build(examples, style, recipe, 0)
     mean = statistics.mean(len(example.ids) for example in data.train)
     print(f"{len(data.train):,} examples, {mean:.0f} tokens on average", file=sys.stderr)

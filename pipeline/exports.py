@@ -2,21 +2,24 @@
 
 trl       {"prompt": [turns], "completion": [turn]}: TRL's conversational prompt-completion layout, whose loss
           is on the completion
-sharegpt  {"conversations": [{"from", "value"}], "system"?}: LLaMA-Factory (formatting: sharegpt), axolotl
-          (type: chat_template with field_messages: conversations)
-alpaca    {"instruction", "input", "output", "history"?, "system"?}: LLaMA-Factory (formatting: alpaca),
-          axolotl (type: alpaca)
-Reads runs/<name>/filter/examples.parquet. Writes runs/<name>/export/<format>.jsonl and the dataset_info.json
-that LLaMA-Factory looks for beside it.
+sharegpt  {"conversations": [{"from", "value"}]}, a system turn first where there is one: LLaMA-Factory
+          (formatting: sharegpt), axolotl (type: chat_template)
+alpaca    {"instruction", "input", "output", "history", "system"}: LLaMA-Factory (formatting: alpaca), axolotl
+          (type: alpaca, which reads the first three alone: take sharegpt where a mix has more than those)
+Reads runs/<name>/filter/examples.parquet. Writes runs/<name>/export/<format>.jsonl and beside it what says
+how to read it: dataset_info.json, which LLaMA-Factory looks for; axolotl.yaml, the datasets of its config.
 
     python -m pipeline export --recipe recipes/demo.yaml --format sharegpt
 """
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from pipeline.rows import read_rows, write_rows
 from pipeline.stage import Context, check_outputs, require
@@ -24,7 +27,26 @@ from pipeline.stage import Context, check_outputs, require
 log = logging.getLogger(__name__)
 
 ExportFormat = Literal["trl", "sharegpt", "alpaca"]
-SPEAKERS = {"user": "human", "assistant": "gpt"}
+SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
+# LLaMA-Factory looks up every column that is named here in every row, so each must be in all of them
+FACTORY_COLUMNS = {
+    "sharegpt": {"messages": "conversations"},
+    "alpaca": {
+        "prompt": "instruction",
+        "query": "input",
+        "response": "output",
+        "system": "system",
+        "history": "history",
+    },
+}
+AXOLOTL_KEYS: dict[str, dict[str, Any]] = {
+    "sharegpt": {
+        "type": "chat_template",
+        "field_messages": "conversations",
+        "message_property_mappings": {"role": "from", "content": "value"},
+    },
+    "alpaca": {"type": "alpaca"},
+}
 
 Chat = list[dict[str, str]]
 
@@ -36,23 +58,27 @@ def export(context: Context, kind: ExportFormat) -> Path:
     check_outputs(directory, ["examples.parquet"])
     out = context.directory("export")
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{kind}.jsonl"
-    num_rows = write_rows(path, (LAYOUTS[kind](chat) for chat in chats(directory / "examples.parquet")))
-    register(out / "dataset_info.json", context.recipe.name, kind)
+    path, part = out / f"{kind}.jsonl", out / f"{kind}.jsonl.part"
+    num_rows = write_rows(part, map(LAYOUTS[kind], longest_first(directory / "examples.parquet")))
+    os.replace(part, path)  # a file by this name is whole, whenever the command is stopped
+    describe(out, context.recipe.name)
     log.info("export: %s examples as %s in %s", f"{num_rows:,}", kind, path)
     return path
 
 
-def chats(path: Path) -> Iterator[Chat]:
-    for line in read_rows(path):
-        yield (line.values or {})["messages"]
+def longest_first(examples: Path) -> Iterator[Chat]:
+    """Chats of several turns, then the others: readers take the type of `history` from the first rows, and
+    an empty list tells none."""
+    for several in (True, False):
+        for line in read_rows(examples):
+            chat = (line.values or {})["messages"]
+            if (len(split_system(chat)[1]) > 2) is several:
+                yield chat
 
 
-def split_system(chat: Chat) -> tuple[dict[str, str], Chat]:
-    """A leading system turn as {"system": text}, and the turns after it."""
-    if chat[0]["role"] == "system":
-        return {"system": chat[0]["content"]}, chat[1:]
-    return {}, chat
+def split_system(chat: Chat) -> tuple[str, Chat]:
+    """The text of a leading system turn, else nothing, and the turns after it."""
+    return (chat[0]["content"], chat[1:]) if chat[0]["role"] == "system" else ("", chat)
 
 
 def as_trl(chat: Chat) -> dict[str, Any]:
@@ -60,32 +86,34 @@ def as_trl(chat: Chat) -> dict[str, Any]:
 
 
 def as_sharegpt(chat: Chat) -> dict[str, Any]:
-    system, turns = split_system(chat)
-    spoken = [{"from": SPEAKERS[turn["role"]], "value": turn["content"]} for turn in turns]
-    return {"conversations": spoken, **system}
+    """The system text is a turn: as a column axolotl would make an empty turn of it in all other rows."""
+    return {"conversations": [{"from": SPEAKERS[turn["role"]], "value": turn["content"]} for turn in chat]}
 
 
 def as_alpaca(chat: Chat) -> dict[str, Any]:
     """The last question and answer; earlier pairs are history."""
     system, turns = split_system(chat)
     texts = [turn["content"] for turn in turns]
-    row: dict[str, Any] = {"instruction": texts[-2], "input": "", "output": texts[-1]}
-    if history := [list(pair) for pair in zip(texts[:-2:2], texts[1:-2:2], strict=True)]:
-        row["history"] = history
-    return {**row, **system}
+    history = [list(pair) for pair in zip(texts[:-2:2], texts[1:-2:2], strict=True)]
+    return {"instruction": texts[-2], "input": "", "output": texts[-1], "history": history, "system": system}
 
 
 LAYOUTS = {"trl": as_trl, "sharegpt": as_sharegpt, "alpaca": as_alpaca}
 
 
-def register(path: Path, name: str, kind: ExportFormat) -> None:
-    """Add the file to LLaMA-Factory's dataset_info.json; its name there is <run>_<format>."""
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if kind == "sharegpt":
-        columns = {"messages": "conversations", "system": "system"}
-        known[f"{name}_{kind}"] = {"file_name": f"{kind}.jsonl", "formatting": kind, "columns": columns}
-    elif kind == "alpaca":
-        columns = {"prompt": "instruction", "query": "input", "response": "output"}
-        columns |= {"system": "system", "history": "history"}
-        known[f"{name}_{kind}"] = {"file_name": f"{kind}.jsonl", "formatting": kind, "columns": columns}
-    path.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def describe(out: Path, name: str) -> None:
+    """Say how to read the layouts that are there; LLaMA-Factory calls them <run>_<format>."""
+    there = [kind for kind in FACTORY_COLUMNS if (out / f"{kind}.jsonl").is_file()]
+    known = {
+        f"{name}_{kind}": {
+            "file_name": f"{kind}.jsonl",
+            "formatting": kind,
+            "columns": FACTORY_COLUMNS[kind],
+        }
+        for kind in there
+    }
+    (out / "dataset_info.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    # axolotl takes a path from where it is started: from here, as this command was
+    datasets = [{"path": f"{out}/{kind}.jsonl", "ds_type": "json", **AXOLOTL_KEYS[kind]} for kind in there]
+    text = yaml.safe_dump({"datasets": datasets}, sort_keys=False)
+    (out / "axolotl.yaml").write_text(text, encoding="utf-8")

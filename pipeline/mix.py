@@ -7,6 +7,7 @@ such a part as `weight` rows for each selected trace. Rows that hold an eval que
 import hashlib
 import json
 import logging
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ USABLE, BROKEN, NO_CHAT, CONTAMINATED = range(4)
 REASONS = {NO_CHAT: "mix_no_chat", CONTAMINATED: "mix_contaminated"}
 NOT_DRAWN = "mix_not_drawn"
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 Chat = list[dict[str, str]]
 
@@ -135,7 +137,7 @@ def mix_lines(source: MixSource) -> Iterator[Line]:
 def chat_of(source: MixSource, line: Line) -> Chat | None:
     """The chat of a row: its messages column (role/content or from/value), or prompt and response.
 
-    None where it is not a chat that ends with an assistant's turn; RecipeError where a column is missing.
+    None where it is no chat to train on (`in_turn`, `is_text`); RecipeError where a column is missing.
     """
     values = line.values or {}
     columns = [source.messages] if source.messages else [source.prompt, source.response]
@@ -149,13 +151,22 @@ def chat_of(source: MixSource, line: Line) -> Chat | None:
         texts = [values[source.prompt], values[source.response]]
         chat = [{"role": r, "content": t} for r, t in zip(("user", "assistant"), texts, strict=True)]
     else:
-        chat = [_turn(turn) for turn in values[source.messages] or []]
-    if len(chat) < 2 or chat[-1]["role"] != "assistant":
-        return None
-    whole = all(
-        turn["role"] and isinstance(turn["content"], str) and turn["content"].strip() for turn in chat
-    )
-    return chat if whole else None
+        turns = values[source.messages]
+        chat = [_turn(turn) for turn in turns] if isinstance(turns, list) else []
+    return chat if in_turn(chat) and all(is_text(turn["content"]) for turn in chat) else None
+
+
+def in_turn(chat: Chat) -> bool:
+    """Whether user and assistant take turns, after a system turn at most, and the assistant has the last
+    word: templates refuse other chats, and so do other trainers."""
+    roles = [turn["role"] for turn in chat]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    return bool(spoken) and spoken == ["user", "assistant"] * (len(spoken) // 2)
+
+
+def is_text(content: Any) -> bool:
+    """Half a surrogate pair, which JSON can escape, is no text: no tokenizer and no file can hold it."""
+    return isinstance(content, str) and bool(content.strip()) and not SURROGATE.search(content)
 
 
 def _turn(turn: Any) -> dict[str, Any]:

@@ -214,7 +214,7 @@ class MixSource(Strict):
     `messages` names a column that holds a chat; without it `prompt` and `response` name two columns.
     """
 
-    name: str
+    name: SafeName
     path: str | None = None
     hub: str | None = None
     revision: str | None = None

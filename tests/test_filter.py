@@ -11,7 +11,8 @@ import pytest
 from pipeline.errors import RecipeError, StageError
 from pipeline.filter import run
 from pipeline.lookup import VerdictReader
-from pipeline.recipe import Recipe
+from pipeline.mix import chat_of, mix_lines
+from pipeline.recipe import MixSource, Recipe
 from pipeline.records import to_json
 from pipeline.stage import Context, read_manifest
 from tests.filter_fixtures import (
@@ -248,6 +249,47 @@ def test_a_mix_is_drawn_by_weight_and_marked(context_of: MakeContext, tmp_path: 
     assert [turn["role"] for turn in mixed[0]["messages"]] == ["user", "assistant"]
     num_rows = sum(len(read_rows(directory / f"{name}.jsonl")) for name in ("kept", "dropped", "failed"))
     assert num_rows == manifest["counts"]["in"]
+
+
+USER, ANSWER, SYSTEM = ({"role": role, "content": "Hello."} for role in ("user", "assistant", "system"))
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        [USER],
+        [USER, ANSWER, USER],
+        [USER, USER, ANSWER],
+        [USER, ANSWER, ANSWER],
+        [SYSTEM, ANSWER],
+        [ANSWER, USER, ANSWER],
+        [USER, ANSWER, SYSTEM, USER, ANSWER],
+        [SYSTEM, SYSTEM, USER, ANSWER],
+        [USER, {"role": "assistant", "content": " "}],
+        [USER, {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]}],
+        [{"role": ["user"], "content": "Hello."}, ANSWER],
+        [{"role": "user", "content": "\ud800"}, ANSWER],
+        [],
+        None,
+        5,
+        "Hello.",
+        {"user": "Hello."},
+    ],
+    ids=str,
+)
+def test_what_no_trainer_takes_is_no_chat(tmp_path: Path, chat: object) -> None:
+    path = tmp_path / "chat.jsonl"
+    good = [[USER, ANSWER], [SYSTEM, USER, ANSWER, USER, ANSWER]]
+    path.write_text("".join(json.dumps({"messages": c}) + "\n" for c in (chat, *good)))
+    source = MixSource(name="chat", path=str(path), weight=1.0, licence="CC0-1.0")
+    assert [chat_of(source, line) for line in mix_lines(source)] == [None, *good]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../chat", "chat (mix)", "a" * 101])
+def test_the_name_of_a_mix_is_as_safe_as_that_of_a_source(name: str) -> None:
+    mix = [{"name": name, "path": "chat.jsonl", "weight": 1.0, "licence": "CC0-1.0"}]
+    with pytest.raises(RecipeError, match=r"mix\[0\]\.name: "):
+        make_recipe(filter={"mix": mix})
 
 
 @pytest.mark.parametrize(

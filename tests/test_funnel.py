@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.ablate import ablate
 from pipeline.errors import RecipeError, StageError
-from pipeline.exports import as_alpaca, as_sharegpt, export
+from pipeline.exports import ExportFormat, as_alpaca, as_sharegpt, export
 from pipeline.filter import run
 from pipeline.funnel import difficulty_of, shorten, show_funnel
 from pipeline.recipe import load_recipe
@@ -115,9 +115,32 @@ def test_exports_hold_every_example(context: Context) -> None:
     assert trl["completion"][0]["content"] == sharegpt["conversations"][1]["value"] == alpaca["output"]
     assert trl["prompt"][0]["content"] == alpaca["instruction"]
     assert alpaca["input"] == ""
+    assert {p.name for p in context.directory("export").iterdir()} == {
+        "trl.jsonl",
+        "sharegpt.jsonl",
+        "alpaca.jsonl",
+        "dataset_info.json",
+        "axolotl.yaml",
+    }
+
+
+def test_every_column_that_llama_factory_looks_up_is_in_every_row(context: Context) -> None:
+    rows = {kind: read_rows(export(context, kind)) for kind in ("sharegpt", "alpaca")}
     info = json.loads((context.directory("export") / "dataset_info.json").read_text())
-    assert info["small_sharegpt"]["file_name"] == "sharegpt.jsonl"
-    assert info["small_alpaca"]["columns"]["response"] == "output"
+    assert list(info) == ["small_sharegpt", "small_alpaca"]
+    for kind, exported in rows.items():
+        entry = info[f"small_{kind}"]
+        assert (entry["file_name"], entry["formatting"]) == (f"{kind}.jsonl", kind)
+        assert all(set(row) == set(entry["columns"].values()) for row in exported)
+
+
+def test_axolotl_is_told_the_path_and_the_keys(context: Context) -> None:
+    export(context, "sharegpt")
+    datasets = yaml.safe_load((context.directory("export") / "axolotl.yaml").read_text())["datasets"]
+    [entry] = [entry for entry in datasets if entry["type"] == "chat_template"]
+    [row, *_] = read_rows(Path(entry["path"]))
+    keys = entry["message_property_mappings"]
+    assert set(row[entry["field_messages"]][0]) == {keys["role"], keys["content"]}
 
 
 def test_a_chat_of_several_turns_is_exported_whole() -> None:
@@ -131,7 +154,29 @@ def test_a_chat_of_several_turns_is_exported_whole() -> None:
         "history": [["a", "b"]],
         "system": "be brief",
     }
-    assert [turn["value"] for turn in as_sharegpt(chat)["conversations"]] == ["a", "b", "c", "d"]
+    spoken = as_sharegpt(chat)["conversations"]
+    assert [turn["from"] for turn in spoken] == ["system", "human", "gpt", "human", "gpt"]
+    assert [turn["value"] for turn in spoken] == texts
+
+
+@pytest.mark.parametrize("kind", ["trl", "sharegpt", "alpaca"])
+def test_an_export_loads_block_by_block(tmp_path: Path, kind: ExportFormat) -> None:
+    """A reader takes the types from the first block: what stands in the last chats alone must be there too."""
+    import datasets
+
+    pair = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    long = [{"role": "system", "content": "be brief"}, *pair, *pair]
+    mix = tmp_path / "chat.jsonl"
+    mix.write_text("".join(json.dumps({"messages": c}) + "\n" for c in (long, pair)))
+    entry = {"name": "chat", "path": str(mix), "weight": 1.0, "licence": "CC0-1.0"}
+    context = Context(make_recipe(filter={"mix": [entry]}), tmp_path / "runs", Start())
+    write_stages(context.runs, ordinary_stages(60))
+    run(context, workers=0)
+    path = str(export(context, kind))
+    rows = datasets.load_dataset(
+        "json", data_files=path, split="train", chunksize=4096, cache_dir=str(tmp_path / "cache")
+    )
+    assert len(rows) == 122
 
 
 def test_an_ablation_differs_in_one_field_and_shares_the_traces(context: Context, recipe_path: Path) -> None:

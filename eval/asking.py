@@ -86,9 +86,7 @@ async def ask_model(
         for task in tasks:
             log.info("eval: %s on %s (%d questions x %d)", name, task.name, len(task.problems), task.k)
             job = asking.job(model, task)
-            options = Options(
-                concurrency=engine_flags.concurrency, watcher=Progress(len(task.problems), job.samples)
-            )
+            options = Options(engine_flags.concurrency, watcher=Progress(len(task.problems)))
             with asking.store(task.name, name) as store:
                 tally = await collect(job, task.problems, engine, store, pool, options)
                 prompt_tokens += store.keys.prompt_tokens

@@ -215,8 +215,8 @@ def budget_of(run: FinishedRun) -> dict[str, float]:
     """Teacher tokens, examples, passes over them, and steps: from manifests of the stages that are there."""
     generate, sift, train = (read_manifest(run.path / stage) for stage in ("generate", "filter", "train"))
     budget: dict[str, float] = {}
-    if generate is not None:
-        budget["teacher output tokens"] = generate["usage"].get("output_tokens", 0)
+    if generate is not None and "output_tokens" in generate["usage"]:  # imported traces may have no count
+        budget["teacher output tokens"] = generate["usage"]["output_tokens"]
     if sift is not None:
         budget["kept traces"] = sift["counts"]["kept"]
     if train is not None:

@@ -295,7 +295,7 @@ def import_traces(
     recipe: RecipePath,
     file: Annotated[Path, typer.Option(help="A .jsonl or .parquet file of traces.")],
     layout: Annotated[str, typer.Option(help="openr1, openthoughts, sharegpt or columns.")] = "columns",
-    columns: Annotated[str, typer.Option(help="Question and response column.")] = "question,response",
+    columns: Annotated[str, typer.Option(help="Of question, response, tokens.")] = "question,response",
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
@@ -304,8 +304,7 @@ def import_traces(
     from teachers.import_traces import Imported, run
     from teachers.layouts import Columns
 
-    question, _, response = columns.partition(",")
-    imported = Imported(file, layout, Columns(question, response or "response"))
+    imported = Imported(file, layout, Columns.from_flag(columns))
     run(context(recipe, runs, force, override), imported)
 
 

@@ -190,18 +190,23 @@ def begin(directory: Path, plan: Plan, start: Start) -> "StageRun | None":
         stack.callback(os.close, lock)
         aside = _clear_the_way(directory, plan, start)
         directory.mkdir(parents=True, exist_ok=True)
-        _write_json(directory / PROGRESS, {"fingerprint": plan.fingerprint, **plan.identity()})
+        run = StageRun(directory, plan, start, lock, aside)
+        run.carry(run.carried)
         stack.pop_all()  # from here on the StageRun holds the lock
-    return StageRun(directory, plan, start, lock, aside)
+    return run
 
 
 class StageRun:
-    """A stage directory that this process holds. `aside` is the directory that FORCE moved, if any."""
+    """A stage directory that this process holds. `aside` is the directory that FORCE moved, if any.
+
+    `carried` is what the process before this one left with `carry`: empty unless that one was interrupted.
+    """
 
     def __init__(self, directory: Path, plan: Plan, start: Start, lock: int, aside: Path | None) -> None:
         self.directory = directory
         self.plan = plan
         self.aside = aside
+        self.carried: dict[str, float] = (_read_json(directory / PROGRESS) or {}).get("carried", {})
         self._start = start
         self._lock = lock
         self._started = datetime.now(UTC)
@@ -214,6 +219,11 @@ class StageRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._lock)  # closing the descriptor releases the flock
+
+    def carry(self, figures: dict[str, float]) -> None:
+        """Keep in progress.json what the next process must know, should this one be interrupted."""
+        held = {"fingerprint": self.plan.fingerprint, **self.plan.identity(), "carried": figures}
+        _write_json(self.directory / PROGRESS, held)
 
     def abandon(self) -> None:
         """Forget an attempt that wrote nothing yet, and put back what FORCE moved aside for it."""

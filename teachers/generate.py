@@ -8,7 +8,7 @@ each problem was) to runs/<name>/generate. A run that was killed goes on where i
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,10 +142,27 @@ async def sample(
     with ExitStack() as stack:
         pool = stack.enter_context(VerifierPool(workers=work.flags.verifier_workers))
         sources = tuple(stack.enter_context(closing(AdoptedRun(folder, job))) for folder in folders)
-        options = Options(work.flags.engine.concurrency, sources, Progress(work.num_problems, job.samples))
+        watcher = Progress(work.num_problems, save_spent(work.stage))
+        options = Options(work.flags.engine.concurrency, sources, watcher)
         async with start_engine(model, work.flags.engine) as engine:
             tally = await collect(job, problems, engine, store, pool, options)
         return tally, engine.notes
+
+
+def save_spent(stage: StageRun) -> Callable[[Tally], None]:
+    """Keeps what this process and the ones before it have spent, for the next one should this be killed."""
+    before = stage.carried
+    return lambda tally: stage.carry(spent(before, tally))
+
+
+def spent(before: dict[str, float], tally: Tally) -> dict[str, float]:
+    """What a stage has spent in all its processes; which traces were bought, the store knows by itself."""
+    now = {
+        "engine_seconds": tally.engine_seconds,
+        "adopted": tally.adopted,
+        "adopted_tokens": tally.adopted_tokens,
+    }
+    return {name: round(before.get(name, 0) + value, 3) for name, value in now.items()}
 
 
 def adopted_directory(runs: Path, name: str) -> Path:
@@ -181,7 +198,7 @@ def close_books(
     outputs = {**store.outputs(), "tries.jsonl": summary["problems"]}
     num_traces = sum(rows for name, rows in outputs.items() if name.startswith("traces-"))
     num_failed = sum(tally.failed.values())
-    usage = usage_of(tally, store)
+    usage = usage_of(spent(stage.carried, tally), tally.found, store, summary["correct"])
     fact = {
         "output_tokens": usage["output_tokens"],
         "pass_rate": round(summary["correct"] / max(summary["tries"], 1), 4),
@@ -202,16 +219,22 @@ def close_books(
     )  # fmt: skip
 
 
-def usage_of(tally: Tally, store: Store) -> dict[str, Any]:
-    """Tokens of all traces in the store, and what this process had the engine make of them."""
+def usage_of(spent: dict[str, float], found: int, store: Store, correct: int) -> dict[str, Any]:
+    """Tokens of all traces in the store, and what all processes of the stage had the engine make of them.
+
+    `found` is what the last process had no need to sample. A kill takes the last second of engine time.
+    """
+    keys = store.keys
+    sampled_tokens = keys.output_tokens - int(spent["adopted_tokens"])
+    seconds = spent["engine_seconds"]
     return {
-        "prompt_tokens": store.keys.prompt_tokens,
-        "output_tokens": store.keys.output_tokens,
-        "sampled": tally.sampled,
-        "adopted": tally.adopted,
-        "found": tally.found,
-        "sampled_output_tokens": tally.output_tokens,
-        "engine_seconds": round(tally.engine_seconds, 2),
-        "tokens_per_second": round(tally.output_tokens / tally.engine_seconds, 1) if tally.sampled else None,
-        "tokens_per_kept": round(tally.output_tokens / tally.correct, 1) if tally.correct else None,
+        "prompt_tokens": keys.prompt_tokens,
+        "output_tokens": keys.output_tokens,
+        "sampled": keys.num_traces - int(spent["adopted"]),
+        "adopted": int(spent["adopted"]),
+        "found": found,
+        "sampled_output_tokens": sampled_tokens,
+        "engine_seconds": round(seconds, 2),
+        "tokens_per_second": round(sampled_tokens / seconds, 1) if seconds else None,
+        "tokens_per_kept": round(keys.output_tokens / correct, 1) if correct else None,
     }

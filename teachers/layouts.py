@@ -3,13 +3,15 @@
 openr1        OpenR1-Math-220k: `problem`, `generations` (a list), `finish_reasons` where known
 openthoughts  OpenThoughts: `conversations`, thinking between <|begin_of_thought|> and <|end_of_thought|>
 sharegpt      `conversations` of {"from": "human" | "gpt", "value"} or `messages` of {"role", "content"}
-columns       a column for the question and one for the response (a text, or a list of them)
+columns       a column for the question and one for the response (a text, or a list of them), and
+              where there is one, a column for the output tokens (a number, or a list of them)
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import RecipeError
 from pipeline.render import PROMPTS, Tags
 
 THINK = Tags(opened_by_prompt=False)
@@ -24,39 +26,83 @@ WRAPPERS = [
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A question and its responses, each with the finish reason that the row states, or ""."""
+    """A question and its responses, each with the finish reason ("" unstated) and the output tokens (None
+    unstated) that the row states. ValueError where the lists are of different lengths."""
 
     question: str
     responses: list[str]
     reasons: list[str]
+    tokens: list[int | None]
+
+    def __post_init__(self) -> None:
+        stated = {"finish reasons": len(self.reasons), "token counts": len(self.tokens)}
+        for name, number in stated.items():
+            if number != len(self.responses):
+                raise ValueError(f"{len(self.responses)} responses, {number} {name}")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     question: str = "question"
     response: str = "response"
+    tokens: str = ""
+
+    @classmethod
+    def from_flag(cls, flag: str) -> "Columns":
+        """`question,response` or `question,response,tokens`. RecipeError on anything else."""
+        names = [name.strip() for name in flag.split(",")]
+        if len(names) not in (2, 3) or not all(names):
+            raise RecipeError(
+                f"--columns {flag}: name the column of the question, the one of the response and, where "
+                "there is one, the one of the output tokens, for example --columns problem,solution"
+            )
+        return cls(*names)
 
 
 def read_openr1(row: dict[str, Any], columns: Columns) -> Row:
-    responses = [str(text) for text in row["generations"]]
+    responses = texts(row["generations"])
     stated = row.get("finish_reasons") or []
     reasons = [str(reason or "") for reason in stated] or [""] * len(responses)
-    return Row(str(row["problem"]), responses, reasons)
+    return Row(text(row["problem"]), responses, reasons, [None] * len(responses))
 
 
 def read_chat(row: dict[str, Any], columns: Columns) -> Row:
     """The first user turn and the answer to it; later turns are not read."""
     turns = row["conversations"] if "conversations" in row else row["messages"]
     said = [(turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))) for turn in turns]
-    question = next(str(text) for who, text in said if who in ("human", "user"))
-    response = next(str(text) for who, text in said if who in ("gpt", "assistant", "model"))
-    return Row(question, [response], [""])
+    question = next(text(value) for who, value in said if who in ("human", "user"))
+    response = next(text(value) for who, value in said if who in ("gpt", "assistant", "model"))
+    return Row(question, [response], [""], [None])
 
 
 def read_columns(row: dict[str, Any], columns: Columns) -> Row:
     found = row[columns.response]
-    responses = [str(text) for text in found] if isinstance(found, list) else [str(found)]
-    return Row(str(row[columns.question]), responses, [""] * len(responses))
+    responses = texts(found if isinstance(found, list) else [found])
+    tokens: list[int | None] = [None] * len(responses)
+    if columns.tokens:
+        counts = row[columns.tokens]
+        tokens = [whole(count) for count in (counts if isinstance(counts, list) else [counts])]
+    return Row(text(row[columns.question]), responses, [""] * len(responses), tokens)
+
+
+def text(value: Any) -> str:
+    """A text that any file can hold: JSON may have half of a surrogate pair. TypeError on anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, found {value!r:.40}")
+    return value.encode(errors="replace").decode()
+
+
+def texts(values: Any) -> list[str]:
+    if not isinstance(values, list):
+        raise TypeError(f"expected a list of texts, found {values!r:.40}")
+    return [text(value) for value in values]
+
+
+def whole(value: Any) -> int | None:
+    """A number of tokens; None stays None. TypeError on anything else."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise TypeError(f"expected a number of tokens, found {value!r:.40}")
 
 
 LAYOUTS: dict[str, tuple[Callable[[dict[str, Any], Columns], Row], Tags]] = {

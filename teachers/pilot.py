@@ -36,6 +36,8 @@ def run_pilot(context: Context, count: int, flags: GenerateFlags) -> Forecast | 
     if stage is None:
         return None
     everything = list(prepared.problems)
+    if len(everything) < 2:
+        raise RecipeError(f"--pilot {count}: there is {len(everything)} problem; generate it without a pilot")
     chosen = spread(everything, count)
     samples = prepared.job.samples
     job = replace(prepared.job, samples=Samples(keep=samples.keep, max=samples.max))

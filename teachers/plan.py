@@ -45,6 +45,19 @@ class Assumed:
     problems: int = 0  # 0: as the problems stage or the recipe says
 
 
+BOUNDS = {
+    "pass_rate": (0, 1),
+    "tokens_share": (0, 1),
+    "prompt_tokens": (0, 1e7),
+    "devices": (1, 1e6),
+    "memory": (1e-3, 1e5),
+    "bandwidth": (1e-3, 1e6),
+    "price": (0, 1e6),
+    "concurrency": (8, 1e6),  # fewer sequences at a time than 8 are no layout, see estimate.layout_for
+    "problems": (0, 1e12),
+}
+
+
 def assumed_from(pairs: list[str]) -> Assumed:
     """The assumptions of `--assume name=value`. RecipeError on an unknown name or what is no number."""
     known = {item.name: item.type for item in fields(Assumed)}
@@ -57,8 +70,9 @@ def assumed_from(pairs: list[str]) -> Assumed:
             values[name] = int(text) if known[name] is int else float(text)
         except ValueError:
             raise RecipeError(f"--assume {pair}: expected a number after '=', found '{text}'") from None
-        if values[name] < 0 or (name == "pass_rate" and values[name] > 1):
-            raise RecipeError(f"--assume {pair}: out of range")
+        low, high = BOUNDS[name]
+        if not low <= values[name] <= high:  # nor is NaN
+            raise RecipeError(f"--assume {pair}: out of range, expected {low:g} to {high:g}")
     return Assumed(**values)
 
 
@@ -144,7 +158,9 @@ def outlook_of(recipe: Recipe, num_problems: float, assumed: Assumed, measured: 
         tries=tries,
         tokens_per_trace=tokens,
         solved=num_problems * measured.get("solved_share", solved_share(rate, samples)),
-        output_tokens=measured.get("output_tokens", num_problems * tries * tokens),
+        output_tokens=num_problems * measured["output_tokens"] / measured["problems"]
+        if measured
+        else num_problems * tries * tokens,
         measured=measured,
     )
 
@@ -169,7 +185,9 @@ def generate_lines(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> list[L
         ),
     ]
     if measured:
-        interval = f"{measured['output_tokens_low']:,.0f} to {measured['output_tokens_high']:,.0f}"
+        scale = outlook.num_problems / measured["problems"]  # not 1 where --assume problems says so
+        low, high = (scale * measured[f"output_tokens_{end}"] for end in ("low", "high"))
+        interval = f"{low:,.0f} to {high:,.0f}"
         lines.append(Line("95% interval of them", interval, pilot))
     return lines
 

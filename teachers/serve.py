@@ -7,13 +7,15 @@ Reads teachers/cards/<name>.yaml, writes nothing. The generate stage uses it wit
 
 import logging
 import os
+import signal
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 
 from pipeline.cards import sampled_teacher, teacher_card
-from pipeline.errors import EngineError
+from pipeline.errors import EngineError, RecipeError
 from pipeline.sampling import EngineFlags
 from pipeline.sampling.serving import serve_command
 
@@ -25,7 +27,9 @@ WAIT_SECONDS = 3600.0  # weights of hundreds of gigabytes are read first
 
 def run(teacher: str, port: int, flags: EngineFlags) -> None:
     """Start the server, say when it answers, and stay until it ends. EngineError where it ends by itself."""
+    check_port(port)
     server = subprocess.Popen(command(teacher, port, flags), env=environment())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: with the server stopped
     try:
         wait_until_ready(server, port)
         log.info(
@@ -36,6 +40,21 @@ def run(teacher: str, port: int, flags: EngineFlags) -> None:
     finally:
         stop(server)
     raise EngineError(f"vllm serve ended by itself with exit code {code}; its own message is above")
+
+
+def check_port(port: int) -> None:
+    """RecipeError where nothing can listen there, or another server does and would answer for ours."""
+    if not 0 < port < 65536:
+        raise RecipeError(f"--port {port}: ports are 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise RecipeError(
+                f"--port {port}: {HOST}:{port} is not free ({error.strerror}); stop what listens there, or "
+                "name another port"
+            ) from None
 
 
 def command(teacher: str, port: int, flags: EngineFlags) -> list[str]:

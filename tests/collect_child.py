@@ -1,6 +1,8 @@
 """A process to be killed: collects against a scripted teacher as the generate stage does.
 
 python -m tests.collect_child URL DIRECTORY NUM_PROBLEMS CONCURRENCY
+
+It waits for a line `go` on stdin before it opens the store, so that the next child can start meanwhile.
 """
 
 import asyncio
@@ -33,10 +35,18 @@ def make_problems(count: int, behaviour: str = "") -> list[Problem]:
 
 async def main(url: str, directory: str, num_problems: int, concurrency: int) -> None:
     flags = EngineFlags("server", urls=(url,), concurrency=concurrency)
-    with VerifierPool(workers=1) as pool, Store(Path(directory), max_shard_bytes=100_000) as store:
-        async with start_engine(MODEL, flags) as engine:
-            tally = await collect(JOB, make_problems(num_problems), engine, store, pool, Options(concurrency))
-    print(tally)
+    problems = make_problems(num_problems)
+    with VerifierPool(workers=1) as pool:
+        wait_for_go()
+        with Store(Path(directory), max_shard_bytes=100_000) as store:
+            async with start_engine(MODEL, flags) as engine:
+                print(await collect(JOB, problems, engine, store, pool, Options(concurrency)))
+
+
+def wait_for_go() -> None:
+    """Return when the parent says `go`; end where it has gone without a word."""
+    if sys.stdin.readline().strip() != "go":
+        sys.exit("never told to go")
 
 
 if __name__ == "__main__":

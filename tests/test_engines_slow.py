@@ -22,12 +22,15 @@ from pipeline.sampling import EngineFlags, Job, Options, Store, Tally, collect, 
 from pipeline.sampling.processes import kill, with_children
 from pipeline.sources import load_source
 from pipeline.verify import VerifierPool
-from tests.test_kills import num_lines, whole_lines
+from tests.collect_child import wait_for_go
+from tests.test_kills import Growth, start_child, tell_to_go, wait_for_lines, whole_lines
 from tests.test_sampling import keys_in
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
+COUNT = 400
+FLAGS = EngineFlags(concurrency=64, kv_cache_gib=1)
 CONFIG = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 3}
 
 
@@ -41,33 +44,26 @@ def make_problems(count: int) -> list[Problem]:
     return list(load_source(source, 0))
 
 
-def start_child(directory: Path, count: int) -> subprocess.Popen[str]:
-    """A process that collects 2 samples each of `count` problems with vLLM in it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.test_engines_slow", str(directory), str(count)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-
-
 async def collect_here(directory: Path, count: int) -> None:
+    """Make an engine ready, wait to be told, then collect 2 samples each of `count` problems."""
     job = make_job(2, 2)
-    with VerifierPool(workers=1) as pool, Store(directory) as store:
-        async with start_engine(job.model, EngineFlags(concurrency=64, kv_cache_gib=1)) as engine:
+    async with start_engine(job.model, FLAGS) as engine:
+        await engine.ready()
+        await asyncio.to_thread(wait_for_go)
+        with VerifierPool(workers=1) as pool, Store(directory) as store:
             await collect(job, make_problems(count), engine, store, pool, Options(64))
 
 
-def wait_for_lines(child: subprocess.Popen[str], directory: Path, wanted: int) -> list[psutil.Process]:
-    """The child's processes, once its store has `wanted` traces."""
-    end = time.monotonic() + 240
-    while num_lines(directory) < wanted and time.monotonic() < end:
-        assert child.poll() is None, child.communicate()[1]
-        time.sleep(0.02)
-    assert num_lines(directory) >= wanted
-    return with_children(child.pid)
+@pytest.fixture
+def collectors(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Five processes with vLLM in each, which start side by side; none opens the store before its turn."""
+    children = [start_child("tests.test_engines_slow", tmp_path, COUNT) for _ in range(5)]
+    try:
+        yield children
+    finally:
+        for child in children:
+            kill(with_children(child.pid))
+            child.communicate()
 
 
 def wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
@@ -75,46 +71,42 @@ def wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_kill_9_with_the_real_engine_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
-    count, before = 400, set()
-    for wanted in (100, 300, 500):
-        child = start_child(tmp_path, count)
-        processes = wait_for_lines(child, tmp_path, wanted)
-        child.kill()
-        child.communicate()
+def test_kill_9_and_an_interrupt_of_the_real_engine_lose_nothing_and_leave_nothing(
+    collectors: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    growth, before = Growth(tmp_path), set()
+    *stopped, last = collectors
+    for wanted, child in zip((100, 250, 400, 550), stopped, strict=True):
+        tell_to_go(child)
+        wait_for_lines(child, growth, wanted, seconds=240)
+        processes = with_children(child.pid)
+        assert len(processes) > 2, "engine core and verifiers are processes of their own"
+        child.send_signal(signal.SIGINT if child is stopped[-1] else signal.SIGKILL)
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode != 0
         assert wait_for_end(processes, 20) == []
         now = whole_lines(tmp_path)
         assert before <= now
         before = now
-    child = start_child(tmp_path, count)
-    _, errors = child.communicate(timeout=300)
-    assert child.returncode == 0, errors
+    assert "launching nothing more" in errors
+    assert all(path.read_bytes().endswith(b"}\n") for path in tmp_path.glob("traces-*.jsonl"))
+    tell_to_go(last)
+    _, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, errors
     found = keys_in(tmp_path)
-    assert set(found) == {(problem.id, i) for problem in make_problems(count) for i in range(2)}
+    assert set(found) == {(problem.id, i) for problem in make_problems(COUNT) for i in range(2)}
     assert set(found.values()) == {1}
     assert before <= whole_lines(tmp_path)
 
 
-def test_an_interrupt_of_the_real_engine_leaves_a_resumable_store_and_no_process(tmp_path: Path) -> None:
-    child = start_child(tmp_path, 2000)
-    processes = wait_for_lines(child, tmp_path, 50)
-    child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=60)
-    assert "launching nothing more" in errors
-    assert child.returncode != 0
-    assert wait_for_end(processes, 20) == []
-    assert all(line.endswith(b"}") for line in whole_lines(tmp_path))
-
-
 def test_a_dead_engine_is_started_again_and_nothing_is_lost(tmp_path: Path) -> None:
     async def collection() -> tuple[Tally, int]:
-        job, problems = make_job(2, 2), make_problems(300)
-        flags = EngineFlags(concurrency=64, kv_cache_gib=1)
+        job, problems, growth = make_job(2, 2), make_problems(300), Growth(tmp_path)
         with VerifierPool(workers=1) as pool, Store(tmp_path) as store:
-            async with start_engine(job.model, flags) as engine:
+            async with start_engine(job.model, FLAGS) as engine:
 
                 async def murder() -> None:
-                    while num_lines(tmp_path) < 100:
+                    while growth.num_lines() < 100:
                         await asyncio.sleep(0.02)
                     core = [p for p in with_children(os.getpid()) if "EngineCore" in " ".join(p.cmdline())]
                     kill(core or with_children(os.getpid())[:1])
@@ -172,6 +164,7 @@ def test_one_of_two_vllm_servers_is_killed_in_mid_run(
 ) -> None:
     urls = tuple(f"http://127.0.0.1:{port}/v1" for port, _ in replicas)
     job, problems, directory = make_job(2, 2), make_problems(300), tmp_path / "store"
+    growth = Growth(directory)
 
     async def collection() -> tuple[Tally, dict[str, dict[str, int]]]:
         flags = EngineFlags("server", urls=urls, concurrency=64)
@@ -179,7 +172,7 @@ def test_one_of_two_vllm_servers_is_killed_in_mid_run(
             async with start_engine(job.model, flags) as engine:
 
                 async def murder() -> None:
-                    while num_lines(directory) < 100:
+                    while growth.num_lines() < 100:
                         await asyncio.sleep(0.02)
                     kill(with_children(replicas[0][1].pid))
 

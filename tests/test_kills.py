@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,25 +38,49 @@ def scripted_server(delay_seconds: float, behaviour: str = "good") -> Iterator[s
         server.wait()
 
 
-def start_child(url: str, directory: Path, num_problems: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.collect_child", url, str(directory), str(num_problems)]
+def start_child(module: str, *arguments: object) -> subprocess.Popen[str]:
+    """A process that makes itself ready to collect, and collects when it is told to (`tell_to_go`)."""
     return subprocess.Popen(
-        [*command, str(CONCURRENCY)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
 
 
-def num_lines(directory: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in directory.glob("traces-*.jsonl"))
+def tell_to_go(child: subprocess.Popen[str]) -> None:
+    assert child.stdin is not None
+    child.stdin.write("go\n")
+    child.stdin.flush()
 
 
-def kill_after(child: subprocess.Popen[str], directory: Path, wanted: int, moment: float) -> None:
-    """Kill a child at a random moment after its store has `wanted` traces."""
-    end = time.monotonic() + 60
-    while num_lines(directory) < wanted and child.poll() is None and time.monotonic() < end:
-        time.sleep(0.002)
-    time.sleep(moment)
-    child.kill()
-    child.communicate()
+class Growth:
+    """How many whole lines the shards of a directory have; of each only what is new is read."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lines: dict[Path, tuple[int, int]] = {}  # number, and the offset after the last of them
+
+    def num_lines(self) -> int:
+        for path in self._directory.glob("traces-*.jsonl"):
+            number, offset = self._lines.get(path, (0, 0))
+            with path.open("rb") as file:
+                file.seek(offset)
+                new = file.read()
+            self._lines[path] = (number + new.count(b"\n"), offset + new.rfind(b"\n") + 1)
+        return sum(number for number, _ in self._lines.values())
+
+
+def wait_for_lines(child: subprocess.Popen[str], growth: Growth, wanted: int, seconds: float = 60) -> None:
+    """Return when the child's store has `wanted` traces."""
+    end = time.monotonic() + seconds
+    while growth.num_lines() < wanted and time.monotonic() < end:
+        assert child.poll() is None, child.communicate()[1]
+        time.sleep(0.005)
+    assert growth.num_lines() >= wanted
 
 
 def whole_lines(directory: Path) -> set[bytes]:
@@ -66,23 +91,39 @@ def whole_lines(directory: Path) -> set[bytes]:
     return lines
 
 
+def collector(url: str, directory: Path, num_problems: int, stack: ExitStack) -> subprocess.Popen[str]:
+    child = start_child("tests.collect_child", url, directory, num_problems, CONCURRENCY)
+    stack.callback(child.communicate)
+    stack.callback(child.kill)
+    return child
+
+
 @pytest.mark.slow
 def test_kill_9_at_50_random_moments(tmp_path: Path) -> None:
     num_kills, problems = 50, make_problems(2000)
     expected = {
         (problem.id, i) for problem in problems for i in range(tries_by_rule(outcomes(JOB, problem, 6), 2))
     }
-    rng = random.Random(7)
-    with scripted_server(0.01) as url:
-        before: set[bytes] = set()
+    rng, growth, before = random.Random(7), Growth(tmp_path), set()
+    with scripted_server(0.01) as url, ExitStack() as stack:
+        # the next child imports what it needs while this one collects; none opens the store before its turn
+        waiting = deque(collector(url, tmp_path, len(problems), stack) for _ in range(2))
         for number in range(num_kills):
-            child = start_child(url, tmp_path, len(problems))
-            kill_after(child, tmp_path, len(expected) * number // (num_kills + 5), rng.uniform(0, 0.2))
+            child = waiting.popleft()
+            tell_to_go(child)
+            waiting.append(collector(url, tmp_path, len(problems), stack))
+            wait_for_lines(child, growth, len(expected) * number // (num_kills + 5))
+            time.sleep(rng.uniform(0, 0.2))
+            assert child.poll() is None, "ended before it was killed"
+            child.kill()
+            child.communicate()
             now = whole_lines(tmp_path)
             assert before <= now, f"kill {number} lost a finished trace"
             before = now
-        last = start_child(url, tmp_path, len(problems))
-        assert last.wait(timeout=240) == 0, last.communicate()
+        last = waiting.popleft()
+        tell_to_go(last)
+        _, errors = last.communicate(timeout=240)
+        assert last.returncode == 0, errors
         with urllib.request.urlopen(url.replace("/v1", "/seen"), timeout=10) as response:
             asked = sum(json.load(response).values())
     found = keys_in(tmp_path)
@@ -98,11 +139,10 @@ def test_kill_9_at_50_random_moments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_an_interrupt_keeps_what_is_finished(name: str, tmp_path: Path) -> None:
-    with scripted_server(0.05) as url:
-        child = start_child(url, tmp_path, 2000)
-        end = time.monotonic() + 60
-        while num_lines(tmp_path) < 5 and time.monotonic() < end:
-            time.sleep(0.01)
+    with scripted_server(0.05) as url, ExitStack() as stack:
+        child = collector(url, tmp_path, 2000, stack)
+        tell_to_go(child)
+        wait_for_lines(child, Growth(tmp_path), 5)
         os.kill(child.pid, getattr(signal, name))
         _, errors = child.communicate(timeout=30)
     assert "launching nothing more" in errors

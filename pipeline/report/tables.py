@@ -140,11 +140,11 @@ def ledger_table(findings: Findings) -> Table | None:
         return None
     bought = next(cost for cost in findings.costs if cost.stage == "generate")
     kept = manifests["filter"]["counts"]["kept"]
-    rows = [["teacher output tokens per kept trace", count(bought.output_tokens / kept) if kept else "-"]]
-    rows.append(
-        ["teacher engine time per kept trace", f"{bought.engine_seconds / kept:.3f} s" if kept else "-"]
-    )
-    rows.append(["teacher output tokens per point gained", per_point(findings, bought.output_tokens)])
+    # imported traces may be without a count of tokens, and adopted ones took no engine time here
+    tokens, time = bought.output_tokens, bought.engine_seconds
+    rows = [["teacher output tokens per kept trace", count(tokens / kept) if kept and tokens else "-"]]
+    rows.append(["teacher engine time per kept trace", f"{time / kept:.3f} s" if kept and time else "-"])
+    rows.append(["teacher output tokens per point gained", per_point(findings, tokens) if tokens else "-"])
     price = findings.recipe.report.price_per_engine_hour
     if price is not None:
         currency = findings.recipe.report.currency

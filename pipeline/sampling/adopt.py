@@ -7,8 +7,9 @@ directory adopted from, and a line that a kill tore there is left alone.
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
+from pipeline.errors import StageError
 from pipeline.records import Trace, Verdict, from_json
 from pipeline.sampling.job import Job, request_fingerprint
 from pipeline.sampling.keys import TRACE_HEAD, VERDICT_HEAD, compact
@@ -18,6 +19,7 @@ from pipeline.verify import VERSIONS
 log = logging.getLogger(__name__)
 
 Key = tuple[int, int]
+Read = TypeVar("Read", Trace, Verdict)
 
 
 class AdoptedRun:
@@ -50,10 +52,10 @@ class AdoptedRun:
         place = self._traces.get(key)
         if place is None:
             return None
-        trace = from_json(Trace, _line_at(self._shards[place[0]], place[1]))
+        trace = _read(Trace, self._shards[place[0]], place[1])
         if self._verdict_file is None or key not in self._verdicts:
             return trace, None
-        verdict = from_json(Verdict, _line_at(self._verdict_file, self._verdicts[key]))
+        verdict = _read(Verdict, self._verdict_file, self._verdicts[key])
         return trace, verdict if VERSIONS.get(verdict.verifier) == verdict.version else None
 
     def close(self) -> None:
@@ -69,6 +71,12 @@ def _whole_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         offset += len(line)
 
 
-def _line_at(file: BinaryIO, offset: int) -> str:
+def _read(kind: type[Read], file: BinaryIO, offset: int) -> Read:
     file.seek(offset)
-    return file.readline().decode()
+    try:
+        return from_json(kind, file.readline().decode())
+    except ValueError as error:
+        raise StageError(
+            f"{file.name}: the line at byte {offset} is no {kind.__name__.lower()} ({error}); remove that "
+            "line, or run without --adopt"
+        ) from None

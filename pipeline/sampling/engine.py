@@ -28,7 +28,8 @@ class EngineFlags:
 
     `concurrency` bounds the requests in flight (and vLLM's max_num_seqs). Sizes that are None are the card's.
     `kv_cache_gib` bounds the cache of vLLM's CPU build. EngineError comes after `max_restarts` of a dead
-    engine, or when no server has answered for `outage_seconds`.
+    engine, or when no server has answered for `outage_seconds`. `request_timeout_seconds` None goes by
+    max_tokens.
     """
 
     engine: Literal["vllm", "server"] = "vllm"
@@ -40,7 +41,7 @@ class EngineFlags:
     kv_cache_gib: int = 2
     max_restarts: int = 3
     served_name: str | None = None
-    request_timeout_seconds: float = 1800.0
+    request_timeout_seconds: float | None = None
     outage_seconds: float = 600.0
 
     def __post_init__(self) -> None:
@@ -59,6 +60,8 @@ class EngineFlags:
             raise RecipeError("--url is for --engine server; the engine in this process takes none")
         for url in self.urls:
             check_url(url)
+        if len({url.rstrip("/") for url in self.urls}) < len(self.urls):
+            raise RecipeError(f"--url: one server stands twice in {', '.join(self.urls)}; name each once")
 
 
 def check_url(url: str) -> None:
@@ -66,6 +69,7 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        fits = fits and not parts.query and not parts.fragment  # nor would a key in it stay unrecorded
     except ValueError:  # a port that is no number, a bracket that is not closed
         fits = False
     if not fits or any(character.isspace() for character in url):

@@ -40,6 +40,8 @@ class Tally:
 
     `found` were in the store, `adopted` came from a source, `sampled` from the engine; tokens and seconds
     are those of `sampled`, from the first launch to the last trace, so engine start is not in them.
+    `correct` and `cut` are among the traces that were given their verdict now, which have `judged_tokens`.
+    `done_before` are the problems that needed no engine, as counted when it was first asked.
     """
 
     solved: int = 0
@@ -49,6 +51,9 @@ class Tally:
     sampled: int = 0
     correct: int = 0
     cut: int = 0
+    judged_tokens: int = 0
+    adopted_tokens: int = 0
+    done_before: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     failed: Counter[str] = field(default_factory=Counter)
@@ -248,6 +253,7 @@ class Loop:
 
     def _adopt(self, asked: Asked, trace: Trace, verdict: Verdict | None) -> None:
         self.tally.adopted += 1
+        self.tally.adopted_tokens += trace.output_tokens
         self._store.add_trace(trace)
         if verdict is not None:
             self._count(asked, trace, verdict)
@@ -304,6 +310,7 @@ class Loop:
             if prompts is not None:
                 await asyncio.to_thread(check_lengths, self._job, self._all_problems, prompts)
             await self._engine.ready()
+            self.tally.done_before = self.tally.solved + self.tally.given_up
             self.tally.first_launch = time.monotonic()
             self._prepared = True
 
@@ -327,6 +334,7 @@ class Loop:
         asked.correct += correct
         self.tally.correct += correct
         self.tally.cut += cut
+        self.tally.judged_tokens += trace.output_tokens
 
     def _land(self, asked: Asked) -> None:
         asked.in_flight -= 1

@@ -7,31 +7,44 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
-from pipeline.recipe import Samples
 from pipeline.sampling.loop import Tally
 
 log = logging.getLogger(__name__)
 
 LOG_SECONDS = 30.0
 SCREEN_SECONDS = 0.5
+SAVE_SECONDS = 1.0  # what a kill may take from the figures that are carried over to the next process
 
 
 class Progress:
-    """Watches one collection of `num_problems`, the whole of the stage."""
+    """Watches one collection of `num_problems`, the whole of the stage.
 
-    def __init__(self, num_problems: int, samples: Samples) -> None:
+    `save` is given the tally every second, and once more at the end.
+    """
+
+    def __init__(self, num_problems: int, save: Callable[[Tally], None] | None = None) -> None:
         self._num_problems = num_problems
-        self._samples = samples
+        self._save = save
 
     async def watch(self, tally: Tally) -> None:
         screen = sys.stderr.isatty()
+        shown = saved = time.monotonic()
         try:
             while True:
-                await asyncio.sleep(SCREEN_SECONDS if screen else LOG_SECONDS)
-                self._show(tally, screen)
+                await asyncio.sleep(SCREEN_SECONDS)
+                now = time.monotonic()
+                if self._save is not None and now - saved >= SAVE_SECONDS:
+                    self._save(tally)
+                    saved = now
+                if screen or now - shown >= LOG_SECONDS:
+                    self._show(tally, screen)
+                    shown = now
         finally:
+            if self._save is not None:
+                self._save(tally)
             if screen:
                 self._show(tally, screen)
                 sys.stderr.write("\n")
@@ -59,10 +72,11 @@ def describe(tally: Tally, num_problems: int) -> str:
     rate, tokens = tally.sampled / seconds, tally.output_tokens / seconds
     text += f" {rate:,.1f} traces/s {tokens:,.0f} tok/s"
     if tally.correct:
-        text += f" {tally.output_tokens / tally.correct:,.0f} tok/kept"
+        text += f" {tally.judged_tokens / tally.correct:,.0f} tok/kept"
     if tally.failed:
         text += f" {sum(tally.failed.values()):,} failed"
-    if 0 < done < num_problems:
-        left = timedelta(seconds=round(seconds / done * (num_problems - done)))
+    bought = done - tally.done_before
+    if bought > 0 and done < num_problems:
+        left = timedelta(seconds=round(seconds / bought * (num_problems - done)))
         text += f" {left} left"
     return text

@@ -56,7 +56,7 @@ class Replicas:
 
     def __init__(self, urls: tuple[str, ...], concurrency: int, outage_seconds: float) -> None:
         # each may take all, so that one that is left alone keeps the whole concurrency
-        self.all = [Replica(url, float(concurrency), concurrency) for url in urls]
+        self.all = [Replica(url.rstrip("/"), float(concurrency), concurrency) for url in urls]
         self._outage_seconds = outage_seconds
         self._last_sign = time.monotonic()
         self._changed = asyncio.Event()

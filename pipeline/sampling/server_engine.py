@@ -38,6 +38,8 @@ FIRST_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 30.0
 HEALTH_SECONDS = 0.2
 MAX_FAILED_IN_A_ROW = 8
+SHORTEST_TIMEOUT_SECONDS = 1800.0
+SLOWEST_TOKENS_PER_SECOND = 4.0  # of one request on a full server; a timeout throws away what was paid
 
 
 class Retry(Exception):
@@ -56,7 +58,7 @@ class ServerEngine:
         self.notes: dict[str, Any] = {"engine": "server"}
         self._model = model
         self._flags = flags
-        self._key = os.environ.get(API_KEY, "")
+        self._key = os.environ.get(API_KEY, "").strip()  # a file's line break cannot stand in a header
         self._replicas = Replicas(flags.urls, flags.concurrency, flags.outage_seconds)
         self._probed = False
         self._probing = asyncio.Lock()
@@ -65,7 +67,6 @@ class ServerEngine:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=self._flags.request_timeout_seconds, sock_connect=10),
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
         )
         return self
@@ -107,19 +108,29 @@ class ServerEngine:
                 attempts[retry.kind] = attempts.get(retry.kind, 0) + 1
                 pause = backoff_seconds(sum(attempts.values()), retry.wait_seconds)
                 waited += pause
-                if self._is_enough(attempts, waited):
+                if self._is_enough(attempts, waited, self._timeout(sampling)):
                     raise RequestFailed(retry.kind, str(retry)) from None
+            except RequestFailed as failure:
+                raise RequestFailed(failure.kind, self._clean(failure.detail)) from None
             finally:
                 self._replicas.give_back(last)
             await asyncio.sleep(pause)
 
-    def _is_enough(self, attempts: dict[str, int], waited: float) -> bool:
+    def _timeout(self, sampling: Sampling | None = None) -> float:
+        """Seconds that a request may take: as stated, else what `max_tokens` take on a slow server."""
+        stated = self._flags.request_timeout_seconds
+        if stated is not None:
+            return stated
+        longest = sampling.max_tokens / SLOWEST_TOKENS_PER_SECOND if sampling else 0.0
+        return max(SHORTEST_TIMEOUT_SECONDS, longest)
+
+    def _is_enough(self, attempts: dict[str, int], waited: float, timeout: float) -> bool:
         """Whether to give a request up. Being told to slow down is no failure, while time lasts."""
         told = attempts.get("http_429", 0)
         return (
             sum(attempts.values()) - told >= MAX_ATTEMPTS
             or attempts.get("timeout", 0) >= MAX_TIMEOUTS
-            or (told > 0 and waited > self._flags.request_timeout_seconds)
+            or (told > 0 and waited > timeout)
         )
 
     def _note(self, replica: Replica, retry: Retry) -> None:
@@ -135,33 +146,39 @@ class ServerEngine:
             watch.add_done_callback(self._watches.discard)
 
     async def _watch(self, replica: Replica) -> None:
-        """Ask a server that is down for its models until it answers."""
-        pause = HEALTH_SECONDS
+        """Ask a server that is down what it serves until it answers; it may be another one than before."""
+        pause, said = HEALTH_SECONDS, ""
         while True:
             await asyncio.sleep(pause)
             try:
-                await self._models(replica)
-            except (Retry, RequestFailed):
+                await self._learn(replica)
+            except (Retry, RequestFailed, EngineError) as error:
                 pause = min(pause * 1.5, MAX_BACKOFF_SECONDS)
+                if isinstance(error, EngineError) and said != str(error):
+                    said = str(error)
+                    log.warning("%s answers and is not used: %s", replica.url, said)
                 continue
             self._replicas.rose(replica)
             return
 
     async def _ask(self, replica: Replica, body: dict[str, Any], sampling: Sampling) -> Completion:
-        answer = await self._fetch(
-            "POST", f"{replica.url}/chat/completions", body | extras(replica, sampling)
-        )
+        url, seconds = f"{replica.url}/chat/completions", self._timeout(sampling)
+        answer = await self._fetch("POST", url, body | extras(replica, sampling), seconds)
         self._replicas.sign_of_life()
         replica.succeeded()
         return read_answer(answer, replica.model, self._model)
 
-    async def _fetch(self, method: str, url: str, body: dict[str, Any] | None = None) -> Any:
+    async def _fetch(
+        self, method: str, url: str, body: dict[str, Any] | None = None, seconds: float | None = None
+    ) -> Any:
         """The JSON of an answer. Raises Retry for what is transient, RequestFailed for the rest."""
+        seconds = seconds or self._timeout()
+        limits = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
         try:
-            async with self._session.request(method, url, json=body) as response:
+            async with self._session.request(method, url, json=body, timeout=limits) as response:
                 data = await response.read()
         except TimeoutError:
-            raise Retry("timeout", f"no answer within {self._flags.request_timeout_seconds:g} s") from None
+            raise Retry("timeout", f"no answer within {seconds:g} s") from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             raise Retry("connection", self._clean(f"{type(error).__name__}: {error}")) from None
         if response.status in (401, 403):
@@ -189,35 +206,37 @@ class ServerEngine:
         try:
             return {str(entry["id"]): entry for entry in answer["data"]}
         except (TypeError, KeyError):
-            raise RequestFailed("invalid_json", f"{replica.url}/models lists no models") from None
+            raise RequestFailed("invalid_answer", f"{replica.url}/models lists no models") from None
 
     async def _probe(self) -> None:
-        """Learn of each server the name of the model there; EngineError where no server has it."""
+        """Learn what each server has; EngineError where one has another model, or none answers."""
         found: dict[str, str] = {}
         for replica in self._replicas.all:
             try:
-                models = await self._models(replica)
+                await self._learn(replica)
             except (Retry, RequestFailed) as error:
-                found[replica.url] = f"{type(error).__name__.lower()}: {error}"
-                self._note(replica, error if isinstance(error, Retry) else Retry("connection", str(error)))
-                replica.model = self._flags.served_name or self._model.name
-                continue
-            found[replica.url] = f"serves {', '.join(models) or 'nothing'}"
-            name = served_name(self._model, self._flags, list(models))
-            if name is None:
-                raise EngineError(
-                    f"{replica.url} does not serve {self._model.name} ({self._model.model}); it "
-                    f"{found[replica.url]}. Start it with make serve-teacher, or name it with --served-name"
-                )
-            replica.model = name
-            replica.is_vllm = models[name].get("owned_by") == "vllm"
-            longest = models[name].get("max_model_len")
-            self.notes.setdefault("max_model_len", {})[replica.url] = longest
-            if replica.is_vllm:
-                await self._compare_prompts(replica)
+                found[replica.url] = f"{error}; is it the address that ends in /v1?"
+                self._note(replica, Retry("connection", str(error)))
         if all(replica.down for replica in self._replicas.all):
             listed = "; ".join(f"{url}: {what}" for url, what in found.items())
             raise EngineError(f"no server answers ({listed}). Start one with make serve-teacher")
+
+    async def _learn(self, replica: Replica) -> None:
+        """The name of the model there, and whether it is a vLLM. EngineError where it is another model."""
+        models = await self._models(replica)
+        name = served_name(self._model, self._flags, list(models))
+        if name is None:
+            raise EngineError(
+                f"{replica.url} does not serve {self._model.name} ({self._model.model}); it serves "
+                f"{', '.join(models) or 'nothing'}. Start it with make serve-teacher, or name it with "
+                "--served-name"
+            )
+        replica.model = name
+        replica.is_vllm = models[name].get("owned_by") == "vllm"
+        longest = models[name].get("max_model_len")
+        self.notes.setdefault("max_model_len", {})[replica.url] = longest
+        if replica.is_vllm:
+            await self._compare_prompts(replica)
 
     async def _compare_prompts(self, replica: Replica) -> None:
         """EngineError where the server renders a prompt to other token ids than this side does."""
@@ -232,7 +251,12 @@ class ServerEngine:
             "add_generation_prompt": True,
             "chat_template_kwargs": self._model.template_options,
         }
-        theirs = (await self._fetch("POST", f"{replica.url.removesuffix('/v1')}/tokenize", body))["tokens"]
+        try:
+            answer = await self._fetch("POST", f"{replica.url.removesuffix('/v1')}/tokenize", body)
+            theirs = list(answer["tokens"])
+        except (RequestFailed, KeyError, TypeError) as error:
+            log.info("%s: prompts not compared, /tokenize does not answer (%s)", replica.url, error)
+            return
         if ours != theirs:
             raise EngineError(
                 f"{replica.url} renders prompts with another template: {len(theirs)} tokens where "
@@ -275,8 +299,8 @@ def read_answer(answer: Any, expected: str, model: SampledModel) -> Completion:
         tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
         content = message.get("content") or ""
         thinking = message.get("reasoning") or message.get("reasoning_content")
-        if not isinstance(content, str) or not isinstance(thinking, str | None):
-            raise TypeError("content is no text")
+        if not all(isinstance(text, str) for text in (content, thinking or "", reason)):
+            raise TypeError("content, reasoning or finish_reason is no text")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise RequestFailed("invalid_answer", f"{type(error).__name__}: {error}") from None
     # JSON can hold half of a surrogate pair, which no file can

@@ -47,10 +47,19 @@ class Appender:
         self.size = os.fstat(self._descriptor).st_size
 
     def append(self, line: str) -> None:
+        """StageError where the system does not take the whole line; none of it stays then."""
         data = memoryview(line.encode() + b"\n")
-        self.size += len(data)
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        size = self.size + len(data)
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            os.ftruncate(self._descriptor, self.size)
+            raise StageError(
+                f"{self.path}: cannot be written ({error.strerror}). What was finished before is saved: make "
+                "room there, and run the same command again"
+            ) from None
+        self.size = size
 
     def close(self) -> None:
         os.fsync(self._descriptor)
@@ -70,6 +79,7 @@ class Store:
         self.verdicts_path = directory / f"{stem}verdicts.jsonl"
         self.failures_path = directory / f"{stem}failures.jsonl"
         self.keys = Keys()
+        self.request = ""  # of all its traces; load() says which
         self._unverified: dict[tuple[str, int], Place] = {}
         self._number = 0
         self._shard: Appender | None = None
@@ -91,6 +101,7 @@ class Store:
         for path in [*shards, self.verdicts_path, self.failures_path]:
             repair(path)
         self.keys = Keys()
+        self.request = request
         scan_verdicts(self.verdicts_path, self.keys)
         self._unverified = {
             (problem_id, sample): place

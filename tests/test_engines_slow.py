@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -54,12 +55,21 @@ async def collect_here(directory: Path, count: int) -> None:
             await collect(job, make_problems(count), engine, store, pool, Options(64))
 
 
-@pytest.fixture
-def collectors(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
-    """Five processes with vLLM in each, which start side by side; none opens the store before its turn."""
-    children = [start_child("tests.test_engines_slow", tmp_path, COUNT) for _ in range(5)]
+@dataclass(frozen=True)
+class Collectors:
+    """Processes with vLLM in each, which take their turns at one store."""
+
+    directory: Path
+    children: list[subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def collectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collectors]:
+    """Five, which start side by side and beside the first test: an engine's start keeps one core busy."""
+    directory = tmp_path_factory.mktemp("collectors")
+    children = [start_child("tests.test_engines_slow", directory, COUNT) for _ in range(5)]
     try:
-        yield children
+        yield Collectors(directory, children)
     finally:
         for child in children:
             kill(with_children(child.pid))
@@ -71,35 +81,7 @@ def wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_kill_9_and_an_interrupt_of_the_real_engine_lose_nothing_and_leave_nothing(
-    collectors: list[subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    growth, before = Growth(tmp_path), set()
-    *stopped, last = collectors
-    for wanted, child in zip((100, 250, 400, 550), stopped, strict=True):
-        tell_to_go(child)
-        wait_for_lines(child, growth, wanted, seconds=240)
-        processes = with_children(child.pid)
-        assert len(processes) > 2, "engine core and verifiers are processes of their own"
-        child.send_signal(signal.SIGINT if child is stopped[-1] else signal.SIGKILL)
-        _, errors = child.communicate(timeout=60)
-        assert child.returncode != 0
-        assert wait_for_end(processes, 20) == []
-        now = whole_lines(tmp_path)
-        assert before <= now
-        before = now
-    assert "launching nothing more" in errors
-    assert all(path.read_bytes().endswith(b"}\n") for path in tmp_path.glob("traces-*.jsonl"))
-    tell_to_go(last)
-    _, errors = last.communicate(timeout=300)
-    assert last.returncode == 0, errors
-    found = keys_in(tmp_path)
-    assert set(found) == {(problem.id, i) for problem in make_problems(COUNT) for i in range(2)}
-    assert set(found.values()) == {1}
-    assert before <= whole_lines(tmp_path)
-
-
-def test_a_dead_engine_is_started_again_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_dead_engine_is_started_again_and_nothing_is_lost(collectors: Collectors, tmp_path: Path) -> None:
     async def collection() -> tuple[Tally, int]:
         job, problems, growth = make_job(2, 2), make_problems(300), Growth(tmp_path)
         with VerifierPool(workers=1) as pool, Store(tmp_path) as store:
@@ -128,41 +110,92 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-def replicas(tmp_path: Path) -> Iterator[list[tuple[int, "subprocess.Popen[bytes]"]]]:
-    """Two `serve-teacher` processes with the embedded teacher, and their ports."""
-    started = []
-    for port in (free_port(), free_port()):
-        command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port)]
-        log = (tmp_path / f"server-{port}.log").open("wb")
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        started.append((port, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)))
+@dataclass(frozen=True)
+class Replicas:
+    """Two `serve-teacher` processes with the embedded teacher, by port; their output goes to `directory`."""
+
+    directory: Path
+    servers: dict[int, "subprocess.Popen[bytes]"]
+
+    def start(self) -> None:
+        """Start both, once; `wait` returns when they answer."""
+        while len(self.servers) < 2:
+            port = free_port()
+            command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port)]
+            with self._log(port).open("wb") as log:
+                environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+                self.servers[port] = subprocess.Popen(
+                    command, cwd=ROOT, stdout=log, stderr=log, env=environment
+                )
+
+    def wait(self) -> None:
+        self.start()
+        end = time.monotonic() + 300
+        for port, server in self.servers.items():
+            while not answers(port):
+                assert server.poll() is None, self._log(port).read_text()[-2000:]
+                assert time.monotonic() < end, self._log(port).read_text()[-2000:]
+                time.sleep(0.5)
+
+    def _log(self, port: int) -> Path:
+        return self.directory / f"server-{port}.log"
+
+
+def answers(port: int) -> bool:
     try:
-        for port, server in started:
-            wait_until_served(port, server, tmp_path / f"server-{port}.log")
-        yield started
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    servers = Replicas(tmp_path_factory.mktemp("servers"), {})
+    try:
+        yield servers
     finally:
-        for _, server in started:
+        for server in servers.servers.values():
             kill(with_children(server.pid))
             server.wait()
 
 
-def wait_until_served(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + 300
-    while time.monotonic() < end:
-        assert server.poll() is None, log.read_text()[-2000:]
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail(log.read_text()[-2000:])
+def test_kill_9_and_an_interrupt_of_the_real_engine_lose_nothing_and_leave_nothing(
+    collectors: Collectors, replicas: Replicas
+) -> None:
+    directory = collectors.directory
+    growth, before = Growth(directory), set()
+    *stopped, last = collectors.children
+    for wanted, child in zip((100, 250, 400, 550), stopped, strict=True):
+        tell_to_go(child)
+        wait_for_lines(child, growth, wanted, seconds=240)
+        replicas.start()  # for the last test; the engines of this one have started by now
+        processes = with_children(child.pid)
+        assert len(processes) > 2, "engine core and verifiers are processes of their own"
+        child.send_signal(signal.SIGINT if child is stopped[-1] else signal.SIGKILL)
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode != 0
+        assert wait_for_end(processes, 20) == []
+        now = whole_lines(directory)
+        assert before <= now
+        before = now
+    assert "launching nothing more" in errors
+    assert all(path.read_bytes().endswith(b"}\n") for path in directory.glob("traces-*.jsonl"))
+    tell_to_go(last)
+    _, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, errors
+    found = keys_in(directory)
+    assert set(found) == {(problem.id, i) for problem in make_problems(COUNT) for i in range(2)}
+    assert set(found.values()) == {1}
+    assert before <= whole_lines(directory)
 
 
 def test_one_of_two_vllm_servers_is_killed_in_mid_run(
-    replicas: list[tuple[int, "subprocess.Popen[bytes]"]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    replicas: Replicas, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    urls = tuple(f"http://127.0.0.1:{port}/v1" for port, _ in replicas)
+    replicas.wait()
+    urls = tuple(f"http://127.0.0.1:{port}/v1" for port in replicas.servers)
+    first, second = replicas.servers.values()
     job, problems, directory = make_job(2, 2), make_problems(300), tmp_path / "store"
     growth = Growth(directory)
 
@@ -174,7 +207,7 @@ def test_one_of_two_vllm_servers_is_killed_in_mid_run(
                 async def murder() -> None:
                     while growth.num_lines() < 100:
                         await asyncio.sleep(0.02)
-                    kill(with_children(replicas[0][1].pid))
+                    kill(with_children(first.pid))
 
                 crime = asyncio.create_task(murder())
                 tally = await collect(job, problems, engine, store, pool, Options(64))
@@ -193,6 +226,10 @@ def test_one_of_two_vllm_servers_is_killed_in_mid_run(
     traces = list(Store(directory).traces())
     assert sum(trace.finish_reason == "stop" and bool(trace.thinking) for trace in traces) > 400
     assert to_json(traces[0])
+    processes = with_children(second.pid)
+    second.terminate()
+    second.wait(timeout=60)
+    assert wait_for_end(processes, 20) == [], "a SIGTERM of serve-teacher leaves no server behind"
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def load_prompts(model: SampledModel, local_only: bool = False) -> ChatPrompts |
     None where the tokenizer has no chat template (vLLM knows some models' formats by itself), or where
     `local_only` is set and the files are not on this machine.
     """
+    if local_only and not is_here(model):
+        return None
     from transformers import AutoTokenizer
 
     try:
@@ -87,6 +89,20 @@ def load_prompts(model: SampledModel, local_only: bool = False) -> ChatPrompts |
     if tokenizer.chat_template is None and model.template is None:
         return None
     return ChatPrompts(tokenizer, model)
+
+
+def is_here(model: SampledModel) -> bool:
+    """Whether a tokenizer of the model is on this machine, told without importing its loader."""
+    if Path(model.model).is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model.model, "tokenizer_config.json", revision=model.revision)
+    except HFValidationError:  # no hub id: a name that only the server knows
+        return False
+    return isinstance(found, str)
 
 
 def check_lengths(job: Job, problems: Iterable[Problem], prompts: ChatPrompts) -> None:

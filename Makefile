@@ -24,7 +24,7 @@ STAGES := problems generate filter train eval report
 
 # the default tests are many small ones; the slow ones want the whole machine, one at a time
 PARALLEL := -n auto --maxprocesses 8
-BENCHES := bench-verify bench-generate bench-filter bench-train
+BENCHES := bench-verify bench-generate bench-budget bench-resume bench-filter bench-train
 
 .PHONY: help setup demo all $(STAGES) test test-slow test-real check format embedded serve-teacher serve-student $(BENCHES)
 

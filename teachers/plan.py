@@ -28,6 +28,7 @@ from teachers.forecast import read_forecast
 from teachers.generate import GenerateFlags
 
 HOUR = 3600.0
+PILOT_RATE = "the pilot's; a full run is faster where the pilot did not fill the engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,7 @@ def teacher_lines(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> list[Li
             f"{devices.count} devices of {devices.memory_gib:g} GiB (devices, memory), 0.9 of it used",
         ),
         Line("sequences a replica", f"{layout.sequences:,}", "as the cache allows, at most concurrency"),
-        Line("output tokens a second", f"{rate:,.0f}", "the pilot's; more where there is work to fill the engine" if measured else bandwidth),
+        Line("output tokens a second", f"{rate:,.0f}", PILOT_RATE if measured else bandwidth),
         Line("hours", f"{hours:,.2f}", "output tokens / rate, without the engine's start"),
         Line(
             "money",

@@ -54,6 +54,14 @@ def test_one_pair() -> None:
     assert verify("\\boxed{C}", "B", "choice").status == "wrong"
 
 
+def test_what_cannot_be_sent_is_an_error_for_who_waits_and_the_pool_goes_on(pool: VerifierPool) -> None:
+    for sample in range(4):  # more than there are threads
+        future = pool.submit(("abc", sample), "math", "1", "\\boxed{1}", {"when": object()})
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            future.result(timeout=30)
+    assert pool.submit(("abc", 9), "math", "1", "\\boxed{1}", {}).result(timeout=30).status == "correct"
+
+
 def test_map_keeps_the_order_of_its_rows(pool: VerifierPool) -> None:
     verdicts = list(pool.map(row(k) for k in range(300)))
     assert [verdict.sample for verdict in verdicts] == list(range(300))

@@ -286,7 +286,7 @@ class VerifierPool:
                 if answer["fit"] is not None:
                     worker.kill()
                 worker = None
-        except VerifyError as error:
+        except (VerifyError, TypeError, ValueError, RecursionError) as error:  # the last three: no JSON of it
             task.future.set_exception(error)
             return None
         task.future.set_result(verdict_of(task, answer, seconds))

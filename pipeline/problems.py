@@ -26,6 +26,7 @@ from pipeline.rows import require_file, write_rows
 from pipeline.sources import source_names
 from pipeline.stage import Context, Counts, Plan, begin, hash_file
 from pipeline.tasks import TaskProblems, draw_key, seeded_part, task_names, task_problems
+from pipeline.verify.several import read_golds
 from pipeline.verify.table import VERSIONS
 
 log = logging.getLogger(__name__)
@@ -190,10 +191,8 @@ def row_of(problem: Problem) -> tuple[tuple[str, int], str, str, str, dict[str, 
 
 def own_answer(problem: Problem) -> str:
     """The gold answer as a response would state it; of several golds the first."""
-    gold = problem.gold
-    if problem.verifier == "any":
-        gold = str((json.loads(gold) or [""])[0])
-    return f"\\boxed{{{gold}}}"
+    golds = read_golds(problem.gold) if problem.verifier == "any" else []
+    return f"\\boxed{{{golds[0] if golds else problem.gold}}}"
 
 
 def drop_duplicates(problems: list[Problem], procedural: set[str]) -> Step:

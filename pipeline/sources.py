@@ -30,6 +30,7 @@ PROCEDURAL_LICENCE = "Apache-2.0 (reasoning-gym)"
 # a family that gave no new question for this many draws has no more to give
 MAX_BARREN_DRAWS = 5_000
 LETTERS = "ABCDEFGHIJ"
+VERIFIERS_OF_LISTS = ("any", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,12 @@ def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Probl
     for column in wanted:
         if column not in values:
             raise RecipeError(f"{line.where}: there is no column '{column}'; {nearest(column, list(values))}")
-    _check_text(line, wanted)
+    _check_cells(line, wanted, columns.metadata)
+    if isinstance(values[columns.gold], list) and source.verifier not in VERIFIERS_OF_LISTS:
+        raise RecipeError(
+            f"{line.where}: the column '{columns.gold}' holds a list, which verifier {source.verifier} would "
+            f"take for text; of lists there are {' (one of several is right) and '.join(VERIFIERS_OF_LISTS)}"
+        )
     question = values[columns.question]
     gold = _gold(values[columns.gold], source.answer)
     if not isinstance(question, str) or not question.strip():
@@ -223,26 +229,41 @@ def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Probl
     )
 
 
-def _check_text(line: Line, columns: list[str]) -> None:
-    """RecipeError for half a surrogate pair: JSON can escape one, no file and no tokenizer can hold it."""
+def _check_cells(line: Line, columns: list[str], metadata: list[str]) -> None:
+    """RecipeError for half a surrogate pair, which JSON can escape but no file or tokenizer can hold, and for
+    metadata that JSON has no form for (Parquet holds dates and bytes): no verifier could be sent them."""
     for column in columns:
+        strict = column in metadata
+        value = (line.values or {})[column]
         try:
-            json.dumps((line.values or {})[column], ensure_ascii=False, default=repr).encode()
+            text = json.dumps(
+                value, ensure_ascii=False, allow_nan=not strict, default=None if strict else repr
+            )
+            text.encode()
         except UnicodeEncodeError:
             raise RecipeError(
                 f"{line.where}: the column '{column}' holds half a surrogate pair (\\ud800 to \\udfff), "
                 "which is not a character. Mend or remove that line, then run again"
             ) from None
+        except (TypeError, ValueError) as error:
+            raise RecipeError(
+                f"{line.where}: the column '{column}' holds what JSON cannot ({error}). Leave it out of "
+                "columns.metadata, or make text of it"
+            ) from None
 
 
 def _gold(value: Any, kind: str) -> str | None:
-    """The gold answer that stands in a column: as it is, after GSM8K's `####`, or in the last \\boxed."""
+    """The gold answer that stands in a column: as it is, on the line of GSM8K's `####`, or in the last
+    \\boxed. None where the column holds no answer."""
     if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False)
-    text = "" if value is None else str(value)
+        held = [one for one in value if one is not None]
+        return json.dumps(held, ensure_ascii=False, default=str) if held else None
+    if value is None or isinstance(value, dict | bytes) or value != value:  # NaN alone is not itself
+        return None
+    text = str(value)
     if kind == "hashes":
         _, found, tail = text.rpartition("####")
-        return (tail.strip() or None) if found else None
+        return tail.strip().split("\n")[0].strip() or None if found else None
     if kind == "boxed":
         return last_boxed(text)
     return text.strip() or None

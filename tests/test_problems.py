@@ -135,6 +135,17 @@ def test_training_on_eval_questions_fails_unless_they_are_taken_out(
     assert len(read_rows(context.directory("problems") / "problems.jsonl")) == 3
 
 
+def test_a_gold_that_is_no_list_is_a_bad_gold_of_any(context_of: MakeContext, tmp_path: Path) -> None:
+    rows = [{**row, "answer": [row["answer"], "none"]} for row in free_questions(4)]
+    rows[1]["answer"], rows[2]["answer"] = "7", "seven"
+    source = {"path": write(tmp_path / "train.jsonl", rows), "verifier": "any"}
+    context = context_of(make_recipe(problems={"sources": [source]}))
+    run(context, workers=1)
+    conserve(context.directory("problems"))
+    dropped = read_rows(context.directory("problems") / "dropped.jsonl")
+    assert {(row["gold"], row["reason"]) for row in dropped} == {("7", "bad_gold"), ("seven", "bad_gold")}
+
+
 def test_a_broken_line_stops_the_stage_and_is_named(context_of: MakeContext, tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps(free_questions(1)[0]) + "\n{torn")

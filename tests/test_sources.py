@@ -1,5 +1,6 @@
 """Sources and eval tasks: procedural families with their reservation, files with their columns, errors."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from pipeline.sources import is_reserved, load_source, read_source
 from pipeline.tasks import task_names, task_problems
 
 SUMS = ProceduralSource(reasoning_gym="chain_sum", size=200, config={"min_terms": 2, "max_terms": 3})
+
+ROW = {"question": "What is 1 + 1?", "answer": "2"}
 
 
 def write(path: Path, *rows: Any) -> str:
@@ -74,6 +77,18 @@ def test_a_family_that_cannot_serve_is_an_error(change: dict[str, Any], message:
         ("boxed", "no box", None),
         ("plain", "", None),
         ("plain", None, None),
+        ("plain", 0.5, "0.5"),
+        ("plain", 10**30, "1" + "0" * 30),
+        ("plain", float("nan"), None),
+        ("plain", {"value": 42}, None),
+        ("hashes", "so it is\n#### 1,234", "1,234"),
+        ("hashes", "####-7", "-7"),
+        ("hashes", "#### 3\nThat is all.", "3"),
+        ("hashes", "####  ", None),
+        ("boxed", "first \\boxed{1}, then $\\boxed 5$", "5"),
+        ("boxed", "\\boxed{\\text{(A)} \\frac{1}{{2}}}", "\\text{(A)} \\frac{1}{{2}}"),
+        ("boxed", "\\boxed{", None),
+        ("boxed", "\\boxed{}", None),
     ],
 )
 def test_the_gold_answer_is_taken_out_of_its_column(
@@ -88,6 +103,40 @@ def test_the_gold_answer_is_taken_out_of_its_column(
     else:
         assert isinstance(item, Problem)
         assert (item.gold, item.licence, item.source, item.metadata) == (gold, "MIT", "rows", {"level": 3})
+
+
+@pytest.mark.parametrize(
+    ("cell", "gold"),
+    [(["1", "2"], '["1", "2"]'), ([None, "2"], '["2"]'), ([1, 0.5], "[1, 0.5]"), ([], None), ([None], None)],
+    ids=str,
+)
+def test_a_list_holds_several_golds(tmp_path: Path, cell: Any, gold: str | None) -> None:
+    path = write(tmp_path / "rows.jsonl", {"question": "Name a root!", "answer": cell})
+    [item] = read_source(FileSource(path=path, verifier="any"), 0)
+    assert (item.gold if isinstance(item, Problem) else None) == gold
+
+
+def test_a_list_is_no_gold_of_a_verifier_of_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", ROW, {"question": "Name a root!", "answer": ["1", "2"]})
+    with pytest.raises(
+        RecipeError, match=r"rows\.jsonl:2: .*'answer' holds a list, which verifier math .* any"
+    ):
+        list(load_source(FileSource(path=path), 0))
+
+
+@pytest.mark.parametrize(
+    "value", [datetime.date(2026, 1, 1), b"\xff", float("nan")], ids=["date", "bytes", "nan"]
+)
+def test_metadata_that_json_cannot_hold_is_named(tmp_path: Path, value: Any) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = str(tmp_path / "rows.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{**ROW, "extra": value}]), path)
+    columns = Columns(metadata=["extra"])
+    with pytest.raises(RecipeError, match=r"rows\.parquet:1: the column 'extra' holds what JSON cannot"):
+        list(load_source(FileSource(path=path, columns=columns), 0))
+    assert len(list(load_source(FileSource(path=path), 0))) == 1
 
 
 def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
@@ -109,9 +158,6 @@ def test_options_become_a_lettered_question(tmp_path: Path) -> None:
     letter = next(letter for letter, text in problem.metadata["options"].items() if text == "9")
     assert problem.gold == letter
     assert f"{letter}. 9" in problem.question
-
-
-ROW = {"question": "What is 1 + 1?", "answer": "2"}
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def ablate(context: Context, path: Path, changes: list[tuple[str, str]]) -> Path
     lines = difference(context.recipe.model_dump(), child.model_dump())
     log.info("ablate: wrote %s, which differs from %s in:\n  %s", sibling, path, "\n  ".join(lines))
     share_traces(context, child.name)
-    log.info("ablate: run it with: make all RECIPE=%s", sibling)
+    log.info("ablate: run it with: make all RECIPE=%s RUNS=%s", sibling, context.runs)
     return sibling
 
 

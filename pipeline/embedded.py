@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.render import PROMPTS
 from pipeline.sources import is_reserved
+from pipeline.verify.extract import last_boxed
 
 if TYPE_CHECKING:
     import torch
@@ -314,8 +315,7 @@ def sampled(
 
 def boxed(response: str) -> str:
     """The content of the last box after the thinking, "" where there is none."""
-    found = re.findall(r"\\boxed\{([^{}]*)\}", response.partition("</think>")[2])
-    return found[-1] if found else ""
+    return last_boxed(response.partition("</think>")[2]) or ""
 
 
 def build(

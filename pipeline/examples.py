@@ -58,7 +58,7 @@ def tokenizer_file(card: StudentCard, revision: str | None = None) -> Path:
 
     try:
         return Path(hf_hub_download(card.model, "tokenizer.json", revision=revision or card.revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:  # the last: no hub id
         said = " ".join(str(error).split())[:200]
         raise RecipeError(
             f"{card.model}: its tokenizer.json cannot be fetched ({said}). filter counts tokens with it: "

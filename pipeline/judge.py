@@ -18,6 +18,7 @@ from pipeline.candidate import Candidate, Hit
 from pipeline.contamination import TraceIndex
 from pipeline.decontaminate import EvalQuestion, Ngram
 from pipeline.examples import Format, response_text, token_counter
+from pipeline.lookup import UNREADABLE
 from pipeline.records import Problem, Trace, Verdict
 from pipeline.render import messages
 from pipeline.rules import bind_rules
@@ -71,7 +72,7 @@ class Judge:
     def judge(self, item: Item) -> Outcome:
         try:
             trace = self.read_trace(item.trace)
-        except msgspec.DecodeError as error:  # its subclass ValidationError names the field
+        except UNREADABLE as error:  # msgspec's ValidationError ValidationError names the field
             return Outcome(b"", "", "", "", 0, False, str(error))
         problem, verdict = self.read_problem(item.problem), self.read_verdict(item.verdict)
         candidate = Candidate(problem, trace, verdict, problem.verifier == "reasoning_gym", self._count)

@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 MAX_WAITING_VERDICTS = 50_000  # verdicts read ahead of their traces; about 20 MB
 MAX_CACHED_PROBLEMS = 2_000
 
+# msgspec's own error comes for broken JSON and wrong types, UnicodeDecodeError (a ValueError) for bad UTF-8
+UNREADABLE = (msgspec.DecodeError, ValueError)
+
 Key = tuple[str, int]
 
 
@@ -41,7 +44,7 @@ class ProblemIndex:
             for number, line in enumerate(file, 1):
                 try:
                     ids.append(int(decoder.decode(line).id, 16))
-                except (msgspec.DecodeError, ValueError) as error:
+                except UNREADABLE as error:
                     raise StageError(f"{path}:{number}: is not a problem ({error})") from None
                 offsets.append(offset)
                 offset += len(line)
@@ -61,7 +64,8 @@ class ProblemIndex:
             place = int(self.ids.searchsorted(self.ids.dtype.type(number)))
         except (ValueError, OverflowError):
             return None
-        return place if place < len(self.ids) and int(self.ids[place]) == number else None
+        known = place < len(self.ids) and int(self.ids[place]) == number
+        return place if known and problem_id == f"{number:016x}" else None
 
     def line(self, position: int) -> bytes:
         """The problem's line of JSON."""
@@ -109,7 +113,7 @@ class VerdictReader:
             for number, line in enumerate(file, 1):
                 try:
                     verdict = decode(line)
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     self.num_broken += 1
                     log.warning(
                         "%s:%d: is not a verdict (%s); its trace is verified again", path, number, error

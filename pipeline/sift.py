@@ -20,7 +20,7 @@ import msgspec
 from tqdm import tqdm
 
 from pipeline.judge import Item, Judging, Outcome, judge_all
-from pipeline.lookup import KeyOf, ProblemIndex, VerdictReader
+from pipeline.lookup import UNREADABLE, KeyOf, ProblemIndex, VerdictReader
 from pipeline.recipe import Select
 from pipeline.records import Problem, Trace, to_json
 from pipeline.selection import BestTraces, ByPosition, Passed
@@ -177,7 +177,7 @@ class Sifter:
         self.counts.num_in += 1
         try:
             key = KEY.decode(line)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             return self._fail("broken_line", file, number, str(error))
         position = self.index.position(key.problem_id)
         if position is None:
@@ -228,7 +228,7 @@ class Sifter:
         for place, line in missing:
             try:
                 trace = msgspec.json.decode(line, type=Trace)
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 continue
             problem = msgspec.json.decode(self.index.line(place.position), type=Problem)
             key = (problem.id, trace.sample)

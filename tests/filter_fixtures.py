@@ -90,7 +90,8 @@ def write_stages(runs: Path, stages: Stages, name: str = "small") -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    """A "\\udcff" in a line becomes the byte ff, which is no UTF-8."""
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", errors="surrogateescape")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

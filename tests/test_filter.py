@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cards import student_card
 from pipeline.errors import RecipeError, StageError
+from pipeline.examples import tokenizer_file
 from pipeline.filter import run
 from pipeline.lookup import VerdictReader
 from pipeline.mix import chat_of, mix_lines
@@ -154,6 +156,56 @@ def test_faulty_lines_are_counted_by_kind_and_named(
     }
     assert "traces-00000.jsonl:26: no_problem" in caplog.text
     assert "$.answer" in next(row["detail"] for row in failed if row["line"] == 28)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "kind"),
+    [("\udcff", "broken_line"), ("a\x00b", "broken_line"), ("\\ud800", "broken_line"), ("\\u0000", "kept")],
+    ids=["bad UTF-8", "raw NUL", "half a pair", "escaped NUL"],
+)
+@pytest.mark.parametrize("with_verdict", [True, False], ids=["verdict", "none"])
+def test_no_byte_of_a_trace_ends_the_run(
+    context_of: MakeContext, thinking: str, kind: str, with_verdict: bool
+) -> None:
+    stages = ordinary_stages(1)
+    trace = make_trace(stages.problems[0], 9, thinking="HERE")
+    verdicts = [*stages.verdicts, *([to_json(make_verdict(trace))] if with_verdict else [])]
+    traces = [*stages.traces, to_json(trace).replace("HERE", thinking)]
+    recipe = make_recipe(filter={"select": {"per_problem": 4}})
+    directory = filtered(context_of(recipe), Stages(stages.problems, traces, verdicts))
+    failed = read_rows(directory / "failed.jsonl")
+    assert [(row["kind"], row["line"]) for row in failed] == ([] if kind == "kept" else [(kind, 5)])
+
+
+def test_a_verdict_of_bad_utf8_is_made_again(context_of: MakeContext) -> None:
+    stages = ordinary_stages(1)
+    verdicts = [stages.verdicts[0].replace("equal", "\udcff"), *stages.verdicts[1:]]
+    directory = filtered(context_of(make_recipe()), Stages(stages.problems, stages.traces, verdicts))
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    assert manifest["usage"]["verified_again"] == 1
+
+
+@pytest.mark.parametrize("form", ["{}", "0x{}", " {}", "{}_", "-1", "", "f{}", "UPPER"])
+def test_the_id_of_a_problem_has_one_spelling(context_of: MakeContext, form: str) -> None:
+    stages = ordinary_stages(1)
+    held = stages.problems[0].id
+    wanted = held.upper() if form == "UPPER" else form.format(held)
+    trace = to_json(make_trace(stages.problems[0], 9)).replace(held, wanted)
+    assert held != held.upper()
+    directory = filtered(
+        context_of(make_recipe()), Stages(stages.problems, [*stages.traces, trace], stages.verdicts)
+    )
+    kinds = [row["kind"] for row in read_rows(directory / "failed.jsonl")]
+    assert kinds == ([] if form == "{}" else ["no_problem"])
+
+
+def test_a_student_whose_id_the_hub_cannot_have_is_named() -> None:
+    card = student_card("qwen3-0.6b-base").model_copy(update={"model": "not a hub id!"})
+    with pytest.raises(
+        RecipeError, match=r"not a hub id!: its tokenizer\.json cannot be fetched \(Repo id must"
+    ):
+        tokenizer_file(card)
 
 
 def test_missing_and_outdated_verdicts_are_made_again(context_of: MakeContext) -> None:

@@ -18,7 +18,7 @@ from pipeline.candidate import Candidate, Hit
 from pipeline.contamination import TraceIndex
 from pipeline.decontaminate import EvalQuestion, Ngram
 from pipeline.examples import Format, response_text, token_counter
-from pipeline.lookup import UNREADABLE
+from pipeline.lookup import UNREADABLE, line_decoder
 from pipeline.records import Problem, Trace, Verdict
 from pipeline.render import messages
 from pipeline.rules import bind_rules
@@ -64,8 +64,8 @@ class Judge:
         self.rules = bind_rules(judging.rules, TraceIndex(judging.questions, judging.templates))
         path = judging.form.tokenizer
         self.tokens: Callable[[str], int] | None = token_counter(path) if path else None
-        self.read_trace = msgspec.json.Decoder(Trace).decode
-        self.read_verdict = msgspec.json.Decoder(Verdict).decode
+        self.read_trace: Callable[[bytes], Trace] = line_decoder(Trace)
+        self.read_verdict: Callable[[bytes], Verdict] = line_decoder(Verdict)
         self.read_problem = lru_cache(maxsize=64)(msgspec.json.Decoder(Problem).decode)
         self.count_prompt = lru_cache(maxsize=64)(self._count_prompt)
 

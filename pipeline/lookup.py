@@ -1,14 +1,16 @@
 """Look up the problem and the verdict of a trace without holding either file in memory."""
 
+import dataclasses
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from pipeline.errors import StageError
-from pipeline.records import Verdict
+from pipeline.records import Trace, Verdict
 from pipeline.verify.table import VERSIONS
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,15 @@ class KeyOf(msgspec.Struct):
 
 class IdOf(msgspec.Struct):
     id: str
+
+
+def line_decoder(kind: type[Trace] | type[Verdict]) -> Callable[[bytes], Any]:
+    """Reads a line as this record. A field that the record has not is a fault: filter writes lines on as they
+    are, and msgspec skips what it was not asked for, bad UTF-8 included."""
+    fields = [(field.name, field.type) for field in dataclasses.fields(kind)]
+    return msgspec.json.Decoder(
+        msgspec.defstruct(kind.__name__, fields, frozen=True, forbid_unknown_fields=True)
+    ).decode
 
 
 class ProblemIndex:
@@ -108,7 +119,7 @@ class VerdictReader:
     def _read(self, path: Path) -> Iterator[tuple[Key, bytes]]:
         if not path.is_file():
             return
-        decode = msgspec.json.Decoder(Verdict).decode
+        decode = line_decoder(Verdict)
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:

@@ -177,6 +177,18 @@ def test_no_byte_of_a_trace_ends_the_run(
     assert [(row["kind"], row["line"]) for row in failed] == ([] if kind == "kept" else [(kind, 5)])
 
 
+@pytest.mark.parametrize("value", ['"\udcff"', "1e999", "1"])
+def test_a_field_that_no_trace_has_is_a_broken_line(context_of: MakeContext, value: str) -> None:
+    stages = ordinary_stages(1)
+    trace = to_json(make_trace(stages.problems[0], 9))[:-1] + f', "more": {value}}}'
+    directory = filtered(
+        context_of(make_recipe()), Stages(stages.problems, [*stages.traces, trace], stages.verdicts)
+    )
+    [failed] = read_rows(directory / "failed.jsonl")
+    assert (failed["kind"], failed["line"]) == ("broken_line", 5)
+    assert "unknown field `more`" in failed["detail"]
+
+
 def test_a_verdict_of_bad_utf8_is_made_again(context_of: MakeContext) -> None:
     stages = ordinary_stages(1)
     verdicts = [stages.verdicts[0].replace("equal", "\udcff"), *stages.verdicts[1:]]

@@ -47,7 +47,8 @@ def check_model(name: str, model: SampledModel, max_tokens: int) -> None:
             "left for a question. Set eval.sampling.max_tokens lower; every model gets the same budget"
         )
     directory = Path(model.model)
-    if model.eos is None and directory.is_dir() and not has_eos(directory):
+    # read although the card names the token: files that no engine could start from are told now
+    if directory.is_dir() and not has_eos(directory) and model.eos is None:
         raise RecipeError(
             f"eval: {name} ({model.model}) names no end-of-sequence token in generation_config.json, "
             "config.json or tokenizer_config.json, and its card no `eos`: every response would run to the "

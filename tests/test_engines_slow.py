@@ -3,12 +3,8 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +20,7 @@ from pipeline.sampling.processes import kill, with_children
 from pipeline.sources import load_source
 from pipeline.verify import VerifierPool
 from tests.collect_child import wait_for_go
+from tests.served import free_port, wait_until_served
 from tests.test_kills import Growth, start_child, tell_to_go, wait_for_lines, whole_lines
 from tests.test_sampling import keys_in
 
@@ -104,12 +101,6 @@ def test_a_dead_engine_is_started_again_and_nothing_is_lost(collectors: Collecto
     assert set(keys_in(tmp_path).values()) == {1}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass(frozen=True)
 class Replicas:
     """Two `serve-teacher` processes with the embedded teacher, by port; their output goes to `directory`."""
@@ -130,23 +121,11 @@ class Replicas:
 
     def wait(self) -> None:
         self.start()
-        end = time.monotonic() + 300
         for port, server in self.servers.items():
-            while not answers(port):
-                assert server.poll() is None, self._log(port).read_text()[-2000:]
-                assert time.monotonic() < end, self._log(port).read_text()[-2000:]
-                time.sleep(0.5)
+            wait_until_served(port, server, self._log(port))
 
     def _log(self, port: int) -> Path:
         return self.directory / f"server-{port}.log"
-
-
-def answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @pytest.fixture(scope="module")

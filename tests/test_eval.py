@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from pipeline.cards import sampled_student
 from pipeline.sampling.processes import kill, with_children
 from tests.conftest import RECIPE, ROOT
-from tests.test_engines_slow import free_port, wait_until_served
+from tests.served import free_port, wait_until_served
 
 pytestmark = pytest.mark.slow
 

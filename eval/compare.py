@@ -223,5 +223,5 @@ def budget_of(run: FinishedRun) -> dict[str, float]:
         epochs = (train["config"].get("train") or {}).get("epochs")
         tokens = train["usage"].get("tokens_per_epoch")
         if epochs is not None and tokens is not None:
-            budget["trained tokens"] = epochs * tokens
+            budget["tokens seen in training"] = epochs * tokens
     return budget

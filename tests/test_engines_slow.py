@@ -89,6 +89,8 @@ def test_a_dead_engine_is_started_again_and_nothing_is_lost(collectors: Collecto
                         await asyncio.sleep(0.02)
                     core = [p for p in with_children(os.getpid()) if "EngineCore" in " ".join(p.cmdline())]
                     kill(core or with_children(os.getpid())[:1])
+                    # at once, as the next launch would: before vLLM has told those that wait
+                    await engine._bury(engine._llm)
 
                 crime = asyncio.create_task(murder())
                 tally = await collect(job, problems, engine, store, pool, Options(64))

@@ -49,6 +49,7 @@ class VllmEngine:
         self._starting = asyncio.Lock()
         self._pending: asyncio.Future[None] | None = None
         self._num_requests = 0
+        self._waiting: set[Any] = set()  # the queues of what is in flight
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,6 +103,7 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         assert self._prompts is not None
         # detokenised once at the end and not at every step: the host shares its cores with the engine core
@@ -115,11 +117,16 @@ class VllmEngine:
         )
         self._num_requests += 1
         queue = await llm.add_request(str(self._num_requests), tokens_input(prompt), params)
+        if self._llm is not llm:  # buried while the request went in: no answer will come
+            raise EngineDeadError()
+        self._waiting.add(queue)
         try:
             return (await queue.get()).outputs[0]
         except asyncio.CancelledError:
             await llm.abort(queue.request_id, internal=True)
             raise
+        finally:
+            self._waiting.discard(queue)
 
     async def _start(self) -> None:
         log.info("starting vLLM for %s", self._model.model)
@@ -146,11 +153,19 @@ class VllmEngine:
         self._fresh = start_llm(self._model, self._flags)
 
     async def _bury(self, llm: Any) -> None:
-        """Clear a dead engine away once, however many requests report its death."""
+        """Clear a dead engine away once, however many requests report its death, and tell all the others.
+
+        vLLM tells them too, but stops telling at its shutdown, for which the first report is the cause.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         async with self._starting:
             if self._llm is not llm:
                 return
             self._stop()
+            for queue in self._waiting:
+                if queue.output is None:  # else its answer, or its error, is there
+                    queue.put(EngineDeadError())
             self.notes["restarts"] += 1
             if self.notes["restarts"] > self._flags.max_restarts:
                 raise EngineError(

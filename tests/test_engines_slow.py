@@ -30,6 +30,8 @@ from tests.test_sampling import keys_in
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
+# several engines side by side: vLLM would bind the threads of each to the same cores
+SHARED_CORES = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 COUNT = 400
 FLAGS = EngineFlags(concurrency=64, kv_cache_gib=1)
 CONFIG = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 3}
@@ -67,7 +69,7 @@ class Collectors:
 def collectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collectors]:
     """Five, which start side by side and beside the first test: an engine's start keeps one core busy."""
     directory = tmp_path_factory.mktemp("collectors")
-    children = [start_child("tests.test_engines_slow", directory, COUNT) for _ in range(5)]
+    children = [start_child("tests.test_engines_slow", directory, COUNT, **SHARED_CORES) for _ in range(5)]
     try:
         yield Collectors(directory, children)
     finally:
@@ -81,7 +83,12 @@ def wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_dead_engine_is_started_again_and_nothing_is_lost(collectors: Collectors, tmp_path: Path) -> None:
+def test_a_dead_engine_is_started_again_and_nothing_is_lost(
+    collectors: Collectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SHARED_CORES.items():
+        monkeypatch.setenv(name, value)
+
     async def collection() -> tuple[Tally, int]:
         job, problems, growth = make_job(2, 2), make_problems(300), Growth(tmp_path)
         with VerifierPool(workers=1) as pool, Store(tmp_path) as store:
@@ -123,7 +130,7 @@ class Replicas:
             port = free_port()
             command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port)]
             with self._log(port).open("wb") as log:
-                environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+                environment = {**os.environ, **SHARED_CORES}
                 self.servers[port] = subprocess.Popen(
                     command, cwd=ROOT, stdout=log, stderr=log, env=environment
                 )

@@ -11,9 +11,10 @@ from aiohttp import web
 
 from pipeline.cards import sampled_teacher
 from pipeline.errors import EngineError
+from pipeline.recipe import Sampling
 from pipeline.sampling import EngineFlags, Store, Tally, collect, start_engine
 from pipeline.sampling.prompts import load_prompts
-from pipeline.sampling.server_engine import PROBE, timeout_seconds
+from pipeline.sampling.server_engine import PROBE, request_body, timeout_seconds
 from pipeline.verify import VerifierPool
 from tests.collect_child import MODEL, make_problems
 from tests.scripted_teacher import ScriptedTeacher
@@ -116,3 +117,17 @@ def test_the_address_of_a_server_ends_in_v1_and_may_end_in_a_slash() -> None:
 def test_a_long_answer_has_its_time(stated: float | None, max_tokens: int, seconds: float) -> None:
     flags = EngineFlags("server", urls=(url(1),), request_timeout_seconds=stated)
     assert timeout_seconds(flags, max_tokens) == seconds
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ("embedded-moe", {}),
+        ("deepseek-v3.2", {"chat_template_kwargs": {"thinking": True}}),
+        ("gpt-oss-120b", {"chat_template_kwargs": {"reasoning_effort": "high"}, "reasoning_effort": "high"}),
+    ],
+)
+def test_a_card_s_template_options_are_said_to_the_server(teacher: str, said: dict[str, object]) -> None:
+    body = request_body(PROBE, Sampling(temperature=1.0, max_tokens=9), 5, sampled_teacher(teacher))
+    assert body.keys() - said.keys() == {"messages", "temperature", "top_p", "max_tokens", "seed"}
+    assert {name: body[name] for name in said} == said

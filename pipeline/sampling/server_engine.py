@@ -276,6 +276,8 @@ def request_body(
     }
     if model.template_options:
         body["chat_template_kwargs"] = model.template_options
+    if "reasoning_effort" in model.template_options:  # vLLM renders gpt-oss without its template
+        body["reasoning_effort"] = model.template_options["reasoning_effort"]
     if model.eos is not None:
         body["stop"] = [model.eos]
     return body

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 WORKERS_SECONDS = 0.5
 CORE_SECONDS = 4.0
+DEATH_SECONDS = 0.25
 QUIET = ",".join([
     "ignore::UserWarning:multiprocessing.resource_tracker",  # it cleans up what killed processes left
     "ignore::FutureWarning:vllm.triton_utils.dispatcher",
@@ -43,6 +44,8 @@ class VllmEngine:
         self._flags = flags
         self._fresh: Any = None  # from the thread's end, before all that belongs to it is there
         self._llm: Any = None
+        self._dead: asyncio.Future[None] | None = None  # done when the engine that runs now has died
+        self._watch: asyncio.Task[None] | None = None
         self._prompts: ChatPrompts | None = None
         self._processes: list[Any] = []
         self._guard: subprocess.Popen[bytes] | None = None
@@ -83,7 +86,7 @@ class VllmEngine:
             await self.ready()
             llm = self._llm
             try:
-                output = await self._generate(llm, prompt, sampling, seed)
+                output = await self._ask(llm, prompt, sampling, seed)
                 break
             except VLLMClientError as error:
                 raise RequestFailed("refused", str(error)) from None
@@ -96,6 +99,25 @@ class VllmEngine:
         ids = output.token_ids[:-1] if reason == "stop" else output.token_ids
         text = self._prompts.decode(ids)
         return completion_of(text, reason, (len(prompt), len(output.token_ids)), self._model.tags)
+
+    async def _ask(self, llm: Any, prompt: list[int], sampling: Sampling, seed: int) -> Any:
+        """The finished output of one request; EngineDeadError once the engine is known to be dead.
+
+        vLLM tells those who wait for a request itself, but not where the engine is shut down before it has.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        assert self._dead is not None, "ready() comes first"
+        asked = asyncio.ensure_future(self._generate(llm, prompt, sampling, seed))
+        try:
+            await asyncio.wait({asked, self._dead}, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                return asked.result()
+            raise EngineDeadError()
+        finally:
+            if not asked.done():
+                asked.cancel()
+                await asyncio.gather(asked, return_exceptions=True)
 
     async def _generate(self, llm: Any, prompt: list[int], sampling: Sampling, seed: int) -> Any:
         """The finished output of one request, taken from its queue: AsyncLLM.generate less its generator."""
@@ -118,7 +140,8 @@ class VllmEngine:
         try:
             return (await queue.get()).outputs[0]
         except asyncio.CancelledError:
-            await llm.abort(queue.request_id, internal=True)
+            if not llm.errored:
+                await llm.abort(queue.request_id, internal=True)
             raise
 
     async def _start(self) -> None:
@@ -139,7 +162,8 @@ class VllmEngine:
             stdin=subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal is not for it
         )
-        self._llm = self._fresh
+        self._llm, self._dead = self._fresh, asyncio.get_running_loop().create_future()
+        self._watch = asyncio.create_task(tell_of_death(self._llm, self._dead))
 
     def _start_llm(self) -> None:
         # set here and not returned: the thread would hold on to what it returned for as long as it lives
@@ -164,6 +188,10 @@ class VllmEngine:
 
     def _stop(self) -> None:
         llm, self._llm, self._fresh = self._fresh, None, None
+        if self._watch is not None and self._dead is not None:
+            self._watch.cancel()
+            if not self._dead.done():
+                self._dead.set_result(None)
         guard, self._guard = self._guard, None
         if llm is not None:
             # On the CPU neither workers nor core end by themselves: the core waits 9 s for its workers, then
@@ -178,6 +206,14 @@ class VllmEngine:
         if guard is not None:
             guard.kill()
             guard.communicate()
+
+
+async def tell_of_death(llm: Any, dead: "asyncio.Future[None]") -> None:
+    """Set `dead` when the engine has died, whether or not anyone asks it for anything."""
+    while not llm.errored:
+        await asyncio.sleep(DEATH_SECONDS)
+    if not dead.done():
+        dead.set_result(None)
 
 
 def start_llm(model: SampledModel, flags: EngineFlags) -> Any:

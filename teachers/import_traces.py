@@ -140,7 +140,7 @@ def matched(
     for line in read_rows(imported.file):
         try:
             row = read(line.values or {}, imported.columns)
-        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecipeError(
                 f"{line.where}: is no row of layout {imported.layout} ({type(error).__name__}: {error}); "
                 f"it has the columns {', '.join(line.values or {})}"

@@ -70,9 +70,16 @@ def read_chat(row: dict[str, Any], columns: Columns) -> Row:
     """The first user turn and the answer to it; later turns are not read."""
     turns = row["conversations"] if "conversations" in row else row["messages"]
     said = [(turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))) for turn in turns]
-    question = next(text(value) for who, value in said if who in ("human", "user"))
-    response = next(text(value) for who, value in said if who in ("gpt", "assistant", "model"))
+    question = first_turn(said, ["human", "user"])
+    response = first_turn(said, ["gpt", "assistant", "model"])
     return Row(question, [response], [""], [None])
+
+
+def first_turn(said: list[tuple[Any, Any]], roles: list[str]) -> str:
+    for who, value in said:
+        if who in roles:
+            return text(value)
+    raise ValueError(f"there is no turn of {' or '.join(roles)} in it")
 
 
 def read_columns(row: dict[str, Any], columns: Columns) -> Row:

@@ -20,7 +20,7 @@ from aiohttp import web
 MODEL = "scripted"
 BEHAVIOURS = [
     "good", "busy", "error_500", "hang", "drop", "invalid_json", "empty_choices", "cut_thinking",
-    "wrong_model", "unclosed", "in_text", "old_field", "error_400", "no_tags",
+    "wrong_model", "unclosed", "in_text", "old_field", "error_400", "no_tags", "odd_reason", "no_usage",
 ]  # fmt: skip
 
 
@@ -33,12 +33,24 @@ def answer(question: str, seed: int) -> tuple[str, str, int]:
 
 
 class ScriptedTeacher:
-    """`behaviour` for all questions, or the word in [brackets] of each question."""
+    """`behaviour` for all questions, or the word in [brackets] of each question.
 
-    def __init__(self, behaviour: str, delay_seconds: float) -> None:
+    It serves `model` and says that `owner` owns it; with `tokens` it answers /tokenize as vLLM does.
+    """
+
+    def __init__(
+        self,
+        behaviour: str = "good",
+        delay_seconds: float = 0.0,
+        model: str = MODEL,
+        owner: str = "script",
+        tokens: list[int] | None = None,
+    ) -> None:
         self.behaviour = behaviour
         self.delay_seconds = delay_seconds
+        self.model, self.owner, self.tokens = model, owner, tokens
         self.asked: Counter[str] = Counter()
+        self.last_body: dict[str, Any] = {}
 
     def application(self) -> web.Application:
         app = web.Application()
@@ -47,16 +59,21 @@ class ScriptedTeacher:
             web.post("/v1/chat/completions", self.chat),
             web.get("/seen", self.seen),
         ])  # fmt: skip
+        if self.tokens is not None:
+            app.add_routes([web.post("/tokenize", self.tokenize)])
         return app
 
+    async def tokenize(self, request: web.Request) -> web.Response:
+        return web.json_response({"tokens": self.tokens})
+
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": MODEL, "owned_by": "script"}]})
+        return web.json_response({"object": "list", "data": [{"id": self.model, "owned_by": self.owner}]})
 
     async def seen(self, request: web.Request) -> web.Response:
         return web.json_response(dict(self.asked))
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
+        body = self.last_body = await request.json()
         question = body["messages"][0]["content"]
         key = f"{question}/{body['seed']}"
         self.asked[key] += 1
@@ -95,9 +112,15 @@ class ScriptedTeacher:
         if behaviour == "empty_choices":
             reply["choices"] = []
         if behaviour == "wrong_model":
-            reply["model"] = "another"
+            reply["model"] = f"another, for {request.headers.get('Authorization', 'anyone')}"
+        if behaviour == "odd_reason":
+            reply["choices"][0]["finish_reason"] = ["stop"]
+        if behaviour == "no_usage":
+            del reply["usage"]
         if behaviour == "cut_thinking":
             message.update(content=None)
+            reply["choices"][0]["finish_reason"] = "length"
+        if behaviour == "cut_answer":
             reply["choices"][0]["finish_reason"] = "length"
         if behaviour == "unclosed":
             message.update(content=f"<think>\n{thinking}", reasoning=None)

@@ -27,6 +27,8 @@ from tests.test_sampling import keys_in
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
+# several engines side by side: vLLM would bind the threads of each to the same cores
+SHARED_CORES = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 COUNT = 400
 FLAGS = EngineFlags(concurrency=64, kv_cache_gib=1)
 CONFIG = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 3}
@@ -64,7 +66,7 @@ class Collectors:
 def collectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collectors]:
     """Five, which start side by side and beside the first test: an engine's start keeps one core busy."""
     directory = tmp_path_factory.mktemp("collectors")
-    children = [start_child("tests.test_engines_slow", directory, COUNT) for _ in range(5)]
+    children = [start_child("tests.test_engines_slow", directory, COUNT, **SHARED_CORES) for _ in range(5)]
     try:
         yield Collectors(directory, children)
     finally:
@@ -78,7 +80,12 @@ def wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_dead_engine_is_started_again_and_nothing_is_lost(collectors: Collectors, tmp_path: Path) -> None:
+def test_a_dead_engine_is_started_again_and_nothing_is_lost(
+    collectors: Collectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SHARED_CORES.items():
+        monkeypatch.setenv(name, value)
+
     async def collection() -> tuple[Tally, int]:
         job, problems, growth = make_job(2, 2), make_problems(300), Growth(tmp_path)
         with VerifierPool(workers=1) as pool, Store(tmp_path) as store:
@@ -87,9 +94,10 @@ def test_a_dead_engine_is_started_again_and_nothing_is_lost(collectors: Collecto
                 async def murder() -> None:
                     while growth.num_lines() < 100:
                         await asyncio.sleep(0.02)
-                    core = [p for p in with_children(os.getpid()) if "EngineCore" in " ".join(p.cmdline())]
-                    kill(core or with_children(os.getpid())[:1])
-                    # at once, as the next launch would: before vLLM has told those that wait
+                    cores = [p for p in psutil.Process().children() if "EngineCore" in " ".join(p.cmdline())]
+                    assert len(cores) == 1, "the collectors' engines are children of theirs"
+                    kill(cores)
+                    # as the next request would: before vLLM itself has told those that wait
                     await engine._bury(engine._llm)
 
                 crime = asyncio.create_task(murder())
@@ -116,7 +124,7 @@ class Replicas:
             port = free_port()
             command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port)]
             with self._log(port).open("wb") as log:
-                environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+                environment = {**os.environ, **SHARED_CORES}
                 self.servers[port] = subprocess.Popen(
                     command, cwd=ROOT, stdout=log, stderr=log, env=environment
                 )

@@ -1,8 +1,13 @@
-"""The generate stage, its plan and its imports, with a scripted teacher for the engine."""
+"""The generate stage, its plan and its server, with a scripted teacher for the engine."""
 
 import itertools
 import json
+import re
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,19 +15,20 @@ from typing import Any
 import pytest
 
 from pipeline import problems as problems_stage
-from pipeline.cards import card_names, sampled_teacher, teacher_card
+from pipeline.cards import FOLDERS, card_names, sampled_teacher, teacher_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import Samples, load_recipe
 from pipeline.records import Problem, Trace, from_json, to_json
 from pipeline.sampling import EngineFlags, Store
-from pipeline.sampling.engine import completion_of
 from pipeline.stage import Context, Start, read_manifest
-from teachers import generate, import_traces, plan
+from teachers import generate, plan
 from teachers.estimate import Devices, expected_tries, layout_for, size_of, solved_share
-from teachers.layouts import LAYOUTS, Columns, bare_question, bare_solution
-from teachers.pilot import spread
+from teachers.forecast import Forecast, write_forecast
+from teachers.pilot import run_pilot, spread
 from teachers.serve import command
-from tests.test_kills import scripted_server
+from teachers.serve import run as serve
+from tests.conftest import ROOT
+from tests.test_kills import Growth, scripted_server
 
 RECIPE = """\
 name: {name}
@@ -59,12 +65,17 @@ def url() -> Iterator[str]:
 def finished(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with 60 sums, and a run over them whose problems and generate stages are finished."""
     directory = tmp_path_factory.mktemp("finished")
+    generate.run(with_problems(directory), flags_for(url))
+    return directory
+
+
+def with_problems(directory: Path) -> Context:
+    """A run over 60 sums whose problems stage is finished."""
     sums = [{"question": f"What is {i} + {3 * i}?", "answer": str(4 * i)} for i in range(60)]
     (directory / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
     context = recipe_of(directory, directory)
     problems_stage.run(context, workers=1)
-    generate.run(context, flags_for(url))
-    return directory
+    return context
 
 
 def recipe_of(finished: Path, directory: Path, name: str = "small", **override: Any) -> Context:
@@ -164,6 +175,126 @@ def test_a_pilot_forecasts_and_its_traces_are_kept(
     assert 0.7 < forecast["ratio"] < 1.4
 
 
+def test_usage_adds_up_over_the_processes_of_a_stage(url: str, finished: Path, tmp_path: Path) -> None:
+    context = context_of(finished, tmp_path)
+    run_pilot(context, 20, flags_for(url))
+    directory = context.directory("generate")
+    spent = json.loads((directory / "progress.json").read_text())["carried"]
+    assert spent["engine_seconds"] > 0
+    (directory / "failures.jsonl").write_text("")
+    generate.run(context, flags_for(url))
+    usage, traces = manifest_of(context)["usage"], list(Store(directory).traces())
+    assert usage["engine_seconds"] > spent["engine_seconds"]
+    assert usage["sampled"] == len(traces)
+    assert usage["sampled_output_tokens"] == usage["output_tokens"] == sum(t.output_tokens for t in traces)
+    assert usage["tokens_per_second"] == pytest.approx(
+        usage["output_tokens"] / usage["engine_seconds"], rel=0.1
+    )
+    correct = sum(verdict.status == "correct" for verdict in Store(directory).verdicts())
+    assert usage["tokens_per_kept"] == pytest.approx(usage["output_tokens"] / correct, abs=0.1)
+
+
+def test_adopted_traces_took_no_engine_time(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    context = context_of(finished, tmp_path, "second")
+    generate.run(context, flags_for("http://127.0.0.1:9/v1", "small"))
+    usage, paid = manifest_of(context)["usage"], manifest_of(recipe_of(finished, finished))["usage"]
+    assert (usage["sampled"], usage["sampled_output_tokens"], usage["engine_seconds"]) == (0, 0, 0)
+    assert (usage["tokens_per_second"], usage["tokens_per_kept"]) == (None, paid["tokens_per_kept"])
+
+
+def test_a_killed_process_leaves_its_engine_time_to_the_next(finished: Path, tmp_path: Path) -> None:
+    context = context_of(finished, tmp_path)
+    directory = context.directory("generate")
+    with scripted_server(0.2) as address:
+        command = [sys.executable, "-m", "pipeline", "generate", "--recipe", context.start.recipe]
+        command += ["--runs", context.runs, "--engine", "server", "--url", address]
+        child = subprocess.Popen([*command, "--served-name", "scripted", "--concurrency", "4"], cwd=ROOT)
+        growth, end = Growth(directory), time.monotonic() + 60
+        while growth.num_lines() < 50 and time.monotonic() < end:
+            time.sleep(0.05)
+        child.kill()
+        child.wait()
+        spent = json.loads((directory / "progress.json").read_text())["carried"]["engine_seconds"]
+        assert spent > 50 * 0.2 / 4 / 2
+        generate.run(context, flags_for(address))
+    usage = manifest_of(context)["usage"]
+    assert usage["engine_seconds"] > spent + 0.2
+    assert usage["sampled"] == sum(1 for _ in Store(directory).traces())
+
+
+def test_a_restrictive_licence_is_to_be_acknowledged_by_name(
+    url: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = tmp_path / "cards"
+    cards.mkdir()
+    card = (FOLDERS["teacher"] / "embedded-moe.yaml").read_text()
+    card = card.replace("licence: Apache-2.0", "licence: Guarded-1.0").replace(
+        "outputs: allowed", "outputs: restricted"
+    )
+    (cards / "embedded-moe.yaml").write_text(card)
+    monkeypatch.setitem(FOLDERS, "teacher", cards)
+    for wrong in ({}, {"generate.accept_licence": "Apache-2.0"}):
+        with pytest.raises(
+            RecipeError, match=r"\(Guarded-1.0\) restricts .* set generate.accept_licence: Guarded-1.0"
+        ):
+            generate.run(context_of(finished, tmp_path, **wrong), flags_for(url))
+    accepted = context_of(finished, tmp_path, **{"generate.accept_licence": "Guarded-1.0"})
+    assert generate.prepare(accepted).plan.config["accept_licence"] == "Guarded-1.0"
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("pass_rate=1.5", "out of range, expected 0 to 1"),
+        ("pass_rate=nan", "out of range"),
+        ("bandwidth=0", "out of range"),
+        ("memory=inf", "out of range"),
+        ("devices=0", "out of range"),
+        ("concurrency=1", "out of range, expected 8 to"),
+        ("devices=two", "expected a number after '=', found 'two'"),
+        ("devices", "expected a number after '=', found ''"),
+        ("device=2", "unknown name; did you mean 'devices'"),
+    ],
+)
+def test_what_cannot_be_assumed_is_refused(pair: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=f"--assume {pair}: {message}"):
+        plan.assumed_from([pair])
+
+
+def test_a_pilot_is_scaled_to_the_problems_that_are_assumed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = context_of(finished, tmp_path)
+    figures = Forecast(20, 60, 0.6, 0.9, 3.0, 100.0, 18_000, 15_000, 21_000, 1000.0)
+    context.directory("generate").mkdir()
+    write_forecast(context.directory("generate"), figures)
+    plan.run(context, plan.assumed_from(["problems=600"]), None, generate.GenerateFlags())
+    printed = capsys.readouterr().out
+    assert re.search(r"output tokens +180,000 +pilot of 20", printed)
+    assert re.search(r"95% interval of them +150,000 to 210,000", printed)
+
+
+def test_one_problem_gives_no_interval(url: str, finished: Path, tmp_path: Path) -> None:
+    context = context_of(finished, tmp_path)
+    rows = context.directory("problems") / "problems.jsonl"
+    rows.write_text(rows.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(RecipeError, match="--pilot 2: there is 1 problem"):
+        run_pilot(context, 2, flags_for(url))
+
+
+def test_a_port_that_is_not_free_is_refused_before_the_server_starts() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RecipeError, match=rf"--port {port}: 127.0.0.1:{port} is not free"):
+            serve("embedded-moe", port, EngineFlags())
+    for port in (0, 65536, -1):
+        with pytest.raises(RecipeError, match=rf"--port {port}: ports are 1 to 65535"):
+            serve("embedded-moe", port, EngineFlags())
+
+
 def test_a_plan_without_a_pilot_buys_nothing(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,69 +378,6 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_the_engine_starts(
     context = context_of(finished, tmp_path, **{"generate.sampling.max_tokens": 1020})
     with pytest.raises(RecipeError, match=r"1,020 and the longest prompt of \d+ tokens exceed .* 1,024"):
         generate.run(context, flags_for(url))
-
-
-IMPORTS = {
-    "openr1": {
-        "problem": "What is 7 + 21?",
-        "generations": ["<think>\n7 + 21\n</think>\n\n\\boxed{28}", "<think>\nendless"],
-        "finish_reasons": ["stop", "length"],
-    },
-    "openthoughts": {
-        "conversations": [
-            {"from": "user", "value": "Return your final response within \\boxed{}. What is 7 + 21?"},
-            {
-                "from": "assistant",
-                "value": "<|begin_of_thought|>\n7 + 21\n<|end_of_thought|>\n\n"
-                "<|begin_of_solution|>\n\\boxed{28}\n<|end_of_solution|>",
-            },
-        ]
-    },
-    "sharegpt": {
-        "conversations": [
-            {"from": "human", "value": "What is 7 + 21?"},
-            {"from": "gpt", "value": "7 + 21\n</think>\n\\boxed{28}"},
-        ]
-    },
-    "columns": {"prompt": "What is 7 + 21?", "text": "<think>7 + 21</think>\\boxed{28}"},
-}
-
-
-@pytest.mark.parametrize("layout", IMPORTS)
-def test_each_layout_gives_question_and_split_response(layout: str) -> None:
-    read, tags = LAYOUTS[layout]
-    row = read(IMPORTS[layout], Columns("prompt", "text"))
-    assert bare_question(row.question) == "What is 7 + 21?"
-    done = completion_of(row.responses[0], "stop", (0, 0), tags)
-    assert (done.thinking, bare_solution(done.answer)) == ("7 + 21", "\\boxed{28}")
-
-
-def test_imported_traces_take_the_place_of_generate(finished: Path, tmp_path: Path) -> None:
-    context = context_of(finished, tmp_path)
-    file = tmp_path / "traces.jsonl"
-    other = json.loads(json.dumps(IMPORTS["openr1"]).replace("7 + 21", "8 + 99"))
-    file.write_text(json.dumps(IMPORTS["openr1"]) + "\n" + json.dumps(other) + "\n")
-    import_traces.run(context, import_traces.Imported(file, "openr1"))
-    manifest = manifest_of(context)
-    assert manifest["counts"]["kept"] == 2
-    assert manifest["counts"]["dropped"] == {"no_such_problem": 2}
-    store = Store(context.directory("generate"))
-    assert [trace.finish_reason for trace in store.traces()] == ["stop", "length"]
-    assert next(verdict.status for verdict in store.verdicts()) == "correct"
-
-
-@pytest.mark.parametrize(
-    ("row", "layout", "message"),
-    [({"a": 1}, "openr1", "is no row of layout openr1"), ({}, "openr", "did you mean 'openr1'")],
-    ids=["row", "layout"],
-)
-def test_what_cannot_be_imported_is_named(
-    row: dict[str, Any], layout: str, message: str, finished: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "traces.jsonl"
-    file.write_text(json.dumps(row) + "\n")
-    with pytest.raises(RecipeError, match=message):
-        import_traces.run(context_of(finished, tmp_path), import_traces.Imported(file, layout))
 
 
 def test_a_trace_of_the_store_is_what_was_written(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def scripted_server(delay_seconds: float, behaviour: str = "good") -> Iterator[s
         server.wait()
 
 
-def start_child(module: str, *arguments: object) -> subprocess.Popen[str]:
+def start_child(module: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     """A process that makes itself ready to collect, and collects when it is told to (`tell_to_go`)."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
@@ -47,7 +47,7 @@ def start_child(module: str, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, **environment},
     )
 
 

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import os
+import re
+import resource
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,7 @@ from pipeline.sampling import (
 )
 from pipeline.sampling.adopt import AdoptedRun
 from pipeline.sampling.job import sample_seed
+from pipeline.sampling.progress import describe
 from pipeline.verify import VerifierPool
 from tests.collect_child import MODEL, make_problems
 from tests.scripted_teacher import BEHAVIOURS, ScriptedTeacher, answer
@@ -71,11 +75,12 @@ class Run:
         directory: Path,
         pool: VerifierPool | None,
         sources: tuple[Any, ...] = (),
+        watcher: "Watch | None" = None,
     ) -> Tally:
-        return asyncio.run(self._run(job, problems, directory, pool, sources))
+        return asyncio.run(self._run(job, problems, directory, pool, Options(16, sources, watcher)))
 
     async def _run(
-        self, job: Job, problems: Any, directory: Path, pool: VerifierPool | None, sources: tuple[Any, ...]
+        self, job: Job, problems: Any, directory: Path, pool: VerifierPool | None, options: Options
     ) -> Tally:
         runner = web.AppRunner(self.teacher.application())
         await runner.setup()
@@ -85,9 +90,19 @@ class Run:
             with Store(directory) as store:
                 async with start_engine(MODEL, flags) as engine:
                     self.notes = engine.notes
-                    return await collect(job, problems, engine, store, pool, Options(16, sources))
+                    return await collect(job, problems, engine, store, pool, options)
         finally:
             await runner.cleanup()
+
+
+class Watch:
+    """How many traces there were after a second."""
+
+    sampled_while_hanging = 0
+
+    async def watch(self, tally: Tally) -> None:
+        await asyncio.sleep(1.5)
+        self.sampled_while_hanging = tally.sampled
 
 
 def keys_in(directory: Path) -> Counter[tuple[str, int]]:
@@ -210,6 +225,7 @@ def test_each_behaviour_ends_as_a_trace_or_a_failure_kind(
     kinds = {
         "error_500": "http_500", "hang": "timeout", "drop": "connection", "invalid_json": "invalid_json",
         "empty_choices": "empty_choices", "wrong_model": "wrong_model", "error_400": "http_400",
+        "odd_reason": "invalid_answer",
     }  # fmt: skip
     reasons = {"cut_thinking": "length", "unclosed": "unclosed", "no_tags": "unclosed"}
     run = Run(request_timeout_seconds=0.3 if behaviour == "hang" else 5.0, outage_seconds=10.0)
@@ -245,11 +261,13 @@ def test_failures_are_tried_again_on_resume(tmp_path: Path, pool: VerifierPool) 
 def test_the_key_is_sent_and_never_recorded(
     tmp_path: Path, pool: VerifierPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("RETORT_API_KEY", "sk-very-secret")
-    run = Run("error_400")
-    run(make_job(1, 1), make_problems(2), tmp_path, pool)
+    monkeypatch.setenv("RETORT_API_KEY", "sk-very-secret\n")  # as `cat` of a file would leave it
+    run = Run()
+    problems = make_problems(2, "[error_400]") + make_problems(2, "[wrong_model]")
+    run(make_job(1, 1), problems, tmp_path, pool)
     recorded = (tmp_path / "failures.jsonl").read_text()
     assert "refused Bearer ***" in recorded
+    assert "another, for Bearer ***" in recorded
     assert "sk-very-secret" not in recorded + caplog.text + json.dumps(run.notes)
 
 
@@ -281,6 +299,8 @@ def test_no_server_is_an_error_that_says_what_to_start(tmp_path: Path, pool: Ver
         ({"engine": "server", "urls": ("http:///v1",)}, "give one with its host"),
         ({"engine": "server", "urls": ("http://x/v1", "http://x:port/v1")}, "--url http://x:port/v1: is not"),
         ({"engine": "server", "urls": ("http://[::1/v1",)}, "is not the http://"),
+        ({"engine": "server", "urls": ("http://x/v1?key=sk-1",)}, "is not the http://"),
+        ({"engine": "server", "urls": ("http://x/v1", "http://x/v1/")}, "one server stands twice"),
         ({"concurrency": 0}, "--concurrency 0"),
         ({"tensor_parallel": 0}, "--tensor-parallel 0: at least 1 device; leave it out for the card's"),
         ({"data_parallel": -1}, "--data-parallel -1: at least 1 device"),
@@ -289,6 +309,90 @@ def test_no_server_is_an_error_that_says_what_to_start(tmp_path: Path, pool: Ver
 def test_flags_that_cannot_be_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         EngineFlags(**flags)
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Store(tmp_path) as store:
+        store.load("r")
+        store.add_trace(a_trace("p", 0, "r"))
+        path = tmp_path / "traces-00000.jsonl"
+        whole = path.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 50, limits[1]))
+        try:
+            with pytest.raises(
+                StageError, match=r"traces-00000.jsonl: cannot be written .*run the same command"
+            ):
+                store.add_trace(a_trace("p", 1, "r"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == whole
+        store.add_trace(a_trace("p", 2, "r"))
+    assert [trace.sample for trace in Store(tmp_path).traces()] == [0, 2]
+
+
+def test_a_sample_that_fails_leaves_the_others_of_its_problem(tmp_path: Path, pool: VerifierPool) -> None:
+    problems = make_problems(20, "[flaky_400]")
+    tally = Run()(make_job(4, 4), problems, tmp_path, pool)
+    kept = Counter(problem for problem, _ in keys_in(tmp_path))
+    assert tally.sampled + tally.failed["http_400"] == 80
+    assert 0 < tally.failed["http_400"] < 80
+    assert sum(0 < kept[problem.id] < 4 for problem in problems) > 10
+
+
+def test_keys_are_contents_and_not_places(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problems = make_job(2, 2), make_problems(20)
+    Run()(job, problems, tmp_path, pool)
+    edited = make_problems(21)[20]
+    run = Run()
+    tally = run(job, [edited, *reversed(problems[1:])], tmp_path, pool)
+    assert (tally.found, tally.sampled) == (38, 2)
+    assert all(question.startswith(edited.question) for question in run.teacher.asked)
+    questions = {problem.id: problem.question for problem in [*problems, edited]}
+    for trace in Store(tmp_path).traces():
+        assert trace.answer == answer(questions[trace.problem_id], trace.seed)[1]
+
+
+def test_samples_of_one_problem_and_of_one_number_have_seeds_of_their_own() -> None:
+    seeds = {sample_seed(0, problem.id, i) for problem in make_problems(500) for i in range(8)}
+    assert len(seeds) == 4000
+    assert sample_seed(0, "p", 1) != sample_seed(1, "p", 1)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_slow_answer_holds_no_other_up(tmp_path: Path, pool: VerifierPool) -> None:
+    problems = [*make_problems(2, "[hang]"), *make_problems(60)]
+    run = Run(request_timeout_seconds=2.0, outage_seconds=10.0, concurrency=4)
+    watch = Watch()
+    tally = run(make_job(1, 1), problems, tmp_path, pool, watcher=watch)
+    assert (tally.sampled, tally.failed) == (60, {"timeout": 2})
+    assert watch.sampled_while_hanging == 60
+
+
+def test_a_cut_trace_is_never_enough(tmp_path: Path, pool: VerifierPool) -> None:
+    problems = make_problems(5, "[cut_answer]")
+    tally = Run()(make_job(1, 3), problems, tmp_path, pool)
+    assert (tally.sampled, tally.correct, tally.given_up) == (15, 0, 5)
+    assert any(verdict.status == "correct" for verdict in Store(tmp_path).verdicts())
+    again = Run()(make_job(1, 3), problems, tmp_path, pool)
+    assert (again.sampled, again.given_up) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("tally", "said"),
+    [
+        (Tally(), r"0/10 problems \(0 solved, 0 given up\) waiting for the engine"),
+        (Tally(solved=6, found=6), r"6/10 .* 6 found 0 adopted waiting"),
+        # 5 of the 6 were there before: 1 in 10 seconds, so 4 take 40 and not 7
+        (Tally(solved=6, found=5, sampled=1, done_before=5, first_launch=-10.0), r"0:00:40 left"),
+        (Tally(solved=6, adopted=9, sampled=1, output_tokens=10, correct=10, judged_tokens=500, first_launch=-1.0), r" 50 tok/kept"),
+        (Tally(solved=10, sampled=10, first_launch=-1.0), r"tok/s$"),
+    ],
+    ids=["start", "found", "time left", "tokens", "end"],
+)  # fmt: skip
+def test_progress_counts_what_is_bought_now(tally: Tally, said: str) -> None:
+    tally.first_launch += time.monotonic() if tally.first_launch else 0.0
+    assert re.search(said, describe(tally, 10)), describe(tally, 10)
 
 
 def test_redistribution_gives_saved_samples_to_the_hardest(tmp_path: Path, pool: VerifierPool) -> None:
@@ -320,6 +424,15 @@ def test_adopted_traces_are_bought_once(tmp_path: Path, pool: VerifierPool) -> N
     assert (tally.adopted, tally.sampled, tally.solved) == (first.sampled, 0, first.solved)
     assert keys_in(tmp_path / "second") == keys_in(tmp_path / "first")
     assert not run.teacher.asked
+
+
+def test_a_broken_line_is_not_adopted_but_named(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problems = make_job(1, 1), make_problems(3)
+    Run()(job, problems, tmp_path / "first", pool)
+    path = tmp_path / "first/traces-00000.jsonl"
+    path.write_text(path.read_text().replace('"teacher": ', '"taecher": '))
+    with pytest.raises(StageError, match=r"traces-00000.jsonl: the line at byte \d+ is no trace .*--adopt"):
+        Run()(job, problems, tmp_path / "second", pool, (AdoptedRun(tmp_path / "first", job),))
 
 
 def test_another_sampling_adopts_nothing(tmp_path: Path, pool: VerifierPool) -> None:

@@ -108,21 +108,13 @@ class ServerEngine:
                 attempts[retry.kind] = attempts.get(retry.kind, 0) + 1
                 pause = backoff_seconds(sum(attempts.values()), retry.wait_seconds)
                 waited += pause
-                if self._is_enough(attempts, waited, self._timeout(sampling)):
+                if self._is_enough(attempts, waited, timeout_seconds(self._flags, sampling.max_tokens)):
                     raise RequestFailed(retry.kind, str(retry)) from None
             except RequestFailed as failure:
                 raise RequestFailed(failure.kind, self._clean(failure.detail)) from None
             finally:
                 self._replicas.give_back(last)
             await asyncio.sleep(pause)
-
-    def _timeout(self, sampling: Sampling | None = None) -> float:
-        """Seconds that a request may take: as stated, else what `max_tokens` take on a slow server."""
-        stated = self._flags.request_timeout_seconds
-        if stated is not None:
-            return stated
-        longest = sampling.max_tokens / SLOWEST_TOKENS_PER_SECOND if sampling else 0.0
-        return max(SHORTEST_TIMEOUT_SECONDS, longest)
 
     def _is_enough(self, attempts: dict[str, int], waited: float, timeout: float) -> bool:
         """Whether to give a request up. Being told to slow down is no failure, while time lasts."""
@@ -162,7 +154,7 @@ class ServerEngine:
             return
 
     async def _ask(self, replica: Replica, body: dict[str, Any], sampling: Sampling) -> Completion:
-        url, seconds = f"{replica.url}/chat/completions", self._timeout(sampling)
+        url, seconds = f"{replica.url}/chat/completions", timeout_seconds(self._flags, sampling.max_tokens)
         answer = await self._fetch("POST", url, body | extras(replica, sampling), seconds)
         self._replicas.sign_of_life()
         replica.succeeded()
@@ -172,7 +164,7 @@ class ServerEngine:
         self, method: str, url: str, body: dict[str, Any] | None = None, seconds: float | None = None
     ) -> Any:
         """The JSON of an answer. Raises Retry for what is transient, RequestFailed for the rest."""
-        seconds = seconds or self._timeout()
+        seconds = seconds or timeout_seconds(self._flags, 0)
         limits = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
         try:
             async with self._session.request(method, url, json=body, timeout=limits) as response:
@@ -265,6 +257,12 @@ class ServerEngine:
         self.notes["prompts_compared"] = True
 
 
+def timeout_seconds(flags: EngineFlags, max_tokens: int) -> float:
+    """How long a request may take: as the flags say, else as long as `max_tokens` take on a full server."""
+    longest = max(SHORTEST_TIMEOUT_SECONDS, max_tokens / SLOWEST_TOKENS_PER_SECOND)
+    return longest if flags.request_timeout_seconds is None else flags.request_timeout_seconds
+
+
 def request_body(
     messages: list[dict[str, str]], sampling: Sampling, seed: int, model: SampledModel
 ) -> dict[str, Any]:
@@ -278,6 +276,8 @@ def request_body(
     }
     if model.template_options:
         body["chat_template_kwargs"] = model.template_options
+    if "reasoning_effort" in model.template_options:  # vLLM renders gpt-oss without its template
+        body["reasoning_effort"] = model.template_options["reasoning_effort"]
     if model.eos is not None:
         body["stop"] = [model.eos]
     return body

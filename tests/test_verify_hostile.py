@@ -22,12 +22,21 @@ def pool() -> Iterator[VerifierPool]:
 
 
 def check_row(pool: VerifierPool, name: str, response: str, gold: str) -> None:
-    start = time.monotonic()
-    verdict = pool.submit((name, 0), "math", gold, response, {}).result()
-    assert time.monotonic() - start < DEADLINE + 0.5, name
-    assert verdict.status != "correct", name
-    assert verdict.extracted is None or len(verdict.extracted) <= 2_000
-    assert verdict.reason != "crash", name
+    assert min(seconds_of_row(pool, name, response, gold)) < DEADLINE + 0.5, name
+
+
+def seconds_of_row(pool: VerifierPool, name: str, response: str, gold: str) -> Iterator[float]:
+    """Again where it was late: a machine that stood still for a moment does not do so each time."""
+    for _ in range(3):
+        start = time.monotonic()
+        verdict = pool.submit((name, 0), "math", gold, response, {}).result()
+        seconds = time.monotonic() - start
+        assert verdict.status != "correct", name
+        assert verdict.extracted is None or len(verdict.extracted) <= 2_000
+        assert verdict.reason != "crash", name
+        yield seconds
+        if seconds < DEADLINE + 0.5:
+            return
 
 
 def test_some_hostile_answers(pool: VerifierPool, tmp_path: Path) -> None:
@@ -51,17 +60,37 @@ def normal_seconds(pool: VerifierPool) -> float:
     return time.perf_counter() - start
 
 
+def worker_pids(pool: VerifierPool) -> list[str]:
+    """The processes that the pool's zygote has: what an answer left running would be among them."""
+    assert pool._zygote is not None
+    pid = pool._zygote._process.pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def slowdown(pool: VerifierPool, fresh: VerifierPool) -> float:
+    """Seconds of `pool` over those of `fresh`, the best of each over turns taken side by side: a machine that does
+    other work for a second or ten meets both."""
+    used_seconds = fresh_seconds = float("inf")
+    for turn in range(40):
+        used_seconds = min(used_seconds, normal_seconds(pool))
+        fresh_seconds = min(fresh_seconds, normal_seconds(fresh))
+        if turn >= 4 and used_seconds < 1.1 * fresh_seconds:
+            break
+    return used_seconds / fresh_seconds
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("gold", ["4", "x^2 + 1"])
 def test_all_hostile_answers(pool: VerifierPool, tmp_path: Path, gold: str) -> None:
     rows = hostile_rows(str(tmp_path / "run"))
     assert len(rows) >= 40
     normal_seconds(pool)
-    before_seconds = min(normal_seconds(pool) for _ in range(3))
     before_mb = resident_mb()
     for name, response in rows:
         check_row(pool, name, response, gold)
     assert not (tmp_path / "run").exists()
     assert resident_mb() < before_mb + 30  # the longest response is 3 MB and is copied a few times
-    # a machine that does other work is slow now and then, so the best of three
-    assert min(normal_seconds(pool) for _ in range(3)) < 1.1 * before_seconds
+    assert len(worker_pids(pool)) <= 1
+    with VerifierPool(workers=1, deadline_seconds=DEADLINE) as fresh:
+        normal_seconds(fresh)
+        assert slowdown(pool, fresh) < 1.1

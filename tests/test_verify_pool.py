@@ -68,6 +68,21 @@ def test_map_keeps_the_order_of_its_rows(pool: VerifierPool) -> None:
     assert {verdict.status for verdict in verdicts} == {"correct"}
 
 
+def test_a_verifier_is_loaded_for_the_first_who_asks(pool: VerifierPool) -> None:
+    entry = {"question": "1 + 2", "answer": "3", "metadata": {}}
+    gym = {"family": "chain_sum", "entry": entry}
+    inner = {"verifier": "reasoning_gym", **gym}
+    rows: list[Row] = [row(0), (("gym", 1), "reasoning_gym", "3", "\\boxed{3}", gym), row(2)]
+    rows += [(("any", 3), "any", '["3"]', "\\boxed{3}", inner), (("text", 4), "text", "a", "\\boxed{a}", {})]
+    assert [verdict.status for verdict in pool.map(rows * 20)] == ["correct"] * 100
+    code = (
+        "import sys; from pipeline.verify.table import COMMON, load_verifiers; load_verifiers(COMMON); "
+        "print(sorted({'reasoning_gym', 'math_verify', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['math_verify']"
+
+
 def test_the_deadline_costs_one_verdict(pool: VerifierPool) -> None:
     start = time.monotonic()
     rows = [row(k, SLOW if k == 20 else None) for k in range(40)]

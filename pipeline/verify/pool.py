@@ -28,7 +28,7 @@ from typing import Any
 from pipeline.errors import VerifyError
 from pipeline.records import Verdict
 from pipeline.verify.frames import frame_of, read_frame
-from pipeline.verify.table import VERSIONS, check_verifier
+from pipeline.verify.table import COMMON, VERSIONS, check_verifier, needed
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Zygote:
             )
         self._ready = False
 
-    def _ask(self, request: dict[str, int], descriptors: list[int]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         with self._lock:
             try:
                 if not self._ready:
@@ -114,10 +114,11 @@ class Zygote:
                     "is above. Try: python -c 'import math_verify, reasoning_gym'"
                 ) from error
 
-    def spawn(self, memory_mb: int) -> tuple[int, socket.socket]:
+    def spawn(self, memory_mb: int, verifiers: frozenset[str]) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair()
+        request = {"spawn": memory_mb, "verifiers": sorted(verifiers)}
         with theirs:
-            return self._ask({"spawn": memory_mb}, [theirs.fileno()])["pid"], ours
+            return self._ask(request, [theirs.fileno()])["pid"], ours
 
     def kill(self, pid: int) -> int:
         """Kill and reap a worker. Its exit code: negative for the signal that ended it."""
@@ -126,6 +127,8 @@ class Zygote:
 
     def close(self) -> None:
         self._control.close()  # it kills its workers and ends
+        if not self._ready:  # it has no workers yet, and would not see this before its imports are done
+            self._process.kill()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -134,11 +137,12 @@ class Zygote:
 
 
 class Worker:
-    """One forked worker, its socket, and how many tasks it has had."""
+    """One forked worker, its socket, its verifiers, and how many tasks it has had."""
 
-    def __init__(self, zygote: Zygote, memory_mb: int) -> None:
+    def __init__(self, zygote: Zygote, memory_mb: int, verifiers: frozenset[str]) -> None:
         self._zygote = zygote
-        self._pid, self._socket = zygote.spawn(memory_mb)
+        self._pid, self._socket = zygote.spawn(memory_mb, verifiers)
+        self.verifiers = verifiers
         self.num_tasks = 0
 
     def run(self, task: Task, deadline_seconds: float) -> dict[str, Any]:
@@ -188,6 +192,7 @@ class VerifierPool:
         self._window = 64 * workers
         self._permits = Permits(self._window)
         self._zygote: Zygote | None = None
+        self._verifiers = COMMON
         self._threads = [
             threading.Thread(target=self._serve, name=f"verifier-{i}", daemon=True) for i in range(workers)
         ]
@@ -277,8 +282,12 @@ class VerifierPool:
     def _answer(self, task: Task, worker: Worker | None) -> Worker | None:
         """Resolve the task's future. The worker to go on with, None where the next task needs a new one."""
         try:
+            names = needed(task.verifier, task.metadata)
+            if worker is not None and not names <= worker.verifiers:
+                worker.kill()
+                worker = None
             if worker is None:
-                worker = self._spawn()
+                worker = self._spawn(names)
             start = time.monotonic()
             answer = self._run(task, worker)
             seconds = time.monotonic() - start
@@ -292,10 +301,11 @@ class VerifierPool:
         task.future.set_result(verdict_of(task, answer, seconds))
         return worker
 
-    def _spawn(self) -> Worker:
+    def _spawn(self, names: set[str]) -> Worker:
         if self._zygote is None:
             raise VerifyError("the VerifierPool was closed")
-        return Worker(self._zygote, self._memory_mb)
+        self._verifiers |= names  # of two threads that add the same at once, either result will do
+        return Worker(self._zygote, self._memory_mb, self._verifiers)
 
     def _run(self, task: Task, worker: Worker) -> dict[str, Any]:
         """The worker's answer, or the account of its death (`fit` None: already reaped)."""

@@ -1,16 +1,17 @@
 """Which verifiers there are, their versions, and the check that a problem names one that can be used.
 
 Light: the host imports this; what the verifiers need (math-verify, reasoning-gym) is imported in the zygote.
-A code verifier with its sandbox and a judge have their place in VERSIONS and `load_verifiers`.
+A code verifier with its sandbox and a judge have their place in VERSIONS and HOMES.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Iterable
+from pkgutil import resolve_name
 from typing import Any
 
 from pipeline.errors import VerifyError
 from pipeline.verify.families import ALLOWED, REFUSED
-from pipeline.verify.outcome import Outcome
+from pipeline.verify.several import Verify, verify_any
 
 # A version goes up when a verdict can change; it is part of every fingerprint that depends on verdicts.
 VERSIONS = {
@@ -21,6 +22,15 @@ VERSIONS = {
     "reasoning_gym": "1",
     "any": "1",
 }
+HOMES = {
+    "math": "pipeline.verify.math_answer:verify_math",
+    "choice": "pipeline.verify.choice:verify_choice",
+    "text": "pipeline.verify.text:verify_text",
+    "json": "pipeline.verify.json_value:verify_json",
+    "reasoning_gym": "pipeline.verify.gym:verify_reasoning_gym",
+}
+# what every worker has; reasoning-gym's import costs a second and 100 MB, so it waits for the first who asks
+COMMON = frozenset(VERSIONS) - {"reasoning_gym"}
 
 
 def check_verifier(name: str, metadata: dict[str, Any]) -> None:
@@ -57,20 +67,12 @@ def nearest(name: str, known: object) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def load_verifiers() -> dict[str, Callable[[str, str, dict[str, Any]], Outcome]]:
-    """Name -> function (response, gold, metadata). Imports the heavy libraries: only a worker calls it."""
-    from pipeline.verify.choice import verify_choice
-    from pipeline.verify.gym import verify_reasoning_gym
-    from pipeline.verify.json_value import verify_json
-    from pipeline.verify.math_answer import verify_math
-    from pipeline.verify.several import verify_any
-    from pipeline.verify.text import verify_text
+def needed(name: str, metadata: dict[str, Any]) -> set[str]:
+    """The verifiers that a worker must have loaded to use `name` with this metadata."""
+    return {name, metadata.get("verifier", "math")} if name == "any" else {name}
 
-    verifiers: dict[str, Callable[[str, str, dict[str, Any]], Outcome]] = {
-        "math": verify_math,
-        "choice": verify_choice,
-        "text": verify_text,
-        "json": verify_json,
-        "reasoning_gym": verify_reasoning_gym,
-    }
+
+def load_verifiers(names: Iterable[str]) -> dict[str, Verify]:
+    """Name -> function (response, gold, metadata), "any" of them among them. Imports the heavy libraries."""
+    verifiers: dict[str, Verify] = {name: resolve_name(HOMES[name]) for name in names if name != "any"}
     return {**verifiers, "any": lambda response, gold, data: verify_any(verifiers, response, gold, data)}

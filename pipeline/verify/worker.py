@@ -1,4 +1,4 @@
-"""The processes that verify: one zygote that imports the verifiers once, and workers that it forks.
+"""The processes that verify: one zygote that imports each verifier once, and workers that it forks.
 
 Started by pipeline.verify.pool as `python -m pipeline.verify.worker FD`; not for use by hand. A fork of this
 small single-threaded process costs milliseconds where a fresh interpreter costs a second, so a worker that
@@ -12,14 +12,14 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from pipeline.verify.frames import frame_of, read_frame
 from pipeline.verify.outcome import MAX_EXTRACTED, Outcome, unverifiable
-from pipeline.verify.table import load_verifiers
+from pipeline.verify.several import Verify
+from pipeline.verify.table import COMMON, load_verifiers
 
-Verifiers = dict[str, Callable[[str, str, dict[str, Any]], Outcome]]
+Verifiers = dict[str, Verify]
 
 
 def limit_process(memory_mb: int) -> None:
@@ -79,6 +79,9 @@ def fork_worker(control: socket.socket, descriptor: int, memory_mb: int, verifie
     status = 1
     try:
         control.close()
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
         limit_process(memory_mb)
         serve_tasks(socket.socket(fileno=descriptor), verifiers)
         status = 0
@@ -86,10 +89,11 @@ def fork_worker(control: socket.socket, descriptor: int, memory_mb: int, verifie
         os._exit(status)  # never back into the zygote's loop, whatever happened
 
 
-def serve_host(control: socket.socket, verifiers: Verifiers) -> None:
+def serve_host(control: socket.socket) -> None:
     """Answer spawn and kill requests until the host closes its end. Killed workers are reaped only here,
     by their parent, so a process id can never have been given to somebody else."""
     pids: set[int] = set()
+    loaded = {COMMON: load_verifiers(COMMON)}
     control.sendall(frame_of({"ready": True}))
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 4096, 1)
@@ -97,7 +101,10 @@ def serve_host(control: socket.socket, verifiers: Verifiers) -> None:
             break
         request = json.loads(message)
         if "spawn" in request:
-            pid = fork_worker(control, descriptors[0], request["spawn"], verifiers)
+            names = frozenset(request["verifiers"])
+            if names not in loaded:
+                loaded[names] = load_verifiers(names)
+            pid = fork_worker(control, descriptors[0], request["spawn"], loaded[names])
             pids.add(pid)
             control.sendall(frame_of({"pid": pid}))
         else:
@@ -113,12 +120,8 @@ def serve_host(control: socket.socket, verifiers: Verifiers) -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's to handle; it closes the pipe
     control = socket.socket(fileno=int(sys.argv[1]))
-    verifiers = load_verifiers()
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
     try:
-        serve_host(control, verifiers)
+        serve_host(control)
     except (ConnectionError, BrokenPipeError):
         sys.exit(0)
 

@@ -18,9 +18,9 @@ from eval.scores import Paired, holm, paired, pass_at_1
 from eval.scoring import POOLED, RESULTS
 from pipeline.errors import RecipeError, StageError
 from pipeline.records import Problem, from_json
-from pipeline.report.markdown import table_lines
+from pipeline.report.against import Comparison
 from pipeline.report.numbers import count, p_value, points, score
-from pipeline.report.tables import Table
+from pipeline.report.table import Table, table_lines
 from pipeline.sampling import Store
 from pipeline.stage import check_outputs, difference, read_manifest
 
@@ -71,6 +71,20 @@ class Difference:
 
 def compare(first: Path, second: Path, model: str = "student") -> str:
     """The comparison as Markdown. RecipeError where the runs cannot be compared, saying why."""
+    held = compared(first, second, model)
+    lines = [
+        f"# {held.second} against {held.first}: {model}",
+        "",
+        held.note,
+        "",
+        *table_lines(held.scores),
+        "",
+    ]
+    return "\n".join([*lines, "## Budgets", "", *table_lines(held.budgets), "", held.verdict])
+
+
+def compared(first: Path, second: Path, model: str = "student") -> Comparison:
+    """`second` against `first`. RecipeError where the runs cannot be compared, saying why."""
     runs = finished_run(first, model), finished_run(second, model)
     if runs[0].name == runs[1].name and first.resolve() != second.resolve():
         runs = replace(runs[0], name=str(first)), replace(runs[1], name=str(second))
@@ -82,7 +96,9 @@ def compare(first: Path, second: Path, model: str = "student") -> str:
         )
     check_equal(*runs, shared)
     found = [compare_task(*runs, task, model) for task in shared]
-    return "\n".join([*heading(*runs, model), *scores(*runs, found), *budgets(*runs)])
+    names = runs[0].name, runs[1].name
+    note = f"Differences are {names[1]} - {names[0]} on the same questions, with 95% intervals."
+    return Comparison(*names, note, scores_table(*runs, found), *budgets(*runs))
 
 
 def finished_run(path: Path, model: str) -> FinishedRun:
@@ -146,16 +162,7 @@ def pooled(found: Sequence[Difference]) -> list[Difference]:
     return [difference_of(POOLED, first, second, sum(held.only for held in found))]
 
 
-def heading(first: FinishedRun, second: FinishedRun, model: str) -> list[str]:
-    return [
-        f"# {second.name} against {first.name}: {model}",
-        "",
-        f"Differences are {second.name} - {first.name} on the same questions, with 95% intervals.",
-        "",
-    ]
-
-
-def scores(first: FinishedRun, second: FinishedRun, found: Sequence[Difference]) -> list[str]:
+def scores_table(first: FinishedRun, second: FinishedRun, found: Sequence[Difference]) -> Table:
     adjusted = holm({held.task: held.result.p for held in found})
     rows = []
     for held in [*pooled(found), *found]:
@@ -185,10 +192,10 @@ def scores(first: FinishedRun, second: FinishedRun, found: Sequence[Difference])
         "could detect",
         "mean tokens",
     ]
-    return [*table_lines(Table(head, rows)), ""]
+    return Table(head, rows)
 
 
-def budgets(first: FinishedRun, second: FinishedRun) -> list[str]:
+def budgets(first: FinishedRun, second: FinishedRun) -> tuple[Table, str]:
     """What each run paid, and whether that is equal: an ablation at unequal budgets proves little."""
     parts = [budget_of(run) for run in (first, second)]
     rows, unequal = [], []
@@ -202,13 +209,7 @@ def budgets(first: FinishedRun, second: FinishedRun) -> list[str]:
         verdict = f"NOT at equal budgets: {', '.join(unequal)}. That alone may make the difference."
     if not rows:
         verdict = "Neither run holds a stage that has a budget: nothing is known of what they were given."
-    return [
-        "## Budgets",
-        "",
-        *table_lines(Table(["budget", first.name, second.name, "equal"], rows)),
-        "",
-        verdict,
-    ]
+    return Table(["budget", first.name, second.name, "equal"], rows), verdict
 
 
 def budget_of(run: FinishedRun) -> dict[str, float]:

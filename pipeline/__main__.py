@@ -12,25 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.exceptions import Exit, TyperException
 
-from pipeline import telemetry
-from pipeline.options import (
-    Adopt,
-    Concurrency,
-    DataParallel,
-    Device,
-    EngineKind,
-    Force,
-    ModelNames,
-    ModelUrls,
-    Override,
-    RecipePath,
-    Runs,
-    ServedName,
-    TensorParallel,
-    Urls,
-)
+from pipeline import options, telemetry
+from pipeline.options import Force, Override, RecipePath, Runs
 
 if TYPE_CHECKING:
+    from pipeline.report.against import Comparison
     from pipeline.stage import Context
 
 app = typer.Typer(
@@ -78,13 +64,13 @@ def generate(
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
-    engine: EngineKind = "vllm",
-    url: Urls = None,
-    concurrency: Concurrency = 256,
-    tensor_parallel: TensorParallel = None,
-    data_parallel: DataParallel = None,
-    served_name: ServedName = None,
-    adopt: Adopt = None,
+    engine: options.EngineKind = "vllm",
+    url: options.Urls = None,
+    concurrency: options.Concurrency = 256,
+    tensor_parallel: options.TensorParallel = None,
+    data_parallel: options.DataParallel = None,
+    served_name: options.ServedName = None,
+    adopt: options.Adopt = None,
 ) -> None:
     """Sample the teacher until enough traces of each problem are correct, within a budget."""
     from pipeline.sampling import EngineFlags
@@ -117,7 +103,7 @@ def train(
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     tokens_per_device: Annotated[int, typer.Option(help="Tokens of one micro-batch.")] = 8192,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, a third slower.")
@@ -155,9 +141,9 @@ def eval_(
     runs: Runs = DEFAULT_RUNS,
     force: Force = False,
     override: Override = None,
-    url: ModelUrls = None,
-    served_name: ModelNames = None,
-    concurrency: Concurrency = 256,
+    url: options.ModelUrls = None,
+    served_name: options.ModelNames = None,
+    concurrency: options.Concurrency = 256,
 ) -> None:
     """Measure base, student and teacher on the same questions, with intervals."""
     from eval.stage import run
@@ -167,14 +153,25 @@ def eval_(
     run(context(recipe, runs, force, override), flags, url or [], served_name or [])
 
 
+def compare_later(first: Path, second: Path) -> "Comparison":
+    """The second run against the first; what it imports takes longer than a report that is up to date."""
+    from eval.compare import compared
+
+    return compared(first, second)
+
+
 @app.command()
 def report(
-    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
+    recipe: RecipePath,
+    runs: Runs = DEFAULT_RUNS,
+    against: options.Against = None,
+    force: Force = False,
+    override: Override = None,
 ) -> None:
     """Write report.html, report.md and the model card; print the path of the page."""
     from pipeline.report import run
 
-    run(context(recipe, runs, force, override))
+    run(context(recipe, runs, force, override), compare_later, against)
 
 
 @app.command()
@@ -183,10 +180,8 @@ def plan(
     runs: Runs = DEFAULT_RUNS,
     override: Override = None,
     pilot: Annotated[int | None, typer.Option(help="Sample this many problems for real first.")] = None,
-    url: Urls = None,
-    assume: Annotated[
-        list[str] | None, typer.Option(help="name=value: devices, memory, bandwidth, price, pass_rate, ...")
-    ] = None,
+    url: options.Urls = None,
+    assume: options.Assume = None,
 ) -> None:
     """Print what a run will cost before anything is bought, with every assumption; --pilot measures."""
     from pipeline.sampling import EngineFlags
@@ -255,10 +250,9 @@ def compare(
 ) -> None:
     """Compare two finished runs question by question, and check that they were given equal budgets."""
     from eval.compare import compare as compare_runs
+    from pipeline.report.against import named_run
 
-    there = [(runs / name).is_dir() or not Path(name).is_dir() for name in (first, second)]
-    paths = [runs / name if held else Path(name) for name, held in zip((first, second), there, strict=True)]
-    print(compare_runs(paths[0], paths[1], model))
+    print(compare_runs(named_run(runs, first), named_run(runs, second), model))
 
 
 @app.command()
@@ -312,9 +306,9 @@ def import_traces(
 def serve_teacher(
     teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
     port: Annotated[int, typer.Option(help="The port on loopback.")] = 8000,
-    concurrency: Concurrency = 256,
-    tensor_parallel: TensorParallel = None,
-    data_parallel: DataParallel = None,
+    concurrency: options.Concurrency = 256,
+    tensor_parallel: options.TensorParallel = None,
+    data_parallel: options.DataParallel = None,
 ) -> None:
     """Serve a teacher on loopback with vllm serve and the settings of its card, until Ctrl-C."""
     from pipeline.sampling import EngineFlags
@@ -340,7 +334,7 @@ def serve_student(
 
 @app.command()
 def chat(
-    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None, device: Device = "auto"
+    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None, device: options.Device = "auto"
 ) -> None:
     """Talk to the finished student in this terminal; its thinking is dimmed."""
     from students.chat import run

@@ -1,8 +1,8 @@
 """A sibling recipe that differs from its parent in one field, and a run that shares the parent's traces.
 
 The sibling gets the tokens that the parent trained on as its budget, so `make all` on both gives a fair
-comparison. Its problems and generate directories are the parent's own files (hard links): their plans are
-equal, so both stages are up to date and no teacher is asked again.
+comparison, and its report shows the pair. Its problems and generate directories are the parent's own files
+(hard links): their plans are equal, so both stages are up to date and no teacher is asked again.
 
     python -m pipeline ablate --recipe recipes/demo.yaml --drop-rule correct
 """
@@ -17,6 +17,7 @@ import yaml
 
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import load_recipe
+from pipeline.report.against import remember
 from pipeline.rule_parameters import parse_rule
 from pipeline.stage import Context, difference, read_manifest, require
 from pipeline.strict_yaml import nearest, parse, read_mapping
@@ -52,6 +53,7 @@ def ablate(context: Context, path: Path, changes: list[tuple[str, str]]) -> Path
     lines = difference(context.recipe.model_dump(), child.model_dump())
     log.info("ablate: wrote %s, which differs from %s in:\n  %s", sibling, path, "\n  ".join(lines))
     share_traces(context, child.name)
+    remember(context.runs / child.name, context.recipe.name)
     log.info("ablate: run it with: make all RECIPE=%s RUNS=%s", sibling, context.runs)
     return sibling
 

@@ -34,3 +34,7 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the 
 Adopt = Annotated[
     list[str] | None, typer.Option("--adopt", help="The name of a run whose traces of equal key are taken.")
 ]
+Against = Annotated[str | None, typer.Option(help="Another run, of which this one is an ablation.")]
+Assume = Annotated[
+    list[str] | None, typer.Option(help="name=value: devices, memory, bandwidth, price, pass_rate, ...")
+]

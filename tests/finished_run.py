@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking import Asked, Asking
+from eval.compare import compared
 from eval.scoring import RESULTS, counts_of, overlaps, read_all, results_of
 from eval.stage import plan_of
 from pipeline.cards import SampledModel, sampled_student, sampled_teacher
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.records import Problem, Trace, Verdict, problem_id, to_json
+from pipeline.report import run as run_report
 from pipeline.sampling import request_fingerprint
 from pipeline.stage import Context, Counts, Plan, Start, begin
 
@@ -62,6 +64,10 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(RECIPE.format(name=self.name))
         return Context(load_recipe(path), self.runs, Start(recipe=str(path)))
+
+
+def write_report(context: Context, against: str | None = None) -> None:
+    run_report(context, compared, against)
 
 
 def write_run(run: Run) -> Context:
@@ -243,6 +249,4 @@ def made_answers(
 
 
 if __name__ == "__main__":
-    from pipeline.report import run as write_report
-
     write_report(write_run(Run(Path(sys.argv[1]), questions=200, traces=2_400)))

@@ -15,6 +15,7 @@ from pipeline.filter import run
 from pipeline.funnel import difficulty_of, shorten, show_funnel
 from pipeline.recipe import load_recipe
 from pipeline.records import to_json
+from pipeline.report.against import recall
 from pipeline.stage import Context, Start, read_manifest
 from tests.filter_fixtures import (
     Stages,
@@ -190,6 +191,7 @@ def test_an_ablation_differs_in_one_field_and_shares_the_traces(context: Context
     expected["filter"]["rules"] = ["finished", "closed_thinking"]
     expected["filter"]["select"]["max_tokens"] = tokens
     assert child.recipe.model_dump() == expected
+    assert recall(child.run) == context.run  # which its report is set against
     for name in ("problems/problems.jsonl", "generate/traces-00000.jsonl", "generate/manifest.json"):
         assert (context.runs / "small" / name).samefile(context.runs / "small-without-correct" / name)
     run(child, workers=0)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StageError
+from eval.compare import compare
+from pipeline.errors import RecipeError, StageError
 from pipeline.recipe import load_recipe
-from pipeline.report import run as write_report
 from pipeline.report.charts import budget_chart, colour, scores_chart
 from pipeline.report.gather import Findings, ModelFacts, gather
 from pipeline.report.markdown import front_matter
@@ -19,8 +19,8 @@ from pipeline.report.page import inert_json, policy, questions_note, source_hash
 from pipeline.report.tables import forecast_table
 from pipeline.report.traces import answered_questions, clipped, shares
 from pipeline.report.words import what_is_measured
-from pipeline.stage import Context
-from tests.finished_run import HOSTILE, Run, write_run
+from pipeline.stage import Context, read_manifest
+from tests.finished_run import ABILITY, HOSTILE, Run, write_report, write_run
 
 
 @pytest.fixture(scope="module")
@@ -292,3 +292,57 @@ def test_the_note_says_how_many_samples_are_shown(
         assert [len(held) for held in item["models"].values()] == [samples, samples]
     each = "the first sample" if samples == 1 else f"the first {samples} samples"
     assert f"with {each} of every model" in questions_note(answered)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs on the same questions: `plain`, and `better`, whose student is."""
+    runs = tmp_path_factory.mktemp("pair")
+    write_run(Run(runs, "plain", questions=25, traces=40))
+    write_run(Run(runs, "better", questions=25, traces=40, ability=ABILITY | {"student": 0.95}))
+    manifest = runs / "plain/filter/manifest.json"
+    changed = json.loads(manifest.read_text())
+    changed["config"]["rules"] = ["finished"]
+    manifest.write_text(json.dumps(changed))
+    return runs
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_an_ablation_is_shown_beside_its_parent(pair: Path, name: str) -> None:
+    context = Run(pair, "better").context
+    write_report(context, "plain")
+    text = html.unescape(text_of(context, name))
+    assert "Against plain" in text
+    assert re.search(r"filter\.rules: .*finished", text)
+    assert "Differences are better - plain on the same questions" in text
+    assert "The budgets are equal within 5%." in text
+    printed = compare(pair / "plain", pair / "better")
+    (row,) = [line for line in printed.splitlines() if line.startswith("| all |")]
+    for cell in row.strip("| ").split(" | "):
+        assert html.unescape(cell) in text, cell
+    manifest = read_manifest(context.directory("report"))
+    write_report(context)  # as the next `make all` does
+    assert read_manifest(context.directory("report")) == manifest
+
+
+def test_a_parent_that_is_not_finished_is_said_and_its_results_are_taken_in_by_force(pair: Path) -> None:
+    runs = pair.parent / "late"
+    shutil.copytree(pair / "better", runs / "better", ignore=shutil.ignore_patterns("report"))
+    (runs / "plain").mkdir()
+    context = Run(runs, "better").context
+    write_report(context, "plain")
+    assert "Not compared: compare needs" in text_of(context, "report.md")
+    shutil.copytree(pair / "plain", runs / "plain", dirs_exist_ok=True)
+    with pytest.raises(StageError, match=r"inputs\.against: \(absent\) -> "):
+        write_report(context)
+    write_report(replace(context, start=replace(context.start, force=True)))
+    assert "Differences are better - plain" in text_of(context, "report.md")
+
+
+def test_a_run_that_is_not_there_cannot_be_set_against(pair: Path) -> None:
+    with pytest.raises(RecipeError, match=r"--against plane: there is no such run in .*did you mean 'plain'"):
+        write_report(Run(pair, "better").context, "plane")
+    (pair / "better/against.json").write_text("[]")
+    with pytest.raises(StageError, match=r"against\.json: is no JSON object .*; remove it"):
+        write_report(Run(pair, "better").context)
+    (pair / "better/against.json").unlink()

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import run as write_report
 from tests.browser import CHROMIUM, Browser
-from tests.finished_run import Run, write_run
+from tests.finished_run import Run, write_report, write_run
 
 pytestmark = [
     pytest.mark.slow,

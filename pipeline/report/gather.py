@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.cards import student_card, teacher_card
 from pipeline.recipe import Recipe
+from pipeline.report.against import Against
 from pipeline.report.numbers import short
 from pipeline.rows import Line, json_lines
 from pipeline.stage import read_manifest
@@ -73,6 +74,7 @@ class Findings:
     forecast: dict[str, Any]
     model_facts: list[ModelFacts]
     sources: list[SourceFacts]
+    against: Against | None
 
     @property
     def models(self) -> list[str]:
@@ -95,7 +97,7 @@ class Findings:
         return name, held[name]
 
 
-def gather(recipe: Recipe, run: Path) -> Findings:
+def gather(recipe: Recipe, run: Path, against: Against | None = None) -> Findings:
     """Read what is there of a run, the results of eval at least."""
     found = {stage: read_manifest(run / stage) for stage in STAGES}
     manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
@@ -110,6 +112,7 @@ def gather(recipe: Recipe, run: Path) -> Findings:
         forecast=read_forecast(run / "generate/forecast.json"),
         model_facts=[model_facts(name, recipe, identity) for name, identity in results["models"].items()],
         sources=sources_of(run / "problems/problems.jsonl"),
+        against=against,
     )
 
 

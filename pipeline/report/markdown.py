@@ -6,8 +6,8 @@ from typing import Any
 
 from pipeline.cards import model_location, student_card, teacher_card
 from pipeline.report.gather import Findings
+from pipeline.report.table import Table, escape, table_lines
 from pipeline.report.tables import (
-    Table,
     contamination_table,
     cost_table,
     forced_table,
@@ -41,6 +41,7 @@ def report_markdown(findings: Findings) -> str:
         "",
         *scores_section(findings),
     ]
+    lines += against_section(findings)
     lines += [*budget_section(findings), *contamination_section(findings), *funnel_section(findings)]
     return "\n".join([*lines, *cost_section(findings), *provenance_section(findings)]) + "\n"
 
@@ -92,6 +93,21 @@ def scores_section(findings: Findings) -> list[str]:
     )
 
 
+def against_section(findings: Findings) -> list[str]:
+    """The pair of an ablation: what differs, what both were given, and what it came to."""
+    other = findings.against
+    if other is None:
+        return []
+    lines = [f"## Against {escape(other.name)}", ""]
+    if other.changes:
+        lines += [*[f"- {escape(change)}" for change in other.changes], ""]
+    held = other.comparison
+    if held is None:
+        return [*lines, f"Not compared: {escape(other.why_not)}", ""]
+    lines += [held.note, "", *table_lines(held.scores), ""]
+    return [*lines, *table_lines(held.budgets), "", held.verdict, ""]
+
+
 def budget_section(findings: Findings) -> list[str]:
     """The budget curve of the headline as a table, and what forced closing gave."""
     name, entry = findings.headline
@@ -138,17 +154,3 @@ def provenance_section(findings: Findings) -> list[str]:
 
 def recipe_section(recipe: dict[str, Any]) -> list[str]:
     return ["## Recipe", "", "```json", json.dumps(recipe, indent=2, ensure_ascii=False), "```"]
-
-
-def table_lines(table: Table) -> list[str]:
-    """A pipe table; what would end a cell or open a tag is escaped."""
-    rule = "|" + "---|" * len(table.head)
-    return [row_line(table.head), rule, *[row_line(row) for row in table.rows]]
-
-
-def row_line(cells: list[str]) -> str:
-    return "| " + " | ".join(escape(cell) for cell in cells) + " |"
-
-
-def escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

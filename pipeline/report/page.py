@@ -88,6 +88,7 @@ def words_and_tables(findings: Findings) -> dict[str, Any]:
         "score_tables": [(task, scores_table(findings, task)) for task, _ in findings.pool_first()],
         "gap": gap_text(entry),
         "paired": paired_table(findings),
+        "against": findings.against,
         "budget_note": BUDGET_NOTE,
         "forced": forced_table(findings),
         "contamination": contamination_table(findings),

@@ -1,13 +1,15 @@
 """The report stage. Needs neither torch nor vLLM.
 
-Reads the manifests of all finished stages, eval's results.json and samples, and filter's kept and dropped
-traces. Writes runs/<name>/report/: report.html, report.md and README.md (the model card).
+Reads the manifests of all finished stages, eval's results.json and samples, filter's kept and dropped traces,
+and eval of the run that it is set against. Writes runs/<name>/report/: report.html, report.md and README.md
+(the model card).
 
     python -m pipeline report --recipe recipes/demo.yaml
 """
 
 import logging
 
+from pipeline.report.against import Compare, inputs_against, recall, remember, set_against
 from pipeline.report.gather import STAGES
 from pipeline.stage import Context, Counts, Plan, begin, check_outputs, inputs_of, read_manifest, require
 
@@ -24,15 +26,18 @@ READ = {
 }
 
 
-def run(context: Context) -> None:
-    """Write the report and print its path on stdout; opens nothing."""
-    run_directory = context.directory("report").parent
+def run(context: Context, compare: Compare, against: str | None = None) -> None:
+    """Write the report and print its path on stdout; opens nothing. `against` names another run, with which
+    `compare` compares this one, here and in later reports."""
+    run_directory = context.run
     require(run_directory / "eval", "report", context.start.recipe)
     found = {stage: read_manifest(run_directory / stage) for stage in STAGES}
     manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
-    plan = Plan(
-        "report", STAGE_VERSION, context.recipe.model_dump(), inputs_of(manifests), context.recipe.seed
-    )
+    if against is not None:
+        remember(run_directory, against)
+    other = recall(run_directory)
+    inputs = inputs_of(manifests) | inputs_against(other)
+    plan = Plan("report", STAGE_VERSION, context.recipe.model_dump(), inputs, context.recipe.seed)
     directory = context.directory("report")
     stage = begin(directory, plan, context.start)
     if stage is not None:
@@ -44,7 +49,7 @@ def run(context: Context) -> None:
         with stage:
             for name in manifests:
                 check_outputs(run_directory / name, READ[name])
-            findings = gather(context.recipe, run_directory)
+            findings = gather(context.recipe, run_directory, set_against(run_directory, other, compare))
             sifted = sifted_traces(run_directory / "filter")
             answered = answered_questions(run_directory / "eval", findings.models, findings.tasks)
             pages = {

@@ -1,16 +1,10 @@
 """The tables of the report as rows of text, the same for Markdown and HTML."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.gather import Findings
 from pipeline.report.numbers import count, p_value, points, score, seconds, short
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    head: list[str]
-    rows: list[list[str]]
+from pipeline.report.table import Table
 
 
 def scores_table(findings: Findings, task: str) -> Table:

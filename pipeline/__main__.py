@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import Exit, TyperException
 
 from pipeline import options, telemetry
-from pipeline.options import Force, Override, RecipePath, Runs
+from pipeline.options import DEFAULT_RUNS, Force, Override, RecipePath, Runs
 
 if TYPE_CHECKING:
     from pipeline.report.against import Comparison
@@ -24,12 +24,10 @@ app = typer.Typer(
     help="Distil verified chain-of-thought from a large MoE teacher into a small dense student.",
     epilog="Example: python -m pipeline generate --recipe recipes/demo.yaml",
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-DEFAULT_RUNS = Path("runs")
 INTERRUPTED = 130
 
 
@@ -41,6 +39,16 @@ def context(recipe: Path, runs: Path, force: bool, override: list[str] | None) -
 
     loaded = check_references(load_recipe(recipe, override), str(recipe))
     return Context(loaded, runs, Start(force, sys.argv, str(recipe)))
+
+
+def rank() -> int:
+    """The place of this process among those that one launcher started."""
+    from pipeline.errors import RecipeError
+
+    text = os.environ.get("RANK", "0")
+    if not (text.isascii() and text.isdigit()):
+        raise RecipeError(f"RANK={text}: a launcher sets it to a number from 0; unset it")
+    return int(text)
 
 
 @app.callback()
@@ -129,7 +137,7 @@ def train(
         save_every=save_every,
         log_every=log_every,
         tracker=tracker,
-        rank=int(os.environ.get("RANK", "0")),
+        rank=rank(),
         processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     run(context(recipe, runs, force, override), flags)
@@ -367,7 +375,7 @@ def main() -> None:
     from pipeline.errors import PipelineError
 
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+DEFAULT_RUNS = Path("runs")
+
 RecipePath = Annotated[Path, typer.Option("--recipe", "-r", help="The recipe file, recipes/*.yaml.")]
 Runs = Annotated[Path, typer.Option(help="The directory that holds one directory per run.")]
 Force = Annotated[bool, typer.Option("--force", help="Move a directory that blocks aside, then run.")]

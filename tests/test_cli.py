@@ -19,8 +19,9 @@ def named(pattern: str) -> list[str]:
     return sorted({match for path in DOCUMENTS for match in re.findall(pattern, path.read_text())})
 
 
-def test_help_names_every_stage_and_an_example(retort: Run) -> None:
-    done = retort("--help")
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_names_every_stage_and_an_example(retort: Run, arguments: list[str]) -> None:
+    done = retort(*arguments)
     assert done.returncode == 0
     for word in ("problems", "generate", "filter", "train", "eval", "report", "Example:"):
         assert word in done.stdout
@@ -44,6 +45,15 @@ def test_wrong_usage_is_one_error_line_and_exit_2(retort: Run, arguments: list[s
     assert done.returncode == 2
     assert re.search(message, done.stderr)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_rank_that_is_no_number_is_named(
+    retort: Run, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "first")
+    done = retort("train", "--recipe", recipe_file)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: RANK=first: a launcher sets it to a number from 0; unset it")
 
 
 @pytest.mark.parametrize("stage", ["filter", "train", "eval", "report"])

@@ -23,8 +23,8 @@ from pipeline.report.tables import (
 from pipeline.report.words import (
     BUDGET_NOTE,
     CONTAMINATION_NOTE,
-    COST_NOTE,
     NOT_CONTAMINATED_NOTE,
+    cost_note,
     limits,
     subtitle,
     way_of_measuring,
@@ -138,7 +138,7 @@ def funnel_section(findings: Findings) -> list[str]:
 
 
 def cost_section(findings: Findings) -> list[str]:
-    lines = ["## Cost", "", COST_NOTE, "", *table_lines(cost_table(findings)), ""]
+    lines = ["## Cost", "", cost_note(findings), "", *table_lines(cost_table(findings)), ""]
     ledger, forecast = ledger_table(findings), forecast_table(findings)
     if ledger:
         lines += [*table_lines(ledger), ""]

@@ -31,8 +31,8 @@ from pipeline.report.traces import MAX_CHARACTERS, Answered, Sifted
 from pipeline.report.words import (
     BUDGET_NOTE,
     CONTAMINATION_NOTE,
-    COST_NOTE,
     NOT_CONTAMINATED_NOTE,
+    cost_note,
     subtitle,
     way_of_measuring,
     what_is_measured,
@@ -95,7 +95,7 @@ def words_and_tables(findings: Findings) -> dict[str, Any]:
         "contamination_note": CONTAMINATION_NOTE,
         "not_contaminated_note": NOT_CONTAMINATED_NOTE,
         "funnel": funnel_table(findings),
-        "cost_note": COST_NOTE,
+        "cost_note": cost_note(findings),
         "cost": cost_table(findings),
         "ledger": ledger_table(findings),
         "forecast": forecast_table(findings),

@@ -15,6 +15,7 @@ COST_NOTE = (
     "Engine time is what an engine spent on sampling. Its start, training and verification are in the wall "
     "time alone, and in no price."
 )
+FORCED_COST_NOTE = " Samples closed by force are in the engine time and not in the tokens."
 NOT_CONTAMINATED_NOTE = "Not measured: no student that was trained in this run is compared."
 
 
@@ -49,6 +50,10 @@ def what_is_measured(findings: Findings) -> str:
     elif len(findings.tasks) > 1:
         extent += ", the first task (tasks have different numbers of samples, so there is no score of all)"
     return f"{extent}, {held['k']} sample{'s' if held['k'] > 1 else ''} of each."
+
+
+def cost_note(findings: Findings) -> str:
+    return COST_NOTE + (FORCED_COST_NOTE if findings.recipe.eval.forced_budgets else "")
 
 
 def limits(findings: Findings) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cards import student_card
+from pipeline.cards import FOLDERS, student_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.examples import tokenizer_file
 from pipeline.filter import run
@@ -17,6 +17,7 @@ from pipeline.mix import chat_of, mix_lines
 from pipeline.recipe import MixSource, Recipe
 from pipeline.records import to_json
 from pipeline.stage import Context, read_manifest
+from tests.conftest import ROOT
 from tests.filter_fixtures import (
     Stages,
     context_of,
@@ -28,6 +29,7 @@ from tests.filter_fixtures import (
     read_rows,
     write_stages,
 )
+from tests.students_fixtures import POINTER
 
 __all__ = ["context_of"]
 
@@ -218,6 +220,30 @@ def test_a_student_whose_id_the_hub_cannot_have_is_named() -> None:
         RecipeError, match=r"not a hub id!: its tokenizer\.json cannot be fetched \(Repo id must"
     ):
         tokenizer_file(card)
+
+
+@pytest.mark.parametrize("text", [POINTER, '{"version": "1.0", "tru', "", "[1]", "{}"])
+def test_a_tokenizer_that_cannot_be_read_is_named_before_a_worker_starts(
+    context_of: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    cards, student = tmp_path / "cards", tmp_path / "student"
+    cards.mkdir()
+    student.mkdir()
+    whole = (ROOT / student_card("embedded-dense").model / "tokenizer.json").read_text()
+    (student / "tokenizer.json").write_text(text)
+    (student / "model.safetensors").write_bytes(b"")
+    values = {**student_card("embedded-dense").model_dump(), "model": str(student)}
+    (cards / "mine.yaml").write_text(json.dumps(values))
+    monkeypatch.setitem(FOLDERS, "student", cards)
+    context = context_of(make_recipe(train={"student": "mine"}))
+    write_stages(context.runs, ordinary_stages())
+    with pytest.raises(
+        RecipeError, match=r"student/tokenizer\.json: cannot be read as a tokenizer \(.*git lfs"
+    ):
+        run(context, workers=2)
+    (student / "tokenizer.json").write_text(whole)
+    run(context, workers=0)  # once mended, the same command is enough
+    conserve(context.directory("filter"), 24)
 
 
 def test_missing_and_outdated_verdicts_are_made_again(context_of: MakeContext) -> None:

@@ -57,7 +57,10 @@ def conserve(directory: Path, num_in: int) -> None:
     assert counts["dropped"] == Counter(row["reason"] for row in rows["dropped.jsonl"])
     assert counts["failed"] == Counter(row["kind"] for row in rows["failed.jsonl"])
     keys = [
-        (row["problem_id"], row["sample"]) for name in ("kept.jsonl", "dropped.jsonl") for row in rows[name]
+        (row["problem_id"], row["sample"])
+        for name in ("kept.jsonl", "dropped.jsonl")
+        for row in rows[name]
+        if row["kind"] == "trace" or name == "kept.jsonl"  # a dropped row of the mix is named by its line
     ]
     assert len(set(keys)) == len(keys)
 
@@ -339,6 +342,31 @@ def test_a_mix_is_drawn_by_weight_and_marked(context_of: MakeContext, tmp_path: 
     assert [turn["role"] for turn in mixed[0]["messages"]] == ["user", "assistant"]
     num_rows = sum(len(read_rows(directory / f"{name}.jsonl")) for name in ("kept", "dropped", "failed"))
     assert num_rows == manifest["counts"]["in"]
+
+
+def test_no_chat_is_mixed_in_twice(context_of: MakeContext, tmp_path: Path) -> None:
+    """The second of two equal ones is a counted drop, in one source and across sources."""
+    chats = [[{"role": "user", "content": text}, ANSWER] for text in ("a", "b", "a", "c", "b")]
+    mix = []
+    for name, rows in (("first", chats), ("second", [*chats[:2], [USER, ANSWER]])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"messages": r}) + "\n" for r in rows))
+        path = str(tmp_path / f"{name}.jsonl")
+        mix.append({"name": name, "path": path, "weight": 1.0, "licence": "CC0-1.0"})
+    context = context_of(make_recipe(filter={"mix": mix}))
+    write_stages(context.runs, ordinary_stages())
+    run(context, workers=0)
+    directory = context.directory("filter")
+    conserve(directory, 24 + 5 + 3)
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    assert manifest["notes"]["mix"] == {"first": 3, "second": 1}
+    repeated = [row for row in read_rows(directory / "dropped.jsonl") if row["reason"] == "mix_duplicate"]
+    assert [(row["source"], row["line"]) for row in repeated] == [
+        ("first", 3),
+        ("first", 5),
+        ("second", 1),
+        ("second", 2),
+    ]
 
 
 USER, ANSWER, SYSTEM = ({"role": role, "content": "Hello."} for role in ("user", "assistant", "system"))

@@ -124,6 +124,10 @@ REFERENCES = {
         "filter.select.per_source={chain_sun: 5}",
         r"filter\.select\.per_source\.chain_sun: unknown source; did you mean 'chain_sum'\?",
     ),
+    "mix called as a source": (
+        "filter.mix=[{name: chain_sum, path: a.jsonl, weight: 1.0, licence: MIT}]",
+        r"filter\.mix\[0\]\.name: 'chain_sum' is a source of problems already",
+    ),
 }
 
 

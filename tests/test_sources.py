@@ -87,6 +87,8 @@ def test_a_family_that_cannot_serve_is_an_error(change: dict[str, Any], message:
         ("hashes", "####  ", None),
         ("boxed", "first \\boxed{1}, then $\\boxed 5$", "5"),
         ("boxed", "\\boxed{\\text{(A)} \\frac{1}{{2}}}", "\\text{(A)} \\frac{1}{{2}}"),
+        ("boxed", "\\boxed{\\boxed{3}}", "3"),
+        ("boxed", "\\boxed{\\boxed{3} + 1}", "{3} + 1"),
         ("boxed", "\\boxed{", None),
         ("boxed", "\\boxed{}", None),
     ],

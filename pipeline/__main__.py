@@ -232,8 +232,7 @@ def audit(
     """Put a sample of a run's verdicts to other layers; print the disagreements and error rates."""
     from pipeline.verify.audit import audit_run
 
-    asked = context(recipe, runs, False, override)
-    print(audit_run(asked.runs / asked.recipe.name, sample, asked.recipe.seed))
+    print(audit_run(context(recipe, runs, False, override), sample))
 
 
 @app.command()

@@ -7,6 +7,7 @@ card's identity and goes into fingerprints; tensor, expert and data parallelism 
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipeline.errors import RecipeError
+from pipeline.names import HubId, LocalOrHubId
 from pipeline.recipe import Columns
 from pipeline.render import Tags
 from pipeline.strict_yaml import Strict, nearest, read_mapping, validate
@@ -79,7 +81,7 @@ class TeacherCard(Strict):
 class StudentCard(Strict):
     """`template` null means the tokenizer's own; otherwise the name of a file in students/templates/."""
 
-    model: str
+    model: LocalOrHubId
     revision: str | None = None
     thinking: Thinking = Thinking()
     template: str | None = None
@@ -100,7 +102,7 @@ class TaskCard(Strict):
     """
 
     version: Annotated[int, Field(ge=1)] = 1
-    hub: str | None = None
+    hub: HubId | None = None
     revision: str | None = None
     subset: str | None = None
     split: str = "test"
@@ -164,7 +166,7 @@ def card_names(kind: str) -> list[str]:
 def model_location(model: str) -> str:
     """A directory of the project as an absolute path, anything else (a hub id) as it is."""
     local = ROOT / model
-    return str(local) if local.is_dir() else model
+    return str(local) if os.path.isdir(local) else model  # Path.is_dir raises on a name that is too long
 
 
 def model_identity(model: str, revision: str | None) -> dict[str, Any]:

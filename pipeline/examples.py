@@ -75,10 +75,16 @@ def tokenizer_identity(card: StudentCard) -> dict[str, Any]:
 
 
 def token_counter(path: str) -> Callable[[str], int]:
-    """Tokens of a text without special tokens added."""
+    """Tokens of a text without special tokens added. RecipeError where the file holds no tokenizer."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(path)
+    try:
+        tokenizer = Tokenizer.from_file(path)
+    except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
+        raise RecipeError(
+            f"{path}: cannot be read as a tokenizer ({' '.join(str(error).split())[:200]}); filter counts "
+            "tokens with it. Fetch the whole file (a Git LFS pointer is not enough: git lfs pull)"
+        ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

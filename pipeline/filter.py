@@ -16,8 +16,8 @@ from typing import Any
 from pipeline.cards import sampled_student, student_card
 from pipeline.decontaminate import EvalQuestion
 from pipeline.emit import write_kept, write_unselected
-from pipeline.errors import StageError
-from pipeline.examples import Format, tokenizer_file, tokenizer_identity
+from pipeline.errors import PipelineError, StageError
+from pipeline.examples import Format, token_counter, tokenizer_file, tokenizer_identity
 from pipeline.judge import Judging
 from pipeline.mix import Mixer
 from pipeline.recipe import Recipe, Select
@@ -35,7 +35,6 @@ from pipeline.stage import (
     check_outputs,
     hash_file,
     inputs_of,
-    read_manifest,
     require,
 )
 from pipeline.verify.table import VERSIONS
@@ -58,11 +57,23 @@ def run(context: Context, workers: int = 2) -> None:
     if stage is None:
         return
     with stage:
-        check_outputs(problems)
-        check_outputs(generate)
+        try:
+            check_outputs(problems)
+            check_outputs(generate)
+            recipe = with_revisions(context.recipe, plan.config["revisions"])
+            judging = judging_of(recipe, problems)
+        except PipelineError:
+            stage.abandon()
+            raise
         names = sorted(name for name in manifests["generate"]["outputs"] if name.startswith("traces-"))
-        recipe = with_revisions(context.recipe, plan.config["revisions"])
-        sift_and_select(recipe, problems, [generate / name for name in names], stage, workers)
+        inputs = Inputs(
+            problems / "problems.jsonl",
+            [generate / name for name in names],
+            generate / "verdicts.jsonl",
+            stage.directory,
+            manifests["generate"]["counts"]["kept"],
+        )
+        sift_and_select(recipe, inputs, judging, stage, workers)
 
 
 def plan_of(recipe: Recipe, inputs: dict[str, str], revisions: dict[str, str]) -> Plan:
@@ -95,6 +106,7 @@ def judging_of(recipe: Recipe, problems: Path) -> Judging:
     card = student_card(recipe.train.student)
     base = pinned(problems.parent, sampled_student(recipe.train.student))
     tokenizer = tokenizer_file(card, base.revision)
+    token_counter(str(tokenizer))  # a broken file is named here, before worker processes start
     form = Format(recipe.generate.prompt, Tags(**card.thinking.model_dump()), str(tokenizer))
     protected = [line.values or {} for line in json_lines(problems / "protected.jsonl")]
     templates = json.loads((problems / "templates.json").read_text(encoding="utf-8"))
@@ -106,15 +118,9 @@ def judging_of(recipe: Recipe, problems: Path) -> Judging:
     )
 
 
-def sift_and_select(
-    recipe: Recipe, problems: Path, traces: list[Path], stage: StageRun, workers: int
-) -> None:
+def sift_and_select(recipe: Recipe, inputs: Inputs, judging: Judging, stage: StageRun, workers: int) -> None:
     """Both passes, then the manifest."""
     out, select = stage.directory, recipe.filter.select
-    judging = judging_of(recipe, problems)
-    generate = traces[0].parent
-    num_traces = (read_manifest(generate) or {"counts": {"kept": None}})["counts"]["kept"]
-    inputs = Inputs(problems / "problems.jsonl", traces, generate / "verdicts.jsonl", out, num_traces)
     with Sifter(inputs, select, recipe.seed, workers) as sifter:
         counts = sifter.run(judging)
         selected = select_examples(sifter.best, select, counts.num_passed, sifter.by_position())

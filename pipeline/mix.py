@@ -27,8 +27,8 @@ from pipeline.tasks import draw_key
 
 log = logging.getLogger(__name__)
 
-USABLE, BROKEN, NO_CHAT, CONTAMINATED = range(4)
-REASONS = {NO_CHAT: "mix_no_chat", CONTAMINATED: "mix_contaminated"}
+USABLE, BROKEN, NO_CHAT, CONTAMINATED, DUPLICATE = range(5)
+REASONS = {NO_CHAT: "mix_no_chat", CONTAMINATED: "mix_contaminated", DUPLICATE: "mix_duplicate"}
 NOT_DRAWN = "mix_not_drawn"
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -55,6 +55,7 @@ class Mixer:
         self.num_selected = num_selected
         self.seed = seed
         self.counts = MixCounts()
+        self._drawn: set[str] = set()  # ids, of all sources: no chat is taken twice
         self._index = TraceIndex(judging.questions, judging.templates)
         path = judging.form.tokenizer
         self._count = token_counter(path) if path else len
@@ -84,7 +85,8 @@ class Mixer:
     def _survey(self, source: MixSource) -> tuple["array[int]", set[int]]:
         """The state of every row, and the numbers of those drawn: those whose hash comes first."""
         states = array("B")
-        keys: list[tuple[bytes, int]] = []
+        keys: list[tuple[bytes, int, str]] = []
+        seen = set(self._drawn)
         for number, line in enumerate(mix_lines(source), 1):
             chat = None if line.values is None else chat_of(source, line)
             if line.values is None:
@@ -93,9 +95,12 @@ class Mixer:
                 states.append(NO_CHAT)
             elif self._index.find_text("\n".join(turn["content"] for turn in chat)):
                 states.append(CONTAMINATED)
+            elif (chat_id := id_of(chat)) in seen:
+                states.append(DUPLICATE)
             else:
                 states.append(USABLE)
-                keys.append((draw_key(self.seed, source.name, *map(json.dumps, chat)), number))
+                seen.add(chat_id)
+                keys.append((draw_key(self.seed, source.name, *map(json.dumps, chat)), number, chat_id))
         wanted = round(source.weight * self.num_selected)
         if wanted > len(keys):
             log.warning(
@@ -105,15 +110,16 @@ class Mixer:
                 f"{wanted:,}",
                 f"{len(keys):,}",
             )
-        return states, {number for _, number in sorted(keys)[:wanted]}
+        drawn = sorted(keys)[:wanted]
+        self._drawn.update(chat_id for _, _, chat_id in drawn)
+        return states, {number for _, number, _ in drawn}
 
     def _row(self, source: MixSource, line: Line) -> dict[str, Any]:
         chat = chat_of(source, line) or []
         sizes = [self._count(turn["content"]) for turn in chat]
         self.counts.tokens[source.name] += sizes[-1]
-        digest = hashlib.sha256(json.dumps(chat, ensure_ascii=False).encode("utf-8", "replace"))
         return {
-            "problem_id": f"mix-{digest.hexdigest()[:16]}",
+            "problem_id": id_of(chat),
             "sample": 0,
             "messages": chat,
             "verdict": None,
@@ -154,6 +160,11 @@ def chat_of(source: MixSource, line: Line) -> Chat | None:
         turns = values[source.messages]
         chat = [_turn(turn) for turn in turns] if isinstance(turns, list) else []
     return chat if in_turn(chat) and all(is_text(turn["content"]) for turn in chat) else None
+
+
+def id_of(chat: Chat) -> str:
+    """The same for the same chat, whichever source it is from."""
+    return f"mix-{hashlib.sha256(json.dumps(chat, ensure_ascii=False).encode()).hexdigest()[:16]}"
 
 
 def in_turn(chat: Chat) -> bool:

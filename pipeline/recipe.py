@@ -13,16 +13,13 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator,
 
 from pipeline.compared import Compared, ExtraModel
 from pipeline.errors import RecipeError
+from pipeline.names import MAX_NAME_LENGTH, SAFE_NAME, HubId, SafeName
 from pipeline.render import PROMPTS
 from pipeline.rule_parameters import parse_rule
 from pipeline.strict_yaml import Strict, nearest, parse, read_mapping, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-# names become files and directories; 100 characters leave room for what stages append, of 255 in all
-SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-MAX_NAME_LENGTH = 100
-SafeName = Annotated[str, Field(pattern=SAFE_NAME, max_length=MAX_NAME_LENGTH)]
 
 
 class Columns(Strict):
@@ -63,7 +60,7 @@ class FileSource(Strict):
 class HubSource(Strict):
     """A data set on the hub. `revision` may be null: then it is resolved at the first run and recorded."""
 
-    hub: str
+    hub: HubId
     revision: str | None = None
     subset: str | None = None
     split: str = "train"
@@ -216,7 +213,7 @@ class MixSource(Strict):
 
     name: SafeName
     path: str | None = None
-    hub: str | None = None
+    hub: HubId | None = None
     revision: str | None = None
     subset: str | None = None
     split: str = "train"

@@ -17,6 +17,7 @@ def check_references(recipe: Recipe, where: str) -> Recipe:
         check_cards(recipe)
         task_names(recipe.eval.tasks)
         check_per_source(recipe)
+        check_mix_names(recipe)
     return recipe
 
 
@@ -44,3 +45,14 @@ def check_per_source(recipe: Recipe) -> None:
     for name in recipe.filter.select.per_source:
         if name not in known:
             raise RecipeError(f"filter.select.per_source.{name}: unknown source; {nearest(name, known)}")
+
+
+def check_mix_names(recipe: Recipe) -> None:
+    """RecipeError for a mix that is called as a source of problems: their counts would run together."""
+    known = source_names(recipe.problems.sources)
+    for position, entry in enumerate(recipe.filter.mix):
+        if entry.name in known:
+            raise RecipeError(
+                f"filter.mix[{position}].name: '{entry.name}' is a source of problems already, and counts "
+                "are by name; give the mix another"
+            )

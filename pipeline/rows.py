@@ -5,6 +5,7 @@ a stage wrote line by line is read with `json_lines`, which hands broken lines t
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +65,9 @@ def read_rows(path: Path) -> Iterator[Line]:
 
 def require_file(path: Path) -> Path:
     """The path itself; RecipeError, with what is there instead, where it is no file."""
-    if path.is_file():
+    if os.path.isfile(path):  # Path.is_file raises on a name that is too long
         return path
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise RecipeError(f"{path}: there is no such file; there is no directory {path.parent} either")
     there = ", ".join(sorted(p.name for p in path.parent.iterdir())[:8]) or "nothing"
     raise RecipeError(f"{path}: there is no such file; {path.parent} holds: {there}")

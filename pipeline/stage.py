@@ -226,9 +226,14 @@ class StageRun:
         _write_json(self.directory / PROGRESS, held)
 
     def abandon(self) -> None:
-        """Forget an attempt that wrote nothing yet, and put back what FORCE moved aside for it."""
+        """Forget an attempt that wrote nothing yet, and put back what FORCE moved aside for it.
+
+        What an interrupted process of the same plan wrote before it stays, to be resumed.
+        """
+        if any(path.name != PROGRESS for path in self.directory.iterdir()):
+            return
         (self.directory / PROGRESS).unlink(missing_ok=True)
-        if self.aside is not None and not any(self.directory.iterdir()):
+        if self.aside is not None:
             self.directory.rmdir()
             self.aside.rename(self.directory)
             log.info("%s: moved back", self.aside)

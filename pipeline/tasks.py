@@ -10,7 +10,8 @@ from typing import Any
 
 from pipeline.cards import TaskCard, task_card
 from pipeline.errors import RecipeError
-from pipeline.recipe import MAX_NAME_LENGTH, SAFE_NAME, CardTask, FileSource, HubSource, ProceduralSource
+from pipeline.names import MAX_NAME_LENGTH, SAFE_NAME
+from pipeline.recipe import CardTask, FileSource, HubSource, ProceduralSource
 from pipeline.records import Problem
 from pipeline.sources import procedural_problems, row_problems, source_name
 

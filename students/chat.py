@@ -13,10 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, TextIteratorStreamer
 
 from pipeline.render import Tags, messages, split_thinking
-from pipeline.sampling.prompts import ChatPrompts
+from pipeline.sampling.prompts import ChatPrompts, load_tokenizer
 from pipeline.stage import Context
 from students.fit import quiet_libraries
-from students.format import load_tokenizer
 from students.model import pick_device
 from students.serve import finished_student
 

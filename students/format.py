@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.cards import SampledModel, StudentCard
 from pipeline.errors import StageError
 from pipeline.render import Split, Tags, split_thinking
-from pipeline.sampling.prompts import ChatPrompts
+from pipeline.sampling.prompts import ChatPrompts, load_tokenizer
 
 IGNORED = -100  # the label that no loss is taken on, in torch and in every trainer above it
 
@@ -103,20 +103,6 @@ def load_format(card: StudentCard, model: SampledModel) -> Format:
         turn_end=turn_end(card, tokenizer, model),
         template=Path(model.template).read_text(encoding="utf-8") if model.template else None,
     )
-
-
-def load_tokenizer(model: str, revision: str | None) -> Any:
-    """A tokenizer from its files. StageError where there is none, or only code of the model's own."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise StageError(
-            f"{model}: its tokenizer cannot be loaded ({said}). Fetch the whole checkpoint, with its "
-            "tokenizer.json; one that needs code of its own is never run"
-        ) from None
 
 
 def turn_end(card: StudentCard, tokenizer: Any, model: SampledModel) -> str:

@@ -15,6 +15,8 @@ CHATML = (
 CHATML_THINK = CHATML.replace(
     "<|im_start|>assistant\\n' }}{%- endif %}", "<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
 )
+# what a clone without Git LFS holds in place of a large file
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0a1b\nsize 11422654\n"
 
 
 def build_tokenizer(template: str | None, special: list[str] | None = None, **tokens: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cards import student_card
+from pipeline.cards import FOLDERS, student_card
 from pipeline.errors import RecipeError, StageError
 from pipeline.examples import tokenizer_file
 from pipeline.filter import run
@@ -17,6 +17,7 @@ from pipeline.mix import chat_of, mix_lines
 from pipeline.recipe import MixSource, Recipe
 from pipeline.records import to_json
 from pipeline.stage import Context, read_manifest
+from tests.conftest import ROOT
 from tests.filter_fixtures import (
     Stages,
     context_of,
@@ -28,6 +29,7 @@ from tests.filter_fixtures import (
     read_rows,
     write_stages,
 )
+from tests.students_fixtures import POINTER
 
 __all__ = ["context_of"]
 
@@ -55,7 +57,10 @@ def conserve(directory: Path, num_in: int) -> None:
     assert counts["dropped"] == Counter(row["reason"] for row in rows["dropped.jsonl"])
     assert counts["failed"] == Counter(row["kind"] for row in rows["failed.jsonl"])
     keys = [
-        (row["problem_id"], row["sample"]) for name in ("kept.jsonl", "dropped.jsonl") for row in rows[name]
+        (row["problem_id"], row["sample"])
+        for name in ("kept.jsonl", "dropped.jsonl")
+        for row in rows[name]
+        if row["kind"] == "trace" or name == "kept.jsonl"  # a dropped row of the mix is named by its line
     ]
     assert len(set(keys)) == len(keys)
 
@@ -220,6 +225,30 @@ def test_a_student_whose_id_the_hub_cannot_have_is_named() -> None:
         tokenizer_file(card)
 
 
+@pytest.mark.parametrize("text", [POINTER, '{"version": "1.0", "tru', "", "[1]", "{}"])
+def test_a_tokenizer_that_cannot_be_read_is_named_before_a_worker_starts(
+    context_of: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    cards, student = tmp_path / "cards", tmp_path / "student"
+    cards.mkdir()
+    student.mkdir()
+    whole = (ROOT / student_card("embedded-dense").model / "tokenizer.json").read_text()
+    (student / "tokenizer.json").write_text(text)
+    (student / "model.safetensors").write_bytes(b"")
+    values = {**student_card("embedded-dense").model_dump(), "model": str(student)}
+    (cards / "mine.yaml").write_text(json.dumps(values))
+    monkeypatch.setitem(FOLDERS, "student", cards)
+    context = context_of(make_recipe(train={"student": "mine"}))
+    write_stages(context.runs, ordinary_stages())
+    with pytest.raises(
+        RecipeError, match=r"student/tokenizer\.json: cannot be read as a tokenizer \(.*git lfs"
+    ):
+        run(context, workers=2)
+    (student / "tokenizer.json").write_text(whole)
+    run(context, workers=0)  # once mended, the same command is enough
+    conserve(context.directory("filter"), 24)
+
+
 def test_missing_and_outdated_verdicts_are_made_again(context_of: MakeContext) -> None:
     stages = ordinary_stages(3)
     outdated = [
@@ -313,6 +342,31 @@ def test_a_mix_is_drawn_by_weight_and_marked(context_of: MakeContext, tmp_path: 
     assert [turn["role"] for turn in mixed[0]["messages"]] == ["user", "assistant"]
     num_rows = sum(len(read_rows(directory / f"{name}.jsonl")) for name in ("kept", "dropped", "failed"))
     assert num_rows == manifest["counts"]["in"]
+
+
+def test_no_chat_is_mixed_in_twice(context_of: MakeContext, tmp_path: Path) -> None:
+    """The second of two equal ones is a counted drop, in one source and across sources."""
+    chats = [[{"role": "user", "content": text}, ANSWER] for text in ("a", "b", "a", "c", "b")]
+    mix = []
+    for name, rows in (("first", chats), ("second", [*chats[:2], [USER, ANSWER]])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"messages": r}) + "\n" for r in rows))
+        path = str(tmp_path / f"{name}.jsonl")
+        mix.append({"name": name, "path": path, "weight": 1.0, "licence": "CC0-1.0"})
+    context = context_of(make_recipe(filter={"mix": mix}))
+    write_stages(context.runs, ordinary_stages())
+    run(context, workers=0)
+    directory = context.directory("filter")
+    conserve(directory, 24 + 5 + 3)
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    assert manifest["notes"]["mix"] == {"first": 3, "second": 1}
+    repeated = [row for row in read_rows(directory / "dropped.jsonl") if row["reason"] == "mix_duplicate"]
+    assert [(row["source"], row["line"]) for row in repeated] == [
+        ("first", 3),
+        ("first", 5),
+        ("second", 1),
+        ("second", 2),
+    ]
 
 
 USER, ANSWER, SYSTEM = ({"role": role, "content": "Hello."} for role in ("user", "assistant", "system"))

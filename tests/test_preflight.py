@@ -36,6 +36,7 @@ from tests.conftest import RECIPE
 from tests.students_fixtures import (
     CHATML,
     CHATML_THINK,
+    POINTER,
     build_student,
     build_tokenizer,
     card_of,
@@ -277,6 +278,10 @@ def no_tokenizer(directory: Path) -> None:
         path.unlink()
 
 
+def written(name: str, text: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / name).write_text(text) and None
+
+
 def template(text: str) -> Callable[[Path], None]:
     return lambda directory: (directory / "chat_template.jinja").write_text(text) and None
 
@@ -290,7 +295,20 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "other sizes": (change_json("config.json", hidden_size=64), r"its weights cannot be loaded"),
     "adapter": (only_an_adapter, r"(cannot be loaded|needs code of its own)"),
     "no tokenizer": (no_tokenizer, r"its tokenizer has no token '<\|im_end\|>'"),
-    "torn tokenizer": (cut("tokenizer.json"), r"its tokenizer cannot be loaded .*Fetch the whole checkpoint"),
+    "torn tokenizer": (
+        cut("tokenizer.json"),
+        r"base/tokenizer\.json: its tokenizer cannot be loaded .*Fetch the whole checkpoint",
+    ),
+    "pointer for a tokenizer": (
+        written("tokenizer.json", POINTER),
+        r"base/tokenizer\.json: its .* git lfs pull",
+    ),
+    "pointer for a configuration": (
+        written("config.json", POINTER),
+        r"base/config\.json: its tokenizer cannot",
+    ),
+    "list for a tokenizer": (written("tokenizer.json", "[1]"), r"base/tokenizer\.json: its tokenizer cannot"),
+    "empty tokenizer": (written("tokenizer.json", "{}"), r"base: its tokenizer cannot be loaded .*KeyError"),
     "template's grammar": (template("{% if"), r"its chat template fails on the roles user .*Mend it"),
     "template's refusal": (
         template("{{ raise_exception('no users here') }}"),

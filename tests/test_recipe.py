@@ -55,6 +55,10 @@ FAULTS = {
     "name that is no directory": (("name: small", "name: ../small"), r"name: a name becomes a directory"),
     "name too long": (("name: small", "name: " + "a" * 101), r"name: .*at most 100 characters"),
     "source name with a slash": (("size: 20", "name: ../x, size: 20"), r"sources\[0\]\.name: .*pattern"),
+    "hub id with spaces": (("reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}", "hub: 'a b'"), r"sources\[0\]\.hub: a data set on the hub is called owner/name.* found 'a b'"),
+    "hub id with slashes": (("reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}", "hub: a/b/c"), r"sources\[0\]\.hub: .*`path:`, found 'a/b/c'"),
+    "empty hub id": (("reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}", "hub: ''"), r"sources\[0\]\.hub: .*found ''"),
+    "hub id of a mix": (("  select:", "  mix: [{name: chat, hub: 'a b', weight: 1.0, licence: MIT}]\n  select:"), r"mix\[0\]\.hub: .*found 'a b'"),
     "task name with a slash": (("tasks: [{", "tasks: [{task: gsm8k, name: a/b}, {"), r"tasks\[0\]\.name: .*pattern"),
     "model compared twice": (("[base, student, teacher]", "[base, base]"), r"eval: compare: .*base.*stands here twice"),
     "no model compared": (("[base, student, teacher]", "[]"), r"eval: compare: nothing would be measured"),
@@ -119,6 +123,10 @@ REFERENCES = {
     "per_source": (
         "filter.select.per_source={chain_sun: 5}",
         r"filter\.select\.per_source\.chain_sun: unknown source; did you mean 'chain_sum'\?",
+    ),
+    "mix called as a source": (
+        "filter.mix=[{name: chain_sum, path: a.jsonl, weight: 1.0, licence: MIT}]",
+        r"filter\.mix\[0\]\.name: 'chain_sum' is a source of problems already",
     ),
 }
 

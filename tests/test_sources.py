@@ -87,6 +87,8 @@ def test_a_family_that_cannot_serve_is_an_error(change: dict[str, Any], message:
         ("hashes", "####  ", None),
         ("boxed", "first \\boxed{1}, then $\\boxed 5$", "5"),
         ("boxed", "\\boxed{\\text{(A)} \\frac{1}{{2}}}", "\\text{(A)} \\frac{1}{{2}}"),
+        ("boxed", "\\boxed{\\boxed{3}}", "3"),
+        ("boxed", "\\boxed{\\boxed{3} + 1}", "{3} + 1"),
         ("boxed", "\\boxed{", None),
         ("boxed", "\\boxed{}", None),
     ],
@@ -185,6 +187,8 @@ def test_a_faulty_file_names_file_and_line(tmp_path: Path, name: str, rows: list
 
 
 def test_a_missing_file_says_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"a{300}: there is no such file; .* holds: nothing"):
+        list(load_source(FileSource(path=str(tmp_path / ("a" * 300))), 0))
     write(tmp_path / "other.jsonl", ROW)
     with pytest.raises(RecipeError, match=r"rows\.jsonl: there is no such file; .* holds: other\.jsonl"):
         list(load_source(FileSource(path=str(tmp_path / "rows.jsonl")), 0))

@@ -122,6 +122,19 @@ def test_an_abandoned_attempt_puts_back_what_force_moved(tmp_path: Path) -> None
     assert not (tmp_path / "filter.1").exists()
 
 
+def test_an_abandoned_attempt_leaves_what_an_interrupted_one_wrote(tmp_path: Path) -> None:
+    for written in (True, False):
+        run = begin(tmp_path / "filter", PLAN, Start())
+        assert run is not None
+        with run:
+            if written:
+                (run.directory / "part.txt").write_text("part")  # as after a kill
+            else:
+                run.abandon()
+    assert begin(tmp_path / "filter", PLAN, Start()) is not None
+    assert (tmp_path / "filter/part.txt").read_text() == "part"
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "7"])
 def test_json_that_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cards import card_names, sampled_student, student_card
+from pipeline.cards import FOLDERS, card_names, sampled_student, student_card
 from pipeline.errors import RecipeError
 from pipeline.sampling.prompts import ChatPrompts
 from students.format import Format
@@ -36,6 +36,19 @@ def test_a_card_states_its_sources(name: str) -> None:
 def test_a_card_is_named_and_never_a_path(name: str) -> None:
     with pytest.raises(RecipeError, match=r"there is no such student card; .*known: .*qwen3-1.7b-base"):
         student_card(name)
+
+
+@pytest.mark.parametrize("model", ["a b", "a/b/c", "", "/nowhere/student", "students/none/here", "a" * 300])
+def test_a_model_that_can_be_nowhere_is_refused_with_the_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    values = {**student_card("embedded-dense").model_dump(), "model": model}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.setitem(FOLDERS, "student", tmp_path)
+    with pytest.raises(
+        RecipeError, match=r"students/cards/mine\.yaml: model: there is no such directory, and"
+    ):
+        student_card("mine")
 
 
 def test_an_end_token_is_in_a_fingerprint_only_where_it_is_not_the_models_own() -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from pipeline.errors import RecipeError, StageError, VerifyError
 from pipeline.records import Problem, Trace, Verdict, to_json
+from pipeline.stage import Context, Start
 from pipeline.verify.audit import audit_run, choose
 from pipeline.verify.command import run_verify
 from pipeline.verify.confusion import confusion_table, wilson_interval
+from tests.filter_fixtures import make_recipe
 
 ROWS = [
     {
@@ -128,9 +130,14 @@ def trace(problem_id: str, answer: str) -> Trace:
     return Trace(problem_id, 0, 1, "r", "", answer, "stop", 5, 5, "t")
 
 
+def context_in(runs: Path) -> Context:
+    return Context(make_recipe(), runs, Start(recipe="my/own.yaml"))
+
+
 def test_audit_finds_both_kinds_of_error_and_changes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "problems").mkdir()
-    (tmp_path / "generate").mkdir()
+    context = context_in(tmp_path)
+    context.directory("problems").mkdir(parents=True)
+    context.directory("generate").mkdir()
     rows = [("right", "correct", "\\boxed{0.5}"), ("accepted", "correct", "\\boxed{0.7}"),
             ("rejected", "wrong", "\\boxed{0.5}"), ("wrong", "wrong", "\\boxed{3}")]  # fmt: skip
     files = {
@@ -139,9 +146,9 @@ def test_audit_finds_both_kinds_of_error_and_changes_nothing(tmp_path: Path) -> 
         "generate/verdicts.jsonl": [verdict(name, status, "numeric") for name, status, _ in rows],
     }
     for name, records in files.items():
-        (tmp_path / name).write_text("".join(to_json(record) + "\n" for record in records))
+        (context.run / name).write_text("".join(to_json(record) + "\n" for record in records))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
-    report = audit_run(tmp_path, sample=10, workers=1)
+    report = audit_run(context, sample=10, workers=1)
     assert "(false accepts): 1 of 2 = 50.00%" in report
     assert "(false rejects): 1 of 2 = 50.00%" in report
     assert "accepted sample 0: gold '1/2', answer '0.5': correct by numeric, wrong by math_verify" in report
@@ -149,8 +156,10 @@ def test_audit_finds_both_kinds_of_error_and_changes_nothing(tmp_path: Path) -> 
 
 
 def test_audit_of_nothing_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"problems.jsonl does not exist: .* make generate RECIPE=recipes/"):
-        audit_run(tmp_path)
+    with pytest.raises(
+        StageError, match=r"problems.jsonl does not exist: .* make generate RECIPE=my/own.yaml"
+    ):
+        audit_run(context_in(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -160,19 +169,20 @@ def test_audit_of_nothing_says_what_to_run(tmp_path: Path) -> None:
 )
 def test_audit_before_generate_says_so(tmp_path: Path, verdicts: str | None, message: str) -> None:
     problem = Problem("p", "1/2?", "1/2", "math", "s", "MIT")
-    (tmp_path / "problems").mkdir()
-    (tmp_path / "problems/problems.jsonl").write_text(to_json(problem) + "\n")
+    context = context_in(tmp_path)
+    context.directory("problems").mkdir(parents=True)
+    (context.directory("problems") / "problems.jsonl").write_text(to_json(problem) + "\n")
     if verdicts is not None:
-        (tmp_path / "generate").mkdir()
-        (tmp_path / "generate/verdicts.jsonl").write_text(verdicts)
-    with pytest.raises(StageError, match=rf"{message}.* Run: make generate RECIPE=recipes/"):
-        audit_run(tmp_path, workers=1)
+        context.directory("generate").mkdir()
+        (context.directory("generate") / "verdicts.jsonl").write_text(verdicts)
+    with pytest.raises(StageError, match=rf"{message}.* Run: make generate RECIPE=my/own.yaml"):
+        audit_run(context, workers=1)
 
 
 @pytest.mark.parametrize("sample", [0, -5])
 def test_audit_of_a_sample_of_none_is_refused(tmp_path: Path, sample: int) -> None:
     with pytest.raises(RecipeError, match=f"--sample {sample}: at least 1 verdict"):
-        audit_run(tmp_path, sample)
+        audit_run(context_in(tmp_path), sample)
 
 
 def test_the_sample_is_seeded_and_half_accepted() -> None:

@@ -4,12 +4,13 @@ Token ids and not text go to the engine, so nothing is tokenized twice and no be
 Training renders its examples with the same template and options.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.cards import SampledModel
-from pipeline.errors import EngineError, RecipeError
+from pipeline.errors import RecipeError, StageError
 from pipeline.records import Problem
 from pipeline.render import messages
 from pipeline.sampling.job import Job
@@ -75,20 +76,46 @@ def load_prompts(model: SampledModel, local_only: bool = False) -> ChatPrompts |
     """
     if local_only and not is_here(model):
         return None
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.model, revision=model.revision, local_files_only=local_only, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        if local_only:
-            return None
-        said = " ".join(str(error).split())[:300]
-        raise EngineError(f"{model.model}: its tokenizer cannot be loaded ({said})") from error
+        tokenizer = load_tokenizer(model.model, model.revision, local_only)
+    except StageError:
+        if local_only and not Path(model.model).is_dir():
+            return None  # the hub's cache holds a part of it
+        raise
     if tokenizer.chat_template is None and model.template is None:
         return None
     return ChatPrompts(tokenizer, model)
+
+
+def load_tokenizer(model: str, revision: str | None, local_only: bool = False) -> Any:
+    """A tokenizer from its files. StageError, with the torn file if there is one, where it cannot load."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            model, revision=revision, local_files_only=local_only, trust_remote_code=False
+        )
+    except Exception as error:  # noqa: BLE001  # its readers raise KeyError, TypeError, Exception
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise StageError(
+            f"{torn_file(model) or model}: its tokenizer cannot be loaded ({said}). Fetch the whole "
+            "checkpoint, with its tokenizer.json (a Git LFS pointer is not enough: git lfs pull); one that "
+            "needs code of its own is never run"
+        ) from None
+
+
+def torn_file(model: str) -> Path | None:
+    """The first file of a local model that a tokenizer is read from and that holds no JSON object."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        path = Path(model) / name
+        try:
+            if not isinstance(json.loads(path.read_bytes()), dict):
+                return path
+        except OSError:
+            continue
+        except ValueError:
+            return path
+    return None
 
 
 def is_here(model: SampledModel) -> bool:

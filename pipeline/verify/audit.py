@@ -17,6 +17,7 @@ from pathlib import Path
 from pipeline.errors import RecipeError, StageError
 from pipeline.records import Problem, Record, Trace, Verdict, from_json
 from pipeline.rows import json_lines
+from pipeline.stage import Context
 from pipeline.verify.confusion import share_line
 from pipeline.verify.pool import VerifierPool
 
@@ -33,16 +34,16 @@ class Opinion:
     gold: str
 
 
-def audit_run(run: Path, sample: int = 400, seed: int = 0, workers: int = 2) -> str:
-    """The report on the directory of one run (runs/<name>). Raises StageError where it has no verdicts,
-    RecipeError where none are asked for."""
+def audit_run(context: Context, sample: int = 400, workers: int = 2) -> str:
+    """The report on the run of a recipe. Raises StageError where it has no verdicts, RecipeError where none
+    are asked for."""
     if sample < 1:
         raise RecipeError(f"--sample {sample}: at least 1 verdict must be asked about; 400 is usual")
-    problems, generate = run / "problems" / "problems.jsonl", run / "generate"
+    problems, generate = context.directory("problems") / "problems.jsonl", context.directory("generate")
     verdicts = generate / "verdicts.jsonl"
     missing = [path for path in (problems, verdicts) if not path.is_file()]
     if missing:
-        raise nothing_to_audit(run, f"{missing[0]} does not exist")
+        raise nothing_to_audit(context, f"{missing[0]} does not exist")
     with VerifierPool(workers) as pool:
         opinions = audit(
             records(Problem, [problems]),
@@ -50,17 +51,17 @@ def audit_run(run: Path, sample: int = 400, seed: int = 0, workers: int = 2) -> 
             records(Verdict, [verdicts]),
             pool,
             sample,
-            seed,
+            context.recipe.seed,
         )
     if not opinions:
-        raise nothing_to_audit(run, f"{verdicts} holds no verdict on a trace of this run")
+        raise nothing_to_audit(context, f"{verdicts} holds no verdict on a trace of this run")
     return audit_report(opinions)
 
 
-def nothing_to_audit(run: Path, found: str) -> StageError:
+def nothing_to_audit(context: Context, found: str) -> StageError:
     return StageError(
         f"{found}: generate has not run, there is nothing to audit yet. "
-        f"Run: make generate RECIPE=recipes/{run.name}.yaml"
+        f"Run: make generate RECIPE={context.start.recipe}"
     )
 
 

@@ -3,6 +3,7 @@
 True and False are certain, None means undecided. Raises TooBig where a value is out of all range.
 """
 
+import re
 from fractions import Fraction
 
 from pipeline.verify.evaluate import Undefined, approximate
@@ -152,7 +153,8 @@ def same_based(gold: Node, answer: Node) -> bool | None:
     """Equal digits in an equal base; a base that one side leaves out is taken from the other."""
     match gold, answer:
         case Based(left, left_base), Based(right, right_base):
-            return left_base == right_base and left.lstrip("0") == right.lstrip("0")
+            left, right = (re.sub("^(-?)(?:0[xbo])?0*", r"\1", digits) for digits in (left, right))
+            return left_base == right_base and left == right
         case (Based(digits, _), Number(value)) | (Number(value), Based(digits, _)):
             return digits.isdigit() and Fraction(int(digits)) == value
     return None

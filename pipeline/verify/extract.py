@@ -54,17 +54,38 @@ NUMBER = re.compile(r"(?<![\w.])-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 def last_boxes(text: str) -> list[str]:
     """The content of the last non-empty \\boxed, behind that of boxes which stand right before it."""
     found: list[str] = []
-    shift = max(0, len(text) - BOX_TAIL)
     start_of_next = len(text)
-    for match in reversed(list(BOX.finditer(text, shift))[-MAX_BOXES:]):
-        content, end = box_content(text, match.end())
-        if not content.strip():
-            continue
+    for start, end, content in reversed(outermost_boxes(text)):
         if found and not BETWEEN.match(text[end:start_of_next][:200]):
             break
-        found.append(content.strip())
-        start_of_next = match.start()
+        found.append(content)
+        start_of_next = start
     return list(dict.fromkeys(reversed(found)))
+
+
+def outermost_boxes(text: str) -> list[tuple[int, int, str]]:
+    """Start, end and content of the last boxes that hold something. One inside another is a part of that:
+    \\boxed{\\boxed{3} + 1} says 3 + 1, not 3."""
+    found: list[tuple[int, int, str]] = []
+    inside = 0  # where the content of the last outermost box ends
+    for match in list(BOX.finditer(text, max(0, len(text) - BOX_TAIL)))[-MAX_BOXES:]:
+        content, end = box_content(text, match.end())
+        if end > inside and (held := unboxed(content)):
+            inside = match.end() + 1 + len(content)
+            found.append((match.start(), end, held))
+    return found
+
+
+def unboxed(content: str) -> str:
+    """The content of a box without the commands of the boxes inside it."""
+    content = content.strip()
+    for _ in range(MAX_BOXES):
+        match = BOX.match(content)
+        inner, end = box_content(content, match.end()) if match else ("", 0)
+        if match is None or end < len(content):
+            break
+        content = inner.strip()
+    return BOX.sub(" ", content).strip()
 
 
 def last_boxed(text: str) -> str | None:

@@ -22,6 +22,8 @@ BASED = re.compile(
     r"^(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\s?"
     r"(?:_\s?\{?\s?(\w{1,9})\s?\}?|\(?\s?(?:in )?base[ -](\w{1,9})\)?)$"
 )
+PREFIXED = re.compile(r"^-?0(?:[xX][0-9a-fA-F]{1,200}|[bB][01]{1,200}|[oO][0-7]{1,200})$")
+PREFIXES = {"0x": 16, "0b": 2, "0o": 8}
 BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
          "eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
 PHRASES = (
@@ -59,7 +61,10 @@ PHRASES = (
 
 
 def read_based(text: str) -> tuple[str, int] | None:
-    """(digits, base) of 506_7, 506 base 7, 506_{\\text{seven}}."""
+    """(digits, base) of 506_7, 506 base 7, 506_{\\text{seven}}; 0x1A keeps its prefix, else 0x10 were 10."""
+    if PREFIXED.match(text):
+        prefix, digits = text.removeprefix("-")[:2].lower(), text.removeprefix("-")[2:].upper()
+        return ("-" if text.startswith("-") else "") + prefix + digits, PREFIXES[prefix]
     match = BASED.match(text)
     if match is None:
         return None

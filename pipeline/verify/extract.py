@@ -113,7 +113,7 @@ def box_content(text: str, start: int) -> tuple[str, int]:
                 return text[start + 1 : position], position + 1
         position += 1
     whole = text[start:stop].rstrip()
-    if start <= len("\\boxed") and whole.endswith("}"):
+    if start <= len("\\boxed") and whole.endswith("}") and not BOX.search(whole):
         return whole[1:-1], stop  # the text is one box around something with a brace of its own
     return "", stop
 

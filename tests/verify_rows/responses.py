@@ -65,6 +65,8 @@ ROWS: list[tuple[str, str, bool]] = [
     ("5", "\\boxed{5} \\boxed{\\boxed{}}", True),
     ("4", "\\boxed{3} or rather \\fbox{\\boxed 4}", True),
     ("4", "\\boxed{The answer is \\boxed{4}", True),
+    ("7", "\\boxed{ 3 and \\boxed{7}", True),
+    ("7", "I write it in \\boxed{ as asked.\nSo it is \\boxed{7}.", True),
     ("1,2,3", "\\boxed{\\boxed{1}}, \\boxed{2} and \\boxed{3}", True),
     ("a+b", "so that the answer is $\\boxed{a + b}$", True),
     ("17", "The sum of the answer choices is 20, but the requested difference equals 17.", True),

@@ -41,7 +41,7 @@ from pipeline.verify.table import VERSIONS
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 def run(context: Context, workers: int = 2) -> None:

@@ -13,7 +13,7 @@ from pipeline.revisions import pinned
 from pipeline.stage import Context, Plan, begin, check_outputs, inputs_of, read_manifest, require
 from students.flags import TrainFlags
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 EXAMPLES = "examples.parquet"
 
 

@@ -15,7 +15,7 @@ from pipeline.stage import Context, Counts, Plan, begin, check_outputs, inputs_o
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 # what is read of each stage, all that eval wrote among it: nothing that was changed since is reported
 READ = {
     "problems": ["problems.jsonl"],

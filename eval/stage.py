@@ -89,7 +89,7 @@ def plan_of(
     """All that decides results.json; local task files by their content."""
     task_names(recipe.eval.tasks)
     asked = {task_name(task): task for task in recipe.eval.tasks if isinstance(task, CardTask)}
-    cards = {name: task_card(task.task).model_dump() for name, task in asked.items()}
+    cards = {name: task_card(task.task).identity for name, task in asked.items()}
     config = {
         "eval": recipe.eval.model_dump(),
         "prompt": recipe.eval.prompt or recipe.generate.prompt,

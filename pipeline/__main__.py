@@ -193,8 +193,9 @@ def plan(
 ) -> None:
     """Print what a run will cost before anything is bought, with every assumption; --pilot measures."""
     from pipeline.sampling import EngineFlags
+    from teachers.assumed import assumed_from
     from teachers.generate import GenerateFlags
-    from teachers.plan import assumed_from, run
+    from teachers.plan import run
 
     flags = GenerateFlags(EngineFlags(engine="server" if url else "vllm", urls=tuple(url or ())))
     run(context(recipe, runs, False, override), assumed_from(assume or []), pilot, flags)

@@ -91,6 +91,7 @@ class StudentCard(Strict):
     config_overrides: dict[str, Any] = {}
     lora_targets: str | list[str] = "all-linear"
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    size: ModelSize | None = None
     licence: str
     facts: dict[str, str] = {}
 
@@ -98,7 +99,8 @@ class StudentCard(Strict):
 class TaskCard(Strict):
     """A benchmark: where its questions are, which columns hold what, how an answer is verified.
 
-    `version` goes up when a score can change; `k` is the number of samples that its scores are usual with.
+    `version` goes up when a score can change; `k` is the number of samples that its scores are usual with;
+    `size` is the number of questions, for `plan` alone.
     """
 
     version: Annotated[int, Field(ge=1)] = 1
@@ -111,8 +113,14 @@ class TaskCard(Strict):
     verifier: str = "math"
     prompt: str | None = None
     k: Annotated[int, Field(ge=1)] = 1
+    size: Annotated[int, Field(ge=1)] | None = None
     licence: str
     facts: dict[str, str] = {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that bears on a score: not what `plan` reads, nor where a fact was read."""
+        return self.model_dump(exclude={"size", "facts"})
 
 
 @dataclass(frozen=True, slots=True)

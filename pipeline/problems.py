@@ -117,7 +117,7 @@ def write_outputs(directory: Path, made: Made, seed: int) -> dict[str, int | Non
 def plan_of(recipe: Recipe, revisions: dict[str, str]) -> Plan:
     """Everything that decides which problems there are; local files go in by their content."""
     task_names(list(recipe.eval.tasks))
-    cards = {t.task: task_card(t.task).model_dump() for t in recipe.eval.tasks if isinstance(t, CardTask)}
+    cards = {t.task: task_card(t.task).identity for t in recipe.eval.tasks if isinstance(t, CardTask)}
     config = {
         "problems": recipe.problems.model_dump(),
         "eval_tasks": [task.model_dump() for task in recipe.eval.tasks],

@@ -1,4 +1,4 @@
-"""What a generation will cost, from its budget, the model's configuration and stated assumptions. Pure.
+"""What sampling and training will cost, from budget, the model's configuration and stated assumptions. Pure.
 
 Every function takes what it assumes as an argument, so `plan` can print each assumption beside its figure.
 """
@@ -9,23 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cards import ModelSize, TeacherCard, model_location
+from pipeline.cards import ModelSize, StudentCard, TeacherCard, model_location
 from pipeline.errors import RecipeError
 from pipeline.recipe import Samples
 
 KV_BYTES = 2  # the cache is held in 16 bits
 USABLE_SHARE = 0.9  # of a device's memory: the rest is activations and the runtime
 EFFICIENCY = 0.5  # of the memory bandwidth, which serving reaches when it is busy
+STEP_MS = 3.0  # assumed: what a step takes beside its reading (scheduler, kernels); small models wait for it
+# FLOPs for a parameter and a token: 2 forward, 2 for the gradient of the activations, 2 for that of the
+# weights, which frozen ones do not need. Kaplan et al. 2020, arXiv 2001.08361, section 2.1; no attention.
+FLOPS_TRAINED = {"full": 6, "lora": 4, "qlora": 4}
+# bytes for a parameter: weights, gradients and AdamW's two moments in fp32; frozen ones in 16 or 4 bits
+BYTES_TRAINED = {"full": 16.0, "lora": 2.0, "qlora": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What the flags say of the hardware. Price in money per device-hour."""
+    """What the flags say of the hardware. Price in money per device-hour; `utilisation` is training's share
+    of `tflops`."""
 
     count: int = 8
     memory_gib: float = 80.0
     bandwidth_gb_s: float = 3350.0
     price: float = 2.5
+    tflops: float = 989.0
+    utilisation: float = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +63,17 @@ def solved_share(pass_rate: float, samples: Samples) -> float:
     return 1 - sum(_binomial(samples.max, correct, pass_rate) for correct in range(samples.keep))
 
 
+def kept_per_problem(pass_rate: float, samples: Samples, per_problem: int) -> float:
+    """Mean number of correct traces of a problem, which stops at `keep`; `per_problem` of them at most."""
+    most = min(samples.keep, per_problem)
+    return sum(min(hits, most) * _binomial(samples.max, hits, pass_rate) for hits in range(samples.max + 1))
+
+
 def _binomial(count: int, hits: int, rate: float) -> float:
     return math.comb(count, hits) * rate**hits * (1 - rate) ** (count - hits) if hits <= count else 0.0
 
 
-def size_of(card: TeacherCard) -> tuple[ModelSize, str]:
+def size_of(card: TeacherCard | StudentCard) -> tuple[ModelSize, str]:
     """The model's size and where it was read: its own configuration, else the card."""
     directory = Path(model_location(card.model))
     if (directory / "config.json").is_file():
@@ -70,10 +85,11 @@ def size_of(card: TeacherCard) -> tuple[ModelSize, str]:
 
 def _size_from(directory: Path) -> ModelSize:
     config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    parameters, num_bytes = stored_weights(directory)
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    experts, active = config.get("num_experts", 1), config.get("num_experts_per_tok", 1)
+    experts = config.get("num_experts") or config.get("num_local_experts") or 1
+    active = config.get("num_experts_per_tok") or 1
     expert_weights = (
         config["num_hidden_layers"]
         * experts
@@ -81,14 +97,27 @@ def _size_from(directory: Path) -> ModelSize:
         * config["hidden_size"]
         * config.get("moe_intermediate_size", 0)
     )
-    parameters = weights / 2  # safetensors in 16 bits
     return ModelSize(
         parameters=parameters,
         active_parameters=parameters - expert_weights * (1 - active / experts),
-        bytes_per_parameter=2,
+        bytes_per_parameter=num_bytes / parameters,
         layers=config["num_hidden_layers"],
         kv_values_per_layer=2 * config.get("num_key_value_heads", heads) * head_dim,
     )
+
+
+def stored_weights(directory: Path) -> tuple[int, int]:
+    """Parameters of a checkpoint and the bytes that they take, from the headers of its safetensors files."""
+    parameters = num_bytes = 0
+    for path in directory.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        parameters += sum(math.prod(tensor["shape"]) for tensor in tensors)
+        num_bytes += sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors)
+    if not parameters:
+        raise RecipeError(f"{directory}: no weights in *.safetensors; train or save_pretrained writes them")
+    return parameters, num_bytes
 
 
 def weights_gib(size: ModelSize) -> float:
@@ -120,7 +149,7 @@ def replicate(size: ModelSize, devices: Devices, tokens: float, shape: tuple[int
     """Replicas of `shape` = (tensor-parallel size, sequences wanted); 0 sequences where it does not fit.
 
     Decoding is bound by memory: each step reads the weights (a large batch touches all experts) and the
-    cache, in which a sequence is half grown on average.
+    cache, in which a sequence is half grown on average; a step of a small model is bound by STEP_MS.
     """
     parallel, wanted = shape
     weights = weights_gib(size) * 2**30
@@ -128,6 +157,12 @@ def replicate(size: ModelSize, devices: Devices, tokens: float, shape: tuple[int
     room = parallel * devices.memory_gib * 2**30 * USABLE_SHARE - weights
     sequences = max(min(int(room / max(sequence, 1.0)), wanted), 0)
     step_bytes = weights + sequences * sequence / 2
-    steps = parallel * devices.bandwidth_gb_s * 1e9 * EFFICIENCY / step_bytes
+    steps = 1 / (step_bytes / (parallel * devices.bandwidth_gb_s * 1e9 * EFFICIENCY) + STEP_MS / 1000)
     replicas = devices.count // parallel
     return Layout(replicas, parallel, sequences, replicas * sequences * steps)
+
+
+def training_hours(size: ModelSize, tokens: float, method: str, devices: Devices) -> float:
+    """Hours that all devices together need to train on `tokens`, prompts and padding counted."""
+    operations = FLOPS_TRAINED[method] * size.active_parameters * tokens
+    return operations / (devices.count * devices.tflops * 1e12 * devices.utilisation) / 3600

@@ -1,106 +1,39 @@
 """What a run will cost, before anything is bought: per stage, with each assumption beside its figure.
 
-Reads the recipe, its cards and, where they are finished, problems' manifest and a pilot's forecast. Writes
-nothing, except with --pilot: that samples N problems for real and keeps their traces.
+Reads the recipe, its cards, the number of rows of its local files and, where they are finished, problems'
+manifest and a pilot's forecast. Writes nothing, except with --pilot: that samples N problems for real and
+keeps their traces.
 
     python -m pipeline plan --recipe recipes/demo.yaml --pilot 50
 """
 
 import sys
-from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from pipeline.cards import teacher_card
+from pipeline.cards import StudentCard, TeacherCard, student_card, task_card, teacher_card
 from pipeline.errors import RecipeError
-from pipeline.recipe import FileSource, ProceduralSource, Recipe
+from pipeline.recipe import CardTask, HubSource, ProceduralSource, Recipe
+from pipeline.rows import count_rows
+from pipeline.sources import source_name
 from pipeline.stage import Context, read_manifest
-from pipeline.strict_yaml import nearest
-from teachers.estimate import (
-    Devices,
-    cache_bytes_per_token,
-    expected_tries,
-    layout_for,
-    size_of,
-    solved_share,
-    weights_gib,
+from pipeline.tasks import Task, task_name
+from teachers.assumed import Assumed
+from teachers.bill import (
+    Asking,
+    Line,
+    Outlook,
+    Part,
+    eval_part,
+    generate_part,
+    pace_of,
+    teacher_part,
+    total_part,
+    train_part,
 )
+from teachers.estimate import expected_tries, kept_per_problem, size_of, solved_share
 from teachers.forecast import read_forecast
 from teachers.generate import GenerateFlags
-
-HOUR = 3600.0
-PILOT_RATE = "the pilot's; a full run is faster where the pilot did not fill the engine"
-
-
-@dataclass(frozen=True, slots=True)
-class Assumed:
-    """What is assumed where nothing has been measured (`--assume name=value`); a pilot knows two."""
-
-    pass_rate: float = 0.6
-    tokens_share: float = 0.4  # of max_tokens
-    prompt_tokens: int = 200
-    devices: int = 8
-    memory: float = 80.0  # GiB of a device
-    bandwidth: float = 3350.0  # GB/s of a device's memory
-    price: float = 2.5  # money for a device-hour
-    concurrency: int = 256  # sequences at a time of a replica
-    problems: int = 0  # 0: as the problems stage or the recipe says
-
-
-BOUNDS = {
-    "pass_rate": (0, 1),
-    "tokens_share": (0, 1),
-    "prompt_tokens": (0, 1e7),
-    "devices": (1, 1e6),
-    "memory": (1e-3, 1e5),
-    "bandwidth": (1e-3, 1e6),
-    "price": (0, 1e6),
-    "concurrency": (8, 1e6),  # fewer sequences at a time than 8 are no layout, see estimate.layout_for
-    "problems": (0, 1e12),
-}
-
-
-def assumed_from(pairs: list[str]) -> Assumed:
-    """The assumptions of `--assume name=value`. RecipeError on an unknown name or what is no number."""
-    known = {item.name: item.type for item in fields(Assumed)}
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, _, text = pair.partition("=")
-        if name not in known:
-            raise RecipeError(f"--assume {pair}: unknown name; {nearest(name, list(known))}")
-        try:
-            values[name] = int(text) if known[name] is int else float(text)
-        except ValueError:
-            raise RecipeError(f"--assume {pair}: expected a number after '=', found '{text}'") from None
-        low, high = BOUNDS[name]
-        if not low <= values[name] <= high:  # nor is NaN
-            raise RecipeError(f"--assume {pair}: out of range, expected {low:g} to {high:g}")
-    return Assumed(**values)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One figure of the plan and where it comes from."""
-
-    name: str
-    value: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What generate will come to: assumed, or forecast by a pilot (`measured` says of how many problems)."""
-
-    num_problems: float
-    pass_rate: float
-    tries: float
-    tokens_per_trace: float
-    solved: float
-    output_tokens: float
-    measured: dict[str, Any]
-
-    @property
-    def traces(self) -> float:
-        return self.num_problems * self.tries
 
 
 def run(context: Context, assumed: Assumed, pilot: int | None, flags: GenerateFlags) -> None:
@@ -109,42 +42,56 @@ def run(context: Context, assumed: Assumed, pilot: int | None, flags: GenerateFl
         from teachers.pilot import run_pilot
 
         run_pilot(context, pilot, flags)
-    for title, lines in plan_lines(context, assumed):
-        print(title)
-        for line in lines:
+    for part in plan_parts(context, assumed):
+        print(part.title)
+        for line in part.lines:
             print(f"  {line.name:<22} {line.value:>26}   {line.source}")
     sys.stdout.flush()
 
 
-def plan_lines(context: Context, assumed: Assumed) -> list[tuple[str, list[Line]]]:
-    """A title and its lines for each stage that costs something."""
+def plan_parts(context: Context, assumed: Assumed) -> list[Part]:
+    """A part for each stage that costs something, and their total."""
     recipe = context.recipe
     num_problems, source = count_problems(context, assumed.problems)
     outlook = outlook_of(recipe, num_problems, assumed, read_forecast(context.directory("generate")))
-    return [
-        ("problems", [Line("problems", f"{num_problems:,.0f}", source)]),
-        ("generate", generate_lines(recipe, outlook, assumed)),
-        ("teacher", teacher_lines(recipe, outlook, assumed)),
-        ("train", train_lines(recipe, outlook)),
-        ("eval", eval_lines(recipe, outlook)),
+    sampling = recipe.eval.sampling or recipe.generate.sampling
+    askings, uncounted = askings_of(recipe)
+    teacher, where = size_of(teacher_card(recipe.generate.teacher))
+    tokens = min(outlook.tokens_per_trace, sampling.max_tokens)
+    parts = [
+        Part("problems", [Line("problems", f"{num_problems:,.0f}", source)]),
+        generate_part(recipe, outlook, assumed),
+        teacher_part(teacher, where, outlook, assumed),
+        train_part(recipe, outlook, *size_of(student_card(recipe.train.student)), assumed),
+        eval_part(askings, uncounted, tokens, pace_of(teacher, outlook, assumed), assumed),
     ]
+    return [*parts, total_part(parts, assumed)]
 
 
 def count_problems(context: Context, stated: int) -> tuple[float, str]:
-    """How many problems there are, or will be at most."""
+    """How many problems there are, or will be at most. RecipeError where a source of the hub does not say."""
     if stated:
         return stated, "stated (--assume problems)"
     manifest = read_manifest(context.directory("problems"))
     if manifest is not None:
         return manifest["outputs"]["problems.jsonl"]["rows"], "the finished problems stage"
-    sizes = [
-        source.size if isinstance(source, ProceduralSource) else source.limit
-        for source in context.recipe.problems.sources
-    ]
-    unknown = sum(size is None for size in sizes)
-    note = "sizes in the recipe, before any is dropped"
-    note += f"; {unknown} sources have no limit, say how many with --assume problems=" if unknown else ""
-    return sum(size for size in sizes if size is not None), note
+    total, unknown = 0, []
+    for source in context.recipe.problems.sources:
+        if isinstance(source, ProceduralSource):
+            total += source.size
+        elif isinstance(source, HubSource):
+            total += source.limit or 0
+            unknown += [source_name(source)] if source.limit is None else []
+        else:
+            rows = count_rows(Path(source.path))
+            total += min(rows, source.limit or rows)
+    if unknown:
+        raise RecipeError(
+            f"problems.sources: {', '.join(unknown)}: a source of the hub without a `limit:` does not say "
+            f"how many problems it holds. Run: make problems RECIPE={context.start.recipe} (it needs no "
+            "device), or state how many there are in all with --assume problems=N"
+        )
+    return total, "sizes in the recipe and rows of its files, before any is dropped"
 
 
 def outlook_of(recipe: Recipe, num_problems: float, assumed: Assumed, measured: dict[str, Any]) -> Outlook:
@@ -153,95 +100,51 @@ def outlook_of(recipe: Recipe, num_problems: float, assumed: Assumed, measured: 
     rate = measured.get("pass_rate", assumed.pass_rate)
     tries = measured.get("tries_per_problem", expected_tries(rate, samples))
     tokens = measured.get("tokens_per_trace", assumed.tokens_share * recipe.generate.sampling.max_tokens)
+    solved = measured.get("solved_share", solved_share(rate, samples))
+    correct = kept_per_problem(rate, samples, recipe.filter.select.per_problem)
+    if measured:
+        correct = min(rate * tries, recipe.filter.select.per_problem)
+    more = min(samples.max - tries, (1 - solved) * ((samples.cap or samples.max) - samples.max))
     return Outlook(
         num_problems=num_problems,
         pass_rate=rate,
         tries=tries,
         tokens_per_trace=tokens,
-        solved=num_problems * measured.get("solved_share", solved_share(rate, samples)),
+        solved=num_problems * solved,
+        correct=num_problems * correct,
         output_tokens=num_problems * measured["output_tokens"] / measured["problems"]
         if measured
         else num_problems * tries * tokens,
+        redistributed=num_problems * more,
         measured=measured,
     )
 
 
-def generate_lines(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> list[Line]:
-    samples, measured = recipe.generate.samples, outlook.measured
-    pilot = f"pilot of {measured['pilot_problems']} problems" if measured else ""
-    budget = pilot or f"keep {samples.keep}, max {samples.max}, at that pass rate"
-    share = f"{assumed.tokens_share:g} of max_tokens, assumed (tokens_share)"
-    prompts = outlook.traces * assumed.prompt_tokens
-    lines = [
-        Line("pass rate of a sample", f"{outlook.pass_rate:.1%}", pilot or "assumed (pass_rate)"),
-        Line("tries a problem", f"{outlook.tries:.2f}", budget),
-        Line("problems solved", f"{outlook.solved:,.0f}", budget),
-        Line("traces", f"{outlook.traces:,.0f}", "problems x tries"),
-        Line("output tokens a trace", f"{outlook.tokens_per_trace:,.0f}", pilot or share),
-        Line("output tokens", f"{outlook.output_tokens:,.0f}", pilot or "traces x tokens a trace"),
-        Line(
-            "prompt tokens",
-            f"{prompts:,.0f}",
-            f"{assumed.prompt_tokens} a request, assumed (prompt_tokens)",
-        ),
-    ]
-    if measured:
-        scale = outlook.num_problems / measured["problems"]  # not 1 where --assume problems says so
-        low, high = (scale * measured[f"output_tokens_{end}"] for end in ("low", "high"))
-        interval = f"{low:,.0f} to {high:,.0f}"
-        lines.append(Line("95% interval of them", interval, pilot))
-    return lines
+def askings_of(recipe: Recipe) -> tuple[list[Asking], list[str]]:
+    """What eval asks of each model that it compares, and the tasks whose size nobody states."""
+    samples, uncounted = 0, []
+    for task in recipe.eval.tasks:
+        card = task_card(task.task) if isinstance(task, CardTask) else None
+        questions = count_questions(task)
+        uncounted += [task_name(task)] if questions is None else []
+        samples += (questions or 0) * (recipe.eval.samples or (card.k if card else 1))
+    teacher, student = teacher_card(recipe.generate.teacher), student_card(recipe.train.student)
+    cards: dict[str, TeacherCard | StudentCard] = {}
+    cards |= {name: teacher if name == "teacher" else student for name in recipe.eval.compare}
+    for extra in recipe.eval.extra:
+        cards[extra.name] = (
+            teacher_card(extra.teacher) if extra.teacher else student_card(extra.student or "")
+        )
+    return [Asking(name, samples, *size_of(card)) for name, card in cards.items()], uncounted
 
 
-def teacher_lines(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> list[Line]:
-    """Memory, parallel layout, hours and money."""
-    size, where = size_of(teacher_card(recipe.generate.teacher))
-    devices = Devices(assumed.devices, assumed.memory, assumed.bandwidth, assumed.price)
-    layout = layout_for(size, devices, outlook.tokens_per_trace + assumed.prompt_tokens, assumed.concurrency)
-    measured = outlook.measured.get("tokens_per_second")
-    rate = measured or layout.tokens_per_second
-    hours = outlook.output_tokens / rate / HOUR
-    bandwidth = f"{devices.bandwidth_gb_s:,.0f} GB/s a device (bandwidth), half of it reached"
-    cache = f"{cache_bytes_per_token(size) / 1024:,.1f} KiB"
-    return [
-        Line("weights", f"{weights_gib(size):,.2f} GiB", where),
-        Line("cache a token", cache, "layers x keys and values, 16 bits each"),
-        Line(
-            "layout",
-            f"{layout.replicas} x TP {layout.tensor_parallel}",
-            f"{devices.count} devices of {devices.memory_gib:g} GiB (devices, memory), 0.9 of it used",
-        ),
-        Line("sequences a replica", f"{layout.sequences:,}", "as the cache allows, at most concurrency"),
-        Line("output tokens a second", f"{rate:,.0f}", PILOT_RATE if measured else bandwidth),
-        Line("hours", f"{hours:,.2f}", "output tokens / rate, without the engine's start"),
-        Line(
-            "money",
-            f"{hours * devices.count * devices.price:,.2f}",
-            f"{devices.count} devices x {devices.price:g} a device-hour (price)",
-        ),
-    ]
-
-
-def train_lines(recipe: Recipe, outlook: Outlook) -> list[Line]:
-    """Examples and tokens that the student sees, at most: filter's rules are not foreseen."""
-    per_problem = min(recipe.filter.select.per_problem, recipe.generate.samples.keep)
-    examples = outlook.solved * per_problem
-    tokens = examples * outlook.tokens_per_trace * recipe.train.epochs
-    return [
-        Line("examples", f"{examples:,.0f}", f"{per_problem} a solved problem, none dropped by another rule"),
-        Line("tokens seen", f"{tokens:,.0f}", f"examples x tokens a trace x {recipe.train.epochs:g} epochs"),
-    ]
-
-
-def eval_lines(recipe: Recipe, outlook: Outlook) -> list[Line]:
-    sizes = [task.size for task in recipe.eval.tasks if not isinstance(task, FileSource)]
-    known = sum(size for size in sizes if size is not None)
-    unknown = len(recipe.eval.tasks) - sum(size is not None for size in sizes)
-    samples = known * (recipe.eval.samples or 1) * len(recipe.eval.compare)
-    note = f"{known:,} questions x {recipe.eval.samples or 1} samples x {len(recipe.eval.compare)} models"
-    note += f"; {unknown} tasks of unstated size are not counted" if unknown else ""
-    tokens = f"{samples * outlook.tokens_per_trace:,.0f}"
-    return [
-        Line("samples", f"{samples:,}", note),
-        Line("output tokens", tokens, "all models as long as the teacher, assumed"),
-    ]
+def count_questions(task: Task) -> int | None:
+    """Questions of an eval task: what the recipe says, else the rows of its file, else its card's size."""
+    if isinstance(task, ProceduralSource):
+        return task.size
+    size = task.size if isinstance(task, CardTask) else task.limit
+    if size is not None:
+        return size
+    if task.path is not None:
+        return count_rows(Path(task.path))
+    return task_card(task.task).size if isinstance(task, CardTask) else None

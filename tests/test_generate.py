@@ -22,6 +22,7 @@ from pipeline.records import Problem, Trace, from_json, to_json
 from pipeline.sampling import EngineFlags, Store
 from pipeline.stage import Context, Start, read_manifest
 from teachers import generate, plan
+from teachers.assumed import Assumed, assumed_from
 from teachers.estimate import Devices, expected_tries, layout_for, size_of, solved_share
 from teachers.forecast import Forecast, write_forecast
 from teachers.pilot import run_pilot, spread
@@ -164,7 +165,7 @@ def test_a_pilot_forecasts_and_its_traces_are_kept(
     url: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     context = context_of(finished, tmp_path)
-    plan.run(context, plan.Assumed(), 20, flags_for(url))
+    plan.run(context, Assumed(), 20, flags_for(url))
     assert "pilot of 20 problems" in capsys.readouterr().out
     piloted = sum(1 for _ in Store(context.directory("generate")).traces())
     generate.run(context, flags_for(url))
@@ -259,7 +260,7 @@ def test_a_restrictive_licence_is_to_be_acknowledged_by_name(
 )
 def test_what_cannot_be_assumed_is_refused(pair: str, message: str) -> None:
     with pytest.raises(RecipeError, match=f"--assume {pair}: {message}"):
-        plan.assumed_from([pair])
+        assumed_from([pair])
 
 
 def test_a_pilot_is_scaled_to_the_problems_that_are_assumed(
@@ -269,7 +270,7 @@ def test_a_pilot_is_scaled_to_the_problems_that_are_assumed(
     figures = Forecast(20, 60, 0.6, 0.9, 3.0, 100.0, 18_000, 15_000, 21_000, 1000.0)
     context.directory("generate").mkdir()
     write_forecast(context.directory("generate"), figures)
-    plan.run(context, plan.assumed_from(["problems=600"]), None, generate.GenerateFlags())
+    plan.run(context, assumed_from(["problems=600"]), None, generate.GenerateFlags())
     printed = capsys.readouterr().out
     assert re.search(r"output tokens +180,000 +pilot of 20", printed)
     assert re.search(r"95% interval of them +150,000 to 210,000", printed)
@@ -299,7 +300,7 @@ def test_a_plan_without_a_pilot_buys_nothing(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     context = context_of(finished, tmp_path)
-    plan.run(context, plan.Assumed(), None, generate.GenerateFlags())
+    plan.run(context, Assumed(), None, generate.GenerateFlags())
     printed = capsys.readouterr().out
     assert "assumed (pass_rate)" in printed
     assert "the finished problems stage" in printed

@@ -1,0 +1,203 @@
+"""The bill before anything is bought: what is counted, what is refused, and that it adds up."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pipeline.cards import ModelSize, card_names, student_card, task_card, teacher_card
+from pipeline.errors import RecipeError
+from pipeline.recipe import Samples, load_recipe
+from pipeline.rows import count_rows
+from pipeline.stage import Context, Start
+from teachers.assumed import Assumed
+from teachers.bill import Part
+from teachers.estimate import (
+    Devices,
+    kept_per_problem,
+    layout_for,
+    size_of,
+    stored_weights,
+    training_hours,
+)
+from teachers.forecast import Forecast, write_forecast
+from teachers.plan import plan_parts
+from tests.conftest import ROOT
+
+HUB = "{hub: openai/gsm8k, subset: main, columns: {question: question, gold: answer}, answer: hashes}"
+GYM = "{reasoning_gym: chain_sum, size: 70}"
+TASKS = "{task: gsm8k}, {task: math500, size: 100}, {reasoning_gym: gcd, size: 40}"
+BILLION = ModelSize(
+    parameters=1e9, active_parameters=1e9, bytes_per_parameter=2, layers=16, kv_values_per_layer=1024
+)
+
+
+def context_of(directory: Path, sources: str, tasks: str = TASKS, **override: Any) -> Context:
+    path = directory / "recipe.yaml"
+    path.write_text(f"""\
+name: bill
+problems:
+  sources: [{sources}]
+generate:
+  teacher: qwen3-30b-a3b-thinking-2507
+  samples: {{keep: 1, max: 4}}
+  sampling: {{temperature: 0.6, max_tokens: 10000}}
+filter:
+  rules: [finished, correct]
+train: {{student: qwen3-0.6b-base, method: full, epochs: 2, learning_rate: 1.0e-5, max_length: 8192}}
+eval:
+  tasks: [{tasks}]
+  compare: [base, student, teacher]
+""")
+    recipe = load_recipe(path, [f"{key}={value}" for key, value in override.items()])
+    return Context(recipe, directory / "runs", Start(str(path), False, []))
+
+
+def value(parts: list[Part], title: str, name: str) -> str:
+    part = next(part for part in parts if part.title == title)
+    return next(line.value for line in part.lines if line.name == name)
+
+
+def number(parts: list[Part], title: str, name: str) -> float:
+    return float(value(parts, title, name).split()[0].replace(",", ""))
+
+
+def test_rows_of_files_are_counted_up_to_their_limit(tmp_path: Path) -> None:
+    lines, table = tmp_path / "a.jsonl", tmp_path / "b.parquet"
+    lines.write_text('{"question": "1", "answer": "1"}\n\n' * 30)
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["1"] * 50, "answer": ["1"] * 50}), table)
+    assert (count_rows(lines), count_rows(table)) == (30, 50)
+    sources = f"{{path: {lines}}}, {{path: {table}, limit: 20, name: b}}, {GYM}"
+    assert value(plan_parts(context_of(tmp_path, sources), Assumed()), "problems", "problems") == "120"
+    table.write_bytes(b"PAR1 broken")
+    with pytest.raises(RecipeError, match=r"b.parquet: cannot be read as Parquet"):
+        plan_parts(context_of(tmp_path, f"{{path: {table}}}"), Assumed())
+    with pytest.raises(RecipeError, match=r"c.jsonl: there is no such file"):
+        plan_parts(context_of(tmp_path, f"{{path: {tmp_path}/c.jsonl}}"), Assumed())
+
+
+def test_a_hub_source_that_does_not_say_its_size_is_no_free_lunch(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"openai/gsm8k: .* --assume problems=N"):
+        plan_parts(context_of(tmp_path, f"{HUB}, {GYM}"), Assumed())
+    stated = plan_parts(context_of(tmp_path, f"{HUB}, {GYM}"), Assumed(problems=7473))
+    assert value(stated, "problems", "problems") == "7,473"
+    limited = context_of(tmp_path, HUB.replace("subset", "limit: 500, subset"))
+    assert value(plan_parts(limited, Assumed()), "problems", "problems") == "500"
+
+
+def test_a_plan_by_hand(tmp_path: Path) -> None:
+    """1,000 problems, half of the samples correct, keep 1 of at most 4: 1.875 tries, 0.9375 solved."""
+    assumed = Assumed(pass_rate=0.5, tokens_share=0.5, problems=1000, devices=4, price=3.0)
+    parts = plan_parts(context_of(tmp_path, GYM), assumed)
+    assert value(parts, "generate", "traces") == "1,875"
+    assert value(parts, "generate", "output tokens") == f"{1875 * 5000:,}"
+    assert value(parts, "train", "examples") == "938"
+    assert value(parts, "train", "tokens seen") == f"{2 * 4_687_500:,}"
+    assert value(parts, "train", "memory of the student") == f"{16 * 0.6e9 / 2**30:.2f} GiB"
+    read = 2 * 937.5 * (5000 + 200)
+    train = next(part for part in parts if part.title == "train")
+    assert train.hours == pytest.approx(6 * 0.6e9 * read / (4 * 989e12 * 0.4) / 3600)
+    for model in ("base", "student", "teacher"):  # k of the cards is 1 and 4, and 1 where there is no card
+        assert value(parts, "eval", f"samples of {model}") == f"{1319 + 4 * 100 + 40:,}"
+    assert value(parts, "eval", "output tokens") == f"{3 * 1759 * 5000:,}"
+    total = sum(part.hours for part in parts if part.title != "total")
+    assert next(part for part in parts if part.title == "total").hours == pytest.approx(total)
+    assert number(parts, "total", "money") == pytest.approx(total * 4 * 3.0, abs=0.006)
+    money = sum(number(parts, title, "money") for title in ("teacher", "train", "eval"))
+    assert number(parts, "total", "money") == pytest.approx(money, abs=0.02)
+
+
+def test_what_the_recipe_states_goes_before_what_the_cards_say(tmp_path: Path) -> None:
+    override = {"eval.samples": 8, "eval.sampling": "{temperature: 0.6, max_tokens: 1000}"}
+    override |= {"filter.select": "{max_tokens: 400000}"}
+    override |= {"eval.extra": "[{name: other, student: qwen3-1.7b-base}]", "train.method": "lora"}
+    parts = plan_parts(context_of(tmp_path, GYM, **override), Assumed(problems=1000))
+    assert value(parts, "eval", "samples of other") == f"{8 * 1459:,}"
+    assert value(parts, "eval", "output tokens") == f"{4 * 8 * 1459 * 1000:,}"
+    assert value(parts, "train", "tokens seen") == "800,000"
+    assert value(parts, "train", "examples") == "100"
+    assert value(parts, "train", "memory of the student") == f"{2 * 0.6e9 / 2**30:.2f} GiB"
+
+
+def test_redistributed_samples_are_on_the_bill(tmp_path: Path) -> None:
+    """Half correct, at most 4: 2.125 samples a problem are saved, and 1 of 16 problems can use 12 more each."""
+    assumed = Assumed(pass_rate=0.5, problems=1600)
+    plain = plan_parts(context_of(tmp_path, GYM), assumed)
+    more = {"generate.samples": "{keep: 1, max: 4, redistribute: true, cap: 16}"}
+    given = plan_parts(context_of(tmp_path, GYM, **more), assumed)
+    assert value(given, "generate", "redistributed traces") == "1,200 at most"
+    hours = [next(part.hours for part in parts if part.title == "teacher") for parts in (plain, given)]
+    assert hours[1] / hours[0] == pytest.approx((3000 + 1200) / 3000)
+
+
+def test_a_pilots_rate_paces_every_model(tmp_path: Path) -> None:
+    context = context_of(tmp_path, GYM)
+    plain = plan_parts(context, Assumed(tokens_share=0.3))
+    modelled = number(plain, "teacher", "output tokens a second")
+    context.directory("generate").mkdir(parents=True)
+    figures = Forecast(20, 70, 0.6, 0.9, 2.0, 3000.0, 420_000, 400_000, 440_000, modelled / 2)
+    write_forecast(context.directory("generate"), figures)
+    paced = plan_parts(context, Assumed())
+    assert number(paced, "eval", "pace") == pytest.approx(0.5, abs=0.001)
+    hours = [next(part.hours for part in parts if part.title == "eval") for parts in (plain, paced)]
+    assert hours[1] == pytest.approx(2 * hours[0], rel=1e-3)
+    assert value(paced, "train", "examples") == "70"  # 2 tries x 0.6 correct, but select takes one a problem
+
+
+def test_kept_traces_are_those_of_all_outcomes() -> None:
+    samples, rate = Samples(keep=3, max=5), 0.3
+    kept = 0.0
+    for outcome in itertools.product([0, 1], repeat=samples.max):
+        weight = rate ** sum(outcome) * (1 - rate) ** (samples.max - sum(outcome))
+        kept += weight * min(sum(outcome), samples.keep, 2)
+    assert kept_per_problem(rate, samples, 2) == pytest.approx(kept)
+
+
+def test_training_hours_fall_with_devices_and_frozen_weights() -> None:
+    full = training_hours(BILLION, 1e9, "full", Devices(8))
+    assert full == pytest.approx(6e18 / (8 * 989e12 * 0.4) / 3600)
+    assert training_hours(BILLION, 1e9, "full", Devices(16)) == pytest.approx(full / 2)
+    assert training_hours(BILLION, 1e9, "lora", Devices(8)) == pytest.approx(full * 4 / 6)
+
+
+def test_a_small_model_waits_for_its_steps_not_for_its_memory() -> None:
+    size, _ = size_of(student_card("embedded-dense"))
+    layout = layout_for(size, Devices(1), 300, 256)
+    assert 0.9 * 256 / 0.003 < layout.tokens_per_second < 256 / 0.003
+
+
+@pytest.mark.parametrize("folder", ["teachers/embedded", "students/embedded"])
+def test_the_parameters_of_a_checkpoint_are_those_that_it_holds(folder: str) -> None:
+    from safetensors import safe_open
+
+    with safe_open(ROOT / folder / "model.safetensors", "np") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
+    count = sum(math.prod(shape) for shape in shapes)
+    assert stored_weights(ROOT / folder) == (count, 2 * count)
+
+
+@pytest.mark.parametrize("name", card_names("student") + card_names("teacher"))
+def test_every_models_size_is_known(name: str) -> None:
+    card = student_card(name) if name in card_names("student") else teacher_card(name)
+    size, source = size_of(card)
+    assert size.parameters >= size.active_parameters > 0
+    assert source
+
+
+def test_a_card_without_a_size_is_refused_by_its_model() -> None:
+    card = student_card("qwen3-0.6b-base").model_copy(update={"size": None})
+    with pytest.raises(RecipeError, match=r"Qwen/Qwen3-0.6B-Base: neither its config.json nor a `size:`"):
+        size_of(card)
+
+
+@pytest.mark.parametrize("name", card_names("task"))
+def test_every_tasks_size_is_known_and_bears_no_identity(name: str) -> None:
+    card = task_card(name)
+    assert card.size is not None
+    assert "size" in card.facts
+    assert not {"size", "facts"} & set(card.identity)
+    assert card.model_copy(update={"version": 99}).identity != card.identity

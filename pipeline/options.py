@@ -38,5 +38,5 @@ Adopt = Annotated[
 ]
 Against = Annotated[str | None, typer.Option(help="Another run, of which this one is an ablation.")]
 Assume = Annotated[
-    list[str] | None, typer.Option(help="name=value: problems, devices, price, memory, bandwidth, tflops, ...")
+    list[str] | None, typer.Option(help="name=value: problems, devices, price, memory, bandwidth, ...")
 ]

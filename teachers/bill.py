@@ -46,7 +46,7 @@ class Part:
 class Outlook:
     """What generate will come to: assumed, or forecast by a pilot (`measured` says of how many problems).
 
-    `correct`: traces that can become examples, at most. `redistributed`: traces beyond those of `tries` that
+    `examples`: traces that select can take, at most. `redistributed`: traces beyond those of `tries` that
     `redistribute: true` adds, at most.
     """
 
@@ -55,7 +55,7 @@ class Outlook:
     tries: float
     tokens_per_trace: float
     solved: float
-    correct: float
+    examples: float
     output_tokens: float
     redistributed: float
     measured: dict[str, Any]
@@ -138,7 +138,7 @@ def pace_of(size: ModelSize, outlook: Outlook, assumed: Assumed) -> float:
 def train_part(recipe: Recipe, outlook: Outlook, size: ModelSize, where: str, assumed: Assumed) -> Part:
     """Examples and tokens that the student sees, at most: filter's rules are not foreseen."""
     train, devices, select = recipe.train, assumed.all_devices, recipe.filter.select
-    examples = outlook.correct
+    examples = outlook.examples
     trained = examples * outlook.tokens_per_trace
     note = f"examples x tokens a trace x {train.epochs:g} epochs"
     if select.max_tokens is not None and select.max_tokens < trained:
@@ -153,7 +153,7 @@ def train_part(recipe: Recipe, outlook: Outlook, size: ModelSize, where: str, as
         Line(
             "examples",
             f"{examples:,.0f}",
-            f"{select.per_problem} a problem at most, none dropped by another rule",
+            f"{select.per_problem} a problem at most, none dropped but by the rule correct",
         ),
         Line("tokens seen", f"{trained * train.epochs:,.0f}", note),
         Line("memory of the student", f"{memory:,.2f} GiB", f"{held} ({where}), before activations"),
@@ -164,9 +164,9 @@ def train_part(recipe: Recipe, outlook: Outlook, size: ModelSize, where: str, as
 
 
 def eval_part(
-    askings: list[Asking], uncounted: list[str], tokens: float, pace: float, assumed: Assumed
+    askings: list[Asking], uncounted: list[Line], tokens: float, pace: float, assumed: Assumed
 ) -> Part:
-    """Samples and hours of every model; `tokens` of a sample, `uncounted` tasks whose size nobody states.
+    """Samples and hours of every model; `tokens` of a sample, `uncounted` what is not in the figures.
 
     `pace`: how many times its modelled rate a model reaches, see pace_of.
     """
@@ -182,14 +182,12 @@ def eval_part(
     if pace != 1:
         note = "the pilot's tokens a second over those of the layout; taken for every model"
         lines.append(Line("pace", f"{pace:,.4g}", note))
-    if uncounted:
-        note = f"of unstated size, not counted: {', '.join(uncounted)}; give their cards a `size:`"
-        lines.append(Line("other tasks", f"{len(uncounted)}", note))
     total = sum(asking.samples for asking in askings) * tokens
     return Part(
         "eval",
         [
             *lines,
+            *uncounted,
             Line("output tokens", f"{total:,.0f}", "all models as long as the teacher, assumed"),
             Line("hours", f"{hours:,.2f}", "one model after another, without the engines' starts"),
             money_line(hours, assumed),

@@ -15,6 +15,7 @@ from pipeline.cards import StudentCard, TeacherCard, student_card, task_card, te
 from pipeline.errors import RecipeError
 from pipeline.recipe import CardTask, HubSource, ProceduralSource, Recipe
 from pipeline.rows import count_rows
+from pipeline.rule_parameters import parse_rule
 from pipeline.sources import source_name
 from pipeline.stage import Context, read_manifest
 from pipeline.tasks import Task, task_name
@@ -63,7 +64,9 @@ def plan_parts(context: Context, assumed: Assumed) -> list[Part]:
         generate_part(recipe, outlook, assumed),
         teacher_part(teacher, where, outlook, assumed),
         train_part(recipe, outlook, *size_of(student_card(recipe.train.student)), assumed),
-        eval_part(askings, uncounted, tokens, pace_of(teacher, outlook, assumed), assumed),
+        eval_part(
+            askings, uncounted_in(recipe, uncounted), tokens, pace_of(teacher, outlook, assumed), assumed
+        ),
     ]
     return [*parts, total_part(parts, assumed)]
 
@@ -101,9 +104,13 @@ def outlook_of(recipe: Recipe, num_problems: float, assumed: Assumed, measured: 
     tries = measured.get("tries_per_problem", expected_tries(rate, samples))
     tokens = measured.get("tokens_per_trace", assumed.tokens_share * recipe.generate.sampling.max_tokens)
     solved = measured.get("solved_share", solved_share(rate, samples))
-    correct = kept_per_problem(rate, samples, recipe.filter.select.per_problem)
-    if measured:
-        correct = min(rate * tries, recipe.filter.select.per_problem)
+    per_problem = recipe.filter.select.per_problem
+    if "correct" not in [parse_rule(entry)[0] for entry in recipe.filter.rules]:
+        examples = min(tries, per_problem)
+    elif measured:
+        examples = min(rate * tries, per_problem)
+    else:
+        examples = kept_per_problem(rate, samples, per_problem)
     more = min(samples.max - tries, (1 - solved) * ((samples.cap or samples.max) - samples.max))
     return Outlook(
         num_problems=num_problems,
@@ -111,13 +118,22 @@ def outlook_of(recipe: Recipe, num_problems: float, assumed: Assumed, measured: 
         tries=tries,
         tokens_per_trace=tokens,
         solved=num_problems * solved,
-        correct=num_problems * correct,
+        examples=num_problems * examples,
         output_tokens=num_problems * measured["output_tokens"] / measured["problems"]
         if measured
         else num_problems * tries * tokens,
         redistributed=num_problems * more,
         measured=measured,
     )
+
+
+def uncounted_in(recipe: Recipe, tasks: list[str]) -> list[Line]:
+    """What eval will sample beside what is counted."""
+    note = "of unstated size, not counted; give their cards a `size:`"
+    lines = [Line("other tasks", ", ".join(tasks), note)] if tasks else []
+    budgets = recipe.eval.forced_budgets
+    note = "answers that are sampled anew after so many tokens of thinking, not counted"
+    return lines + ([Line("forced budgets", ", ".join(map(str, budgets)), note)] if budgets else [])
 
 
 def askings_of(recipe: Recipe) -> tuple[list[Asking], list[str]]:

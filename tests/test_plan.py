@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pipeline.cards import ModelSize, card_names, student_card, task_card, teacher_card
+from pipeline.cards import FOLDERS, ModelSize, card_names, student_card, task_card, teacher_card
 from pipeline.errors import RecipeError
 from pipeline.recipe import Samples, load_recipe
 from pipeline.rows import count_rows
@@ -121,6 +121,29 @@ def test_what_the_recipe_states_goes_before_what_the_cards_say(tmp_path: Path) -
     assert value(parts, "train", "tokens seen") == "800,000"
     assert value(parts, "train", "examples") == "100"
     assert value(parts, "train", "memory of the student") == f"{2 * 0.6e9 / 2**30:.2f} GiB"
+
+
+def test_what_is_not_counted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = tmp_path / "tasks"
+    cards.mkdir()
+    text = (FOLDERS["task"] / "gsm8k.yaml").read_text()
+    (cards / "own.yaml").write_text(text.replace("size: 1319\n", ""))
+    monkeypatch.setitem(FOLDERS, "task", cards)
+    context = context_of(tmp_path, GYM, "{task: own}, {reasoning_gym: gcd, size: 40}")
+    parts = plan_parts(context, Assumed())
+    assert value(parts, "eval", "other tasks") == "own"
+    assert value(parts, "eval", "samples of base") == "40"
+    forced = context_of(
+        tmp_path, GYM, "{reasoning_gym: gcd, size: 40}", **{"eval.forced_budgets": "[64, 128]"}
+    )
+    assert value(plan_parts(forced, Assumed()), "eval", "forced budgets") == "64, 128"
+
+
+def test_wrong_traces_are_examples_where_no_rule_asks(tmp_path: Path) -> None:
+    context = context_of(tmp_path, GYM, **{"filter.rules": "[finished]"})
+    assert value(plan_parts(context, Assumed(pass_rate=0.01)), "train", "examples") == "70"
+    context = context_of(tmp_path, GYM)
+    assert value(plan_parts(context, Assumed(pass_rate=0.01)), "train", "examples") == "3"  # 70 (1 - 0.99^4)
 
 
 def test_redistributed_samples_are_on_the_bill(tmp_path: Path) -> None:

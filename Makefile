@@ -19,8 +19,14 @@ LOCK := requirements/$(ACCEL).lock
 READY := $(VENV)/.ready-$(ACCEL)
 PY := $(VENV)/bin/python
 COMMON = --recipe '$(RECIPE)' --runs '$(RUNS)' $(if $(filter-out 0,$(FORCE)),--force) $(foreach pair,$(SET),--set '$(pair)')
-STAGE = $(PY) -m pipeline $@ $(COMMON) $(ARGS)
-STAGES := problems generate filter train eval report
+# stages that buy samples take them from other runs, where ADOPT names some
+ADOPTED = $(if $(filter $(SAMPLING),$@),$(foreach run,$(ADOPT),--adopt '$(run)'))
+STAGE = $(PY) -m pipeline $@ $(COMMON) $(ADOPTED) $(ARGS)
+# name:+:help of each stage, from the table of stages, which any Python can print; + where it takes --adopt
+TABLE := $(shell $(firstword $(wildcard $(PY)) $(PYTHON)) pipeline/run/stages.py)
+$(if $(TABLE),,$(error $(PYTHON) cannot print the table of stages: name a Python 3, make ... PYTHON=python3.12))
+STAGES := $(foreach stage,$(TABLE),$(firstword $(subst :, ,$(stage))))
+SAMPLING := $(foreach stage,$(TABLE),$(if $(findstring :+:,$(stage)),$(firstword $(subst :, ,$(stage)))))
 
 # the default tests are many small ones; the slow ones want the whole machine, one at a time
 PARALLEL := -n auto --maxprocesses 8
@@ -31,6 +37,7 @@ BENCHES := bench-verify bench-generate bench-budget bench-resume bench-filter be
 help:  ## Print this help
 	@echo "retort: distil verified reasoning from a large MoE teacher into a small dense student"
 	@echo
+	@for stage in $(foreach row,$(TABLE),'$(row)'); do printf "  make %-16s %s\n" "$${stage%%:*}" "$$(tr _ ' ' <<< "$${stage##*:}")"; done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make bench-<what>     Ratios against the bare libraries: $(BENCHES:bench-%=%)"
@@ -59,21 +66,10 @@ demo: setup  ## The whole pipeline on this machine: teacher, traces, student, re
 	@$(MAKE) --no-print-directory all RECIPE=recipes/demo.yaml
 
 all: setup  ## Every stage of RECIPE, in order
-	@$(MAKE) --no-print-directory problems RECIPE=$(RECIPE) ARGS=
-	@$(MAKE) --no-print-directory generate RECIPE=$(RECIPE) ARGS="$(foreach run,$(ADOPT),--adopt $(run))"
-	@for stage in filter train eval report; do $(MAKE) --no-print-directory $$stage RECIPE=$(RECIPE) ARGS= || exit $$?; done
+	@for stage in $(STAGES); do \
+	  $(MAKE) --no-print-directory $$stage RECIPE='$(RECIPE)' ARGS= || exit $$?; done
 
-problems: setup  ## Load, check, dedupe and decontaminate the problems
-	@$(STAGE)
-generate: setup  ## Sample the teacher through vLLM, verify beside it
-	@$(STAGE)
-filter: setup  ## Keep verified traces, drop the rest for a reason
-	@$(STAGE)
-train: setup  ## Fine-tune the student (TRL, full or LoRA)
-	@$(STAGE)
-eval: setup  ## Measure base, student and teacher alike, with intervals
-	@$(STAGE)
-report: setup  ## Write report.html, report.md and the model card
+$(STAGES): setup
 	@$(STAGE)
 
 test: setup  ## The default tests (no network)

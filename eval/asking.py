@@ -1,23 +1,34 @@
-"""Put every task to every model: the same questions, prompt style and sampling, one engine start a model.
+"""Put every task to every model: the same questions, prompt and sampling, one engine start a model.
 
-Writes <task>.<model>.samples-*.jsonl with verdicts and failures beside them; what is there already stays.
+Writes <task>.<model>.samples-*.jsonl with verdicts and failures beside them. What is there already stays, and
+what another eval directory holds of equal key is taken from there.
 """
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from eval.flags import EvalFlags
-from eval.forced import ForcedEngine, forced_job, forced_name
-from pipeline.cards import SampledModel
-from pipeline.recipe import Samples, Sampling
+from eval.forced import ForcedEngine, forced_job, forced_name, places_of
+from eval.models import Compared
+from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.prompts import Prompt
+from pipeline.recipe.schema import Samples, Sampling
 from pipeline.records import Problem
-from pipeline.revisions import pinned
-from pipeline.sampling import EngineFlags, Job, Options, Store, collect, start_engine
-from pipeline.sampling.engine import Engine
+from pipeline.sampling import (
+    Job,
+    Options,
+    Store,
+    Tally,
+    adopted,
+    collect,
+    request_fingerprint,
+    start_engine,
+)
 from pipeline.sampling.progress import Progress
 from pipeline.verify import VerifierPool
 
@@ -26,96 +37,85 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One task as it is put to every model: its questions, and how they are asked."""
+    """One task as it is put to every model: its questions, how they are asked, the version of its card."""
 
     name: str
     problems: list[Problem]
-    prompt: str
+    prompt: Prompt
     k: int
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """All that sampling needs to know. `forced` are the numbers of thinking tokens to close after."""
+    """All that sampling needs to know. `forced` are the numbers of thinking tokens to close after, `adopt`
+    the eval directories whose samples of equal key are taken."""
 
     directory: Path
     sampling: Sampling
     seed: int
     forced: tuple[int, ...] = ()
+    adopt: tuple[Path, ...] = ()
 
     def job(self, model: SampledModel, task: Asked) -> Job:
         """Samples(keep=k, max=k) takes exactly k samples of each question, whatever the verdicts."""
         return Job(model, task.prompt, self.sampling, Samples(keep=task.k, max=task.k), self.seed)
 
-    def loaded(self, model: SampledModel, flags: EngineFlags) -> SampledModel:
-        """The model as its engine is started: at the run's revision, unless a server holds it.
-
-        Its job keeps the card's identity: how a model is reached changes neither plan nor keys.
-        """
-        return model if flags.engine == "server" else pinned(self.directory.parent, model)
-
     def store(self, task: str, model: str) -> Store:
         return Store(self.directory, f"{task}.{model}.samples")
 
 
+@dataclass(slots=True)
+class Spent:
+    """What one model took. Tokens are those of all its free samples, wherever they came from."""
+
+    seconds: float = 0.0
+    engine_seconds: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    sampled: int = 0
+    adopted: int = 0
+    found: int = 0
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, tally: Tally) -> None:
+        self.engine_seconds += tally.engine_seconds
+        self.sampled += tally.sampled
+        self.adopted += tally.adopted
+        self.found += tally.found
+
+
 async def ask_all(
-    asking: Asking, models: dict[str, SampledModel], tasks: Sequence[Asked], flags: EvalFlags
-) -> dict[str, Any]:
-    """Take what is missing of every model's samples; seconds by model."""
-    usage: dict[str, Any] = {}
-    for name, model in models.items():
-        asking.loaded(model, flags.of(name))  # a revision that cannot be resolved ends the stage here
-    with VerifierPool(workers=flags.verifier_workers) as pool:
-        for name, model in models.items():
-            usage[name] = await ask_model(asking, (name, model), tasks, flags, pool)
-    return usage
+    asking: Asking, models: Sequence[Compared], tasks: Sequence[Asked], workers: int
+) -> dict[str, Spent]:
+    """Take what is missing of every model's samples; what each took, by name."""
+    with VerifierPool(workers=workers) as pool:
+        return {model.name: await ask_model(asking, model, tasks, pool) for model in models}
 
 
-async def ask_model(
-    asking: Asking,
-    named: tuple[str, SampledModel],
-    tasks: Sequence[Asked],
-    flags: EvalFlags,
-    pool: VerifierPool,
-) -> dict[str, Any]:
-    """One engine for all tasks of a model; it starts with the first sample that must be taken."""
-    name, model = named
-    engine_flags = flags.of(name)
-    begun, sampled, prompt_tokens = time.monotonic(), 0.0, 0
-    async with start_engine(asking.loaded(model, engine_flags), engine_flags) as engine:
-        for task in tasks:
-            log.info("eval: %s on %s (%d questions x %d)", name, task.name, len(task.problems), task.k)
-            job = asking.job(model, task)
-            options = Options(engine_flags.concurrency, watcher=Progress(len(task.problems)))
-            with asking.store(task.name, name) as store:
-                tally = await collect(job, task.problems, engine, store, pool, options)
-                prompt_tokens += store.keys.prompt_tokens
-            sampled += tally.engine_seconds
-            for budget in asking.forced:
-                sampled += await ask_forced(asking, (name, job), task, budget, Held(engine, pool, options))
-        return {
-            "engine_seconds": round(sampled, 2),
-            "seconds": round(time.monotonic() - begun, 2),
-            "prompt_tokens": prompt_tokens,
-            "engine": engine.notes,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What one model's collections share."""
-
-    engine: Engine
-    pool: VerifierPool
-    options: Options
-
-
-async def ask_forced(asking: Asking, named: tuple[str, Job], task: Asked, budget: int, held: Held) -> float:
-    """The same samples again with their thinking closed after `budget` tokens; engine seconds."""
-    name, job = named
-    log.info("eval: %s on %s, thinking closed after %d tokens", name, task.name, budget)
-    with asking.store(task.name, name) as store:
-        engine = ForcedEngine(held.engine, job.model, list(store.traces()), budget)
-    with asking.store(task.name, forced_name(name, budget)) as store:
-        tally = await collect(forced_job(job, budget), task.problems, engine, store, held.pool, held.options)
-    return tally.engine_seconds
+async def ask_model(asking: Asking, model: Compared, tasks: Sequence[Asked], pool: VerifierPool) -> Spent:
+    """One engine for all tasks of a model, each as it is and then closed after each of the budgets; it starts
+    with the first sample that must be taken."""
+    begun, spent = time.monotonic(), Spent()
+    async with start_engine(model.loaded, model.engine) as free_engine:
+        for task, budget in product(tasks, (None, *asking.forced)):
+            name, job, engine = model.name, asking.job(model.model, task), free_engine
+            if budget is None:
+                log.info("eval: %s on %s (%d questions x %d)", name, task.name, len(task.problems), task.k)
+            else:
+                log.info("eval: %s on %s, thinking closed after %d tokens", name, task.name, budget)
+                free = places_of(asking.store(task.name, name), request_fingerprint(job))
+                engine = ForcedEngine(free_engine, job.model, free, budget)
+                name, job = forced_name(name, budget), forced_job(job, budget)
+            with asking.store(task.name, name) as store, ExitStack() as stack:
+                found = adopted(asking.adopt, job, store.prefix)
+                sources = tuple(stack.enter_context(closing(source)) for source in found)
+                options = Options(model.engine.concurrency, sources, Progress(len(task.problems)))
+                spent.count(await collect(job, task.problems, engine, store, pool, options))
+                if budget is None:
+                    spent.prompt_tokens += store.keys.prompt_tokens
+                    spent.output_tokens += store.keys.output_tokens
+        spent.engine = free_engine.notes
+    spent.seconds = round(time.monotonic() - begun, 2)
+    spent.engine_seconds = round(spent.engine_seconds, 2)
+    return spent

@@ -5,7 +5,6 @@ Reads the eval directories of both runs, and the manifests of their earlier stag
     python -m pipeline compare demo demo-lora
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,19 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from eval.samples import Answers, joined, read_answers
-from eval.scores import Paired, holm, paired, pass_at_1
-from eval.scoring import POOLED, RESULTS
+from eval.results import Answers, read_answers, score_of
+from eval.scores import holm, paired
 from pipeline.errors import RecipeError, StageError
-from pipeline.records import Problem, from_json
+from pipeline.records import Problem, read_lines
 from pipeline.report.against import Comparison
 from pipeline.report.numbers import count, p_value, points, score
+from pipeline.report.results import POOLED, RESULTS, PairedDifference, Results, read_results
 from pipeline.report.table import Table, table_lines
+from pipeline.run.contract import Manifest, check_outputs, difference, read_manifest
 from pipeline.sampling import Store
-from pipeline.stage import check_outputs, difference, read_manifest
+from pipeline.verify.table import needed
 
-# what two scores must share to be comparable at all
-EQUAL = ("sampling", "prompt", "verifiers")
 # budgets within this factor of each other count as equal
 TOLERANCE = 0.05
 
@@ -36,37 +34,32 @@ class FinishedRun:
 
     path: Path
     name: str
-    manifest: dict[str, Any]
-    results: dict[str, Any]
+    manifest: Manifest
+    results: Results
 
     def problems(self, task: str) -> list[Problem]:
-        with (self.path / "eval" / f"{task}.problems.jsonl").open(encoding="utf-8") as file:
-            return [from_json(Problem, line) for line in file]
-
-    def tasks(self) -> list[str]:
-        return [task for task in self.results["tasks"] if task != POOLED]
+        return list(read_lines(Problem, self.path / "eval" / f"{task}.problems.jsonl"))
 
     def way_of(self, task: str) -> dict[str, Any]:
-        """How one task was put, where a task card decides it: it may say otherwise in another run."""
-        first = next(iter(self.results["models"]))
-        entry = self.results["tasks"][task]
+        """How one task was put: what two scores must share to be comparable at all."""
+        entry = self.results.tasks[task]
+        verifiers = {name for p in self.problems(task) for name in needed(p.verifier, p.metadata)}
         return {
-            "prompt": self.results["prompt"][task],
-            "samples": entry[first]["k"],
-            "version": entry["task"]["version"],
+            "prompt": self.manifest.config["prompts"][task],
+            "samples": next(iter(entry.models.values())).k,
+            "version": entry.task.version if entry.task else None,
+            "verifiers": {name: self.results.verifier[name] for name in sorted(verifiers)},
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Both models on the questions that both runs hold; `only` counts questions that one of them lacks."""
+    """A model's answers in the first run and in the second to what both asked; `only` counts the rest."""
 
     task: str
-    questions: int
+    answers: list[Answers]
     only: int
-    first: Answers
-    second: Answers
-    result: Paired
+    result: PairedDifference
 
 
 def compare(first: Path, second: Path, model: str = "student") -> str:
@@ -88,11 +81,12 @@ def compared(first: Path, second: Path, model: str = "student") -> Comparison:
     runs = finished_run(first, model), finished_run(second, model)
     if runs[0].name == runs[1].name and first.resolve() != second.resolve():
         runs = replace(runs[0], name=str(first)), replace(runs[1], name=str(second))
-    shared = [task for task in runs[0].tasks() if task in runs[1].tasks()]
+    tasks = [run.results.task_names for run in runs]
+    shared = [task for task in tasks[0] if task in tasks[1]]
     if not shared:
         raise RecipeError(
             f"compare: {runs[0].name} and {runs[1].name} share no task "
-            f"({', '.join(runs[0].tasks())}; {', '.join(runs[1].tasks())})"
+            f"({', '.join(tasks[0])}; {', '.join(tasks[1])})"
         )
     check_equal(*runs, shared)
     found = [compare_task(*runs, task, model) for task in shared]
@@ -108,18 +102,19 @@ def finished_run(path: Path, model: str) -> FinishedRun:
         raise StageError(
             f"compare needs {path / 'eval/manifest.json'}, which does not exist: run eval there first"
         )
-    if model not in manifest["config"]["models"]:
-        held = ", ".join(manifest["config"]["models"])
-        raise RecipeError(f"compare: {path.name} did not measure '{model}'; it measured: {held}")
     check_outputs(path / "eval")
-    results = json.loads((path / "eval" / RESULTS).read_text(encoding="utf-8"))
+    results = read_results(path / "eval" / RESULTS)
+    if model not in results.models:
+        raise RecipeError(
+            f"compare: {path.name} did not measure '{model}'; it measured: {', '.join(results.models)}"
+        )
     return FinishedRun(path, path.resolve().name, manifest, results)
 
 
 def check_equal(first: FinishedRun, second: FinishedRun, shared: Sequence[str]) -> None:
     """RecipeError where prompt, sampling, verifiers or samples differ: such scores do not compare."""
     parts = [
-        {key: run.manifest["config"][key] for key in EQUAL} | {"tasks": {t: run.way_of(t) for t in shared}}
+        {"sampling": run.results.sampling.model_dump(), "tasks": {task: run.way_of(task) for task in shared}}
         for run in (first, second)
     ]
     differences = difference(parts[0], parts[1])
@@ -134,64 +129,57 @@ def check_equal(first: FinishedRun, second: FinishedRun, shared: Sequence[str]) 
 def compare_task(first: FinishedRun, second: FinishedRun, task: str, model: str) -> Difference:
     """One task, question by question. RecipeError where the two runs asked no question in common."""
     problems = first.problems(task), second.problems(task)
-    ids = [{problem.id for problem in held} for held in problems]
-    common = [problem for problem in problems[0] if problem.id in ids[1]]
+    # question, gold answer and verifier: with another gold answer it is not the same question
+    lots = [{problem.lot for problem in held} for held in problems]
+    common = [problem for problem in problems[0] if problem.lot in lots[1]]
     if not common:
         raise RecipeError(
             f"compare: {task} has no question that both {first.name} and {second.name} were asked"
         )
-    answers = [answers_of(run, task, model, common) for run in (first, second)]
-    return difference_of(task, answers[0], answers[1], len(ids[0] ^ ids[1]))
+    answers = [
+        read_answers(
+            Store(run.path / "eval", f"{task}.{model}.samples"),
+            common,
+            run.results.tasks[task].models[model].k,
+        )
+        for run in (first, second)
+    ]
+    return difference_of(task, answers, len(lots[0] ^ lots[1]))
 
 
-def answers_of(run: FinishedRun, task: str, model: str, problems: Sequence[Problem]) -> Answers:
-    with Store(run.path / "eval", f"{task}.{model}.samples") as store:
-        return read_answers(store, problems, run.results["tasks"][task][model]["k"])
-
-
-def difference_of(task: str, first: Answers, second: Answers, only: int) -> Difference:
-    result = paired(second.correct.mean(axis=1), first.correct.mean(axis=1), first.k)
-    return Difference(task, len(first.problem_ids), only, first, second, result)
+def difference_of(task: str, answers: list[Answers], only: int) -> Difference:
+    first, second = (held["correct"].mean(axis=1) for held in answers)
+    return Difference(task, answers, only, paired(second, first, answers[0].shape[1]))
 
 
 def pooled(found: Sequence[Difference]) -> list[Difference]:
     """Every question of every task as one set; none where that is one task, or k differs between tasks."""
-    if len(found) < 2 or len({held.first.k for held in found}) > 1:
+    if len(found) < 2 or len({held.answers[0].shape[1] for held in found}) > 1:
         return []
-    first, second = (joined([getattr(held, side) for held in found]) for side in ("first", "second"))
-    return [difference_of(POOLED, first, second, sum(held.only for held in found))]
+    answers = [np.concatenate(parts) for parts in zip(*(held.answers for held in found), strict=True)]
+    return [difference_of(POOLED, answers, sum(held.only for held in found))]
 
 
 def scores_table(first: FinishedRun, second: FinishedRun, found: Sequence[Difference]) -> Table:
     adjusted = holm({held.task: held.result.p for held in found})
     rows = []
     for held in [*pooled(found), *found]:
-        single = [pass_at_1(a.correct.sum(axis=1), a.k) for a in (held.first, held.second)]
-        cells = [score(one.value, [one.low, one.high]) for one in single]
-        delta = held.result.delta
+        result, (num_questions, k) = held.result, held.answers[0].shape
+        scores = [score_of(answers, seed=0) for answers in held.answers]
         rows.append(
             [
                 held.task + (f" ({held.only:,} questions not shared)" if held.only else ""),
-                f"{held.questions:,} x {held.first.k}",
-                *cells,
-                points(delta.value, [delta.low, delta.high]),
-                f"{p_value(held.result.p)} ({held.result.test})",
+                f"{num_questions:,} x {k}",
+                *(score(one.value, one.ci95) for one in scores),
+                points(result.delta, result.ci95),
+                f"{p_value(result.p)} ({result.test})",
                 p_value(adjusted[held.task]) if held.task in adjusted else "-",
-                f"{100 * held.result.mde:.1f} points",
-                f"{held.first.tokens.mean():,.0f}, {held.second.tokens.mean():,.0f}",
+                f"{100 * result.mde:.1f} points",
+                ", ".join(f"{answers['tokens'].mean():,.0f}" for answers in held.answers),
             ]
         )
-    head = [
-        "task",
-        "n x k",
-        first.name,
-        second.name,
-        "difference",
-        "p",
-        "p (Holm)",
-        "could detect",
-        "mean tokens",
-    ]
+    names = [first.name, second.name]
+    head = ["task", "n x k", *names, "difference", "p", "p (Holm)", "could detect", "mean tokens"]
     return Table(head, rows)
 
 
@@ -214,15 +202,14 @@ def budgets(first: FinishedRun, second: FinishedRun) -> tuple[Table, str]:
 
 def budget_of(run: FinishedRun) -> dict[str, float]:
     """Teacher tokens, examples, passes over them, and steps: from manifests of the stages that are there."""
-    generate, sift, train = (read_manifest(run.path / stage) for stage in ("generate", "filter", "train"))
+    generate, kept, train = (read_manifest(run.path / stage) for stage in ("generate", "filter", "train"))
     budget: dict[str, float] = {}
-    if generate is not None and "output_tokens" in generate["usage"]:  # imported traces may have no count
-        budget["teacher output tokens"] = generate["usage"]["output_tokens"]
-    if sift is not None:
-        budget["kept traces"] = sift["counts"]["kept"]
+    if generate is not None and generate.usage.output_tokens is not None:  # imported traces may have no count
+        budget["teacher output tokens"] = generate.usage.output_tokens
+    if kept is not None:
+        budget["kept traces"] = kept.counts.kept
     if train is not None:
-        epochs = (train["config"].get("train") or {}).get("epochs")
-        tokens = train["usage"].get("tokens_per_epoch")
+        epochs, tokens = train.config.get("train", {}).get("epochs"), train.usage.tokens_per_epoch
         if epochs is not None and tokens is not None:
             budget["tokens seen in training"] = epochs * tokens
     return budget

@@ -5,16 +5,18 @@ sample that closed its thinking within the budget is taken as it is. (Budget for
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from pipeline.cards import SampledModel
 from pipeline.errors import EngineError
-from pipeline.recipe import Sampling
-from pipeline.records import Trace
-from pipeline.render import Tags
-from pipeline.sampling import Job
-from pipeline.sampling.engine import Completion, Engine
+from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.prompts import Chat
+from pipeline.records import STOP, Key
+from pipeline.render import Split, join_response, split_response
+from pipeline.sampling import Completion, Engine, Job, Request, RequestFailed, Store
+from pipeline.sampling.keys import Keys, Place, scan_traces
 from pipeline.sampling.prompts import ChatPrompts
+from pipeline.sampling.store import read_place
 
 
 def forced_name(model: str, budget: int) -> str:
@@ -23,20 +25,37 @@ def forced_name(model: str, budget: int) -> str:
 
 
 def forced_job(job: Job, budget: int) -> Job:
-    """The same job under another identity, so that its samples are never taken for free ones."""
-    identity = {**job.model.identity, "forced_thinking_tokens": budget}
+    """The same job under another identity, so that its samples are never taken for free ones.
+
+    Here the tags decide a response, and not only how it is read: thinking is cut and closed by them.
+    """
+    identity = {
+        **job.model.identity,
+        "forced_thinking_tokens": budget,
+        "thinking": job.model.tags.model_dump(),
+    }
     return dataclasses.replace(job, model=dataclasses.replace(job.model, identity=identity))
 
 
-class ForcedEngine:
-    """An engine that goes on from the thinking of samples that were taken before; keyed by their seeds."""
+def places_of(store: Store, request: str) -> dict[Key, Place]:
+    """Where each sample stands; the texts stay on disk."""
+    keys = Keys()
+    return {
+        (problem_id, sample): place
+        for path in store.shards()
+        for problem_id, sample, place in scan_traces(path, request, keys)
+    }
 
-    def __init__(self, engine: Engine, model: SampledModel, traces: list[Trace], budget: int) -> None:
+
+class ForcedEngine:
+    """An engine that goes on from the thinking of samples that were taken before, `free` by their keys."""
+
+    def __init__(self, engine: Engine, model: SampledModel, free: Mapping[Key, Place], budget: int) -> None:
         self.notes: dict[str, Any] = {}
         self._engine = engine
         self._tags = model.tags
         self._budget = budget
-        self._traces = {trace.seed: trace for trace in traces}
+        self._free = free
         self._chat: ChatPrompts | None = None
 
     async def ready(self) -> None:
@@ -46,7 +65,7 @@ class ForcedEngine:
     async def prompts(self) -> ChatPrompts | None:
         return await self._engine.prompts()
 
-    def prompt(self, messages: list[dict[str, str]]) -> Any:
+    def prompt(self, messages: Chat) -> Any:
         ids = self._engine.prompt(messages)
         if not isinstance(ids, list) or self._chat is None or not all(isinstance(i, int) for i in ids):
             raise EngineError(
@@ -55,27 +74,26 @@ class ForcedEngine:
             )
         return ids
 
-    async def sample(self, prompt: Any, sampling: Sampling, seed: int) -> Completion:
-        trace = self._traces[seed]
-        assert self._chat is not None
-        ids = self._chat.encode(trace.thinking or "")
-        if trace.thinking is None or (trace.finish_reason == "stop" and len(ids) <= self._budget):
+    async def sample(self, request: Request) -> Completion:
+        assert self._chat is not None, "prompt() comes first"
+        place = self._free.get(request.key)
+        if place is None:
+            raise RequestFailed("no_free_sample", "the sample to go on from failed; *.failures.jsonl say why")
+        trace, tags = read_place(place), self._tags
+        split = split_response(trace.response, tags)
+        ids = self._chat.encode(split.thinking or "")
+        ended = split.closing == "closed" and trace.finish_reason == STOP
+        if split.thinking is None or (ended and len(ids) <= self._budget):
             tokens = (trace.prompt_tokens, trace.output_tokens)
-            return Completion(trace.thinking, trace.answer, trace.finish_reason, *tokens)
+            return Completion(trace.response, trace.finish_reason, *tokens)
         kept = ids[: self._budget]
-        forced = [*self._chat.encode(opening(self._tags)), *kept, *self._chat.encode(closing(self._tags))]
-        answer_only = sampling.model_copy(update={"max_tokens": sampling.max_tokens - self._budget})
-        done = await self._engine.sample([*prompt, *forced], answer_only, seed)
-        # the response begins behind the closing tag: all of it is answer, whatever it was split into
-        answer = done.answer or done.thinking or ""
-        finish = "stop" if done.finish_reason == "unclosed" else done.finish_reason
+        begun = [] if tags.opened_by_prompt else self._chat.encode(f"{tags.open}\n")
+        forced = [*begun, *kept, *self._chat.encode(f"\n{tags.close}\n\n")]
+        room = request.sampling.max_tokens - self._budget  # behind the closing tag all is answer
+        sampling = request.sampling.model_copy(update={"max_tokens": room})
+        prompt = [*request.prompt, *forced]
+        done = await self._engine.sample(dataclasses.replace(request, prompt=prompt, sampling=sampling))
+        split = Split(self._chat.decode(kept), done.text.strip(), "closed")
+        text = join_response(split, tags, tags.open if tags.opened_by_prompt else "")
         tokens = (done.prompt_tokens - len(forced), len(forced) + done.output_tokens)
-        return Completion(self._chat.decode(kept), answer, finish, *tokens)
-
-
-def opening(tags: Tags) -> str:
-    return "" if tags.opened_by_prompt else f"{tags.open}\n"
-
-
-def closing(tags: Tags) -> str:
-    return f"\n{tags.close}\n\n"
+        return Completion(text, done.finish_reason, *tokens)

@@ -1,42 +1,44 @@
 """Which models eval compares, as engines see them, and the faults that can be seen before one starts."""
 
-import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pipeline.cards import SampledModel, sampled_student, sampled_teacher
+from pipeline.context import CHECKPOINT, Context
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import ExtraModel, Recipe
-from pipeline.stage import check_outputs, hash_file, read_manifest
+from pipeline.flags import EngineFlags
+from pipeline.recipe.cards import SampledModel
+from pipeline.run.contract import Manifest, check_outputs, hash_file
+from pipeline.run.revisions import pinned
 
-CHECKPOINT = "checkpoint"
 TEMPLATE_FILE = "chat_template.jinja"
 
 
-def compared_models(recipe: Recipe, train: Path) -> dict[str, SampledModel]:
-    """Each model of eval.compare and eval.extra by its name; the student is the checkpoint of train."""
-    models: dict[str, SampledModel] = {}
-    for name in recipe.eval.compare:
-        if name == "teacher":
-            models[name] = sampled_teacher(recipe.generate.teacher)
-        elif name == "base":
-            models[name] = sampled_student(recipe.train.student)
-        else:
-            models[name] = sampled_student(recipe.train.student, checkpoint=train / CHECKPOINT)
-    for extra in recipe.eval.extra:
-        models[extra.name] = extra_model(extra)
-    return models
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A model by the name that results call it. `model` is as its card says, and what keys are made of;
+    `loaded` is what the engine is started with."""
+
+    name: str
+    model: SampledModel
+    loaded: SampledModel
+    engine: EngineFlags
 
 
-def extra_model(extra: ExtraModel) -> SampledModel:
-    """A model that is only compared: a checkpoint read with a student's card, or a card's own model."""
-    if extra.teacher is not None:
-        return dataclasses.replace(sampled_teacher(extra.teacher), name=extra.name)
-    checkpoint = Path(extra.checkpoint) if extra.checkpoint else None
-    if checkpoint is not None and not checkpoint.is_dir():
-        raise RecipeError(f"eval.extra: {extra.name}: there is no checkpoint directory {checkpoint}")
-    return dataclasses.replace(sampled_student(str(extra.student), checkpoint=checkpoint), name=extra.name)
+def compared_models(context: Context) -> dict[str, SampledModel]:
+    """Each model of eval.compare and eval.extra by its name; the student's checkpoint must be there."""
+    for name, extra in context.extra.items():
+        if extra.checkpoint is not None and not Path(extra.checkpoint).is_dir():
+            raise RecipeError(f"eval.extra: {name}: there is no checkpoint directory {extra.checkpoint}")
+    return {name: context.model(name) for name in context.recipe.eval.models}
+
+
+def loaded(run: Path, model: SampledModel, flags: EngineFlags) -> SampledModel:
+    """The model as its engine is started: at the run's revision, unless a server holds it.
+
+    Its job keeps the card's identity: how a model is reached changes neither plan nor keys.
+    """
+    return model if flags.engine == "server" else pinned(run, model)
 
 
 def check_model(name: str, model: SampledModel, max_tokens: int) -> None:
@@ -57,44 +59,56 @@ def check_model(name: str, model: SampledModel, max_tokens: int) -> None:
 
 
 def has_eos(directory: Path) -> bool:
-    """True where one of the files from which an engine takes the token names it."""
-    names = [("generation_config.json", "eos_token_id"), ("config.json", "eos_token_id")]
-    for file, key in [*names, ("tokenizer_config.json", "eos_token")]:
+    """True where one of the files from which an engine takes the token names it.
+
+    RecipeError where one of them is not a JSON object: no engine could start from it.
+    """
+    for file in ("generation_config.json", "config.json", "tokenizer_config.json"):
         path = directory / file
-        if path.is_file() and read_settings(path).get(key) is not None:
+        try:
+            values = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        except (ValueError, TypeError) as error:
+            raise RecipeError(
+                f"{path}: is not a JSON object ({error}); write the checkpoint again, or name another"
+            ) from None
+        if values.get("eos_token" if file == "tokenizer_config.json" else "eos_token_id") is not None:
             return True
     return False
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """A JSON file of a checkpoint. RecipeError where it is none: no engine could start from it."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise RecipeError(
-            f"{path}: is no JSON object ({error}); write the checkpoint again, or name another"
-        ) from None
-
-
-def check_template(train: Path, student: SampledModel) -> None:
+def check_student(context: Context) -> None:
     """StageError where the student would be asked with another template than it was trained with, or is
-    not the checkpoint that train wrote."""
-    manifest = read_manifest(train) or {"outputs": {}, "config": {}}
-    recorded = manifest["outputs"].get(f"{CHECKPOINT}/{TEMPLATE_FILE}")
-    path = train / CHECKPOINT / TEMPLATE_FILE
-    if recorded is not None and (not path.is_file() or hash_file(path) != recorded["sha256"]):
+    not the checkpoint that its stage wrote."""
+    stage = context.student_stage
+    manifest = context.require(stage, "eval")
+    template = context.checkpoint / TEMPLATE_FILE
+    written = manifest.outputs.get(f"{CHECKPOINT}/{TEMPLATE_FILE}")
+    if written is not None and (not template.is_file() or hash_file(template) != written.sha256):
         raise StageError(
-            f"{path}: is not the chat template that the student was trained with (its sha256 is not the one "
-            "in train's manifest): the score would be of another prompt than the training's. Put the "
-            "template back, or train again with FORCE=1"
+            f"{template}: is not the chat template that the student was trained with (its sha256 is not the "
+            f"one in the manifest of {stage}): the score would be of another prompt than the training's. Put "
+            f"the template back, or run {stage} again with FORCE=1"
         )
-    check_outputs(train, [name for name in manifest["outputs"] if name.startswith(f"{CHECKPOINT}/")])
-    trained = manifest["config"].get("student") or {}
-    carded = {**student.identity, "eos": student.eos}
-    for key in ("thinking", "template_options", "eos"):
-        if key in trained and trained[key] != carded[key]:
+    names = [name for name in manifest.outputs if name.startswith(f"{CHECKPOINT}/")]
+    check_outputs(context.directory(stage), names)
+    check_card(context, manifest)
+
+
+def check_card(context: Context, trained: Manifest) -> None:
+    """StageError where the student's card says otherwise now than it did when the student was trained."""
+    if "student" not in trained.config:
+        return
+    base = context.base
+    carded = {
+        "thinking": {"open": base.tags.open, "close": base.tags.close},
+        "template_options": base.template_options or None,
+        "eos": base.eos,
+    }
+    for key, says in carded.items():
+        said = trained.config["student"].get(key)
+        if said != says:
             raise StageError(
-                f"the student's card says {key} {carded[key]}, and the student was trained with "
-                f"{trained[key]}: the score would be of another prompt than the training's. Put the card "
-                "back, or train again with FORCE=1"
+                f"the student's card says {key} {says}, and the student was trained with {said}: the score "
+                "would be of another prompt than the training's. Put the card back, or run "
+                f"{trained.stage} again with FORCE=1"
             )

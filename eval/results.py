@@ -1,73 +1,206 @@
-"""results.json from arrays of answers: every score with its interval, every comparison paired.
+"""From stored samples to results.json: every score with its interval, every comparison paired.
 
-The layout is documented in eval/results.md and held by tests/test_results.py.
+Reads the samples and verdicts of an eval directory, and for contamination training problems and kept traces.
+The layout of results.json is documented in eval/results.md; its records are those of pipeline.report.results.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from eval.contamination import Overlap
-from eval.samples import Answers
-from eval.scores import (
-    Array,
+from eval.asking import Asked, Asking
+from eval.forced import forced_name
+from eval.scores import Array, cons_at_k, gap_recovered, holm, mean_score, paired, pass_at_1, pass_at_k
+from pipeline.context import Context
+from pipeline.errors import StageError
+from pipeline.problems.overlap import Overlap, flagged_questions, overlap_of, trained_texts
+from pipeline.records import Problem, is_correct, read_filtered, read_lines
+from pipeline.report.results import (
+    POOLED,
+    BudgetPoint,
+    Contamination,
     Estimate,
-    Paired,
-    cons_at_k,
-    gap_recovered,
-    holm,
-    mean_score,
-    paired,
-    pass_at_1,
-    pass_at_k,
+    ForcedPoint,
+    Interval,
+    PartScore,
+    Results,
+    Score,
+    ScoreIntervals,
+    TaskFacts,
+    TaskResult,
 )
+from pipeline.run.contract import Counts
+from pipeline.run.provenance import library_versions
+from pipeline.sampling import Store
+from pipeline.verify.table import needed, versions_of
 
 # which differences are reported, where both models were compared; an extra model is set against each of them
 PAIRS = [("student", "base"), ("student", "teacher"), ("teacher", "base")]
 NUM_BUDGETS = 10
+FAILED = "failed"  # the finish of a sample that could not be had
+
+# What one model answered to one task: (questions, k) of SAMPLE. `correct` demands that the response came to
+# its own end: a cut response is never correct. `extracted` is None without an answer.
+Answers = NDArray[np.void]
+SAMPLE = np.dtype(
+    [("correct", bool), ("unverifiable", bool), ("extracted", object), ("tokens", int), ("finish", object)]
+)
+NO_SAMPLE = np.array((False, False, None, 0, FAILED), dtype=SAMPLE)
 
 
-def score_task(models: dict[str, Answers], max_tokens: int, seed: int) -> dict[str, Any]:
-    """The entry of one task: scores by model, paired differences, the recovered gap, the budget curve."""
-    k = next(iter(models.values())).k
-    shares = {name: answers.correct.mean(axis=1) for name, answers in models.items()}
-    entry: dict[str, Any] = {name: score_model(answers, seed) for name, answers in models.items()}
-    entry["paired"] = {
-        f"{first}-{second}": paired_entry(paired(shares[first], shares[second], k, seed))
-        for first, second in pairs_of(list(models))
-    }
-    if {"base", "student", "teacher"} <= models.keys():
-        gap = gap_recovered(shares["base"], shares["student"], shares["teacher"], k, seed)
-        entry["gap_recovered"] = {**value_entry(gap.estimate), "reason": gap.reason}
-    entry["budget"] = {name: budget_curve(answers, max_tokens, seed) for name, answers in models.items()}
-    return entry
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Answers by task and model, those with forced closing by budget too, and the rows of the files."""
+
+    answers: dict[str, dict[str, Answers]]
+    forced: dict[str, dict[str, dict[int, Answers]]]
+    outputs: dict[str, int | None]
 
 
-def contamination_entry(models: dict[str, Answers], overlap: Overlap, seed: int) -> dict[str, Any]:
-    """How many questions training has seen, by rule, and every score without them."""
-    rest = [row for row in range(overlap.questions) if row not in overlap.rules]
-    without = None
-    if overlap.rules and rest:
-        scores = {
-            name: pass_at_1(part.correct.sum(axis=1), part.k, seed) for name, part in parts(models, rest)
+def read_all(asking: Asking, models: Sequence[str], tasks: Sequence[Asked]) -> Measured:
+    """Everything that was sampled. StageError where a store is empty or a sample is not verified."""
+    found = Measured({}, {}, {})
+
+    def read(task: Asked, name: str) -> Answers:
+        with asking.store(task.name, name) as store:
+            found.outputs.update(store.outputs())
+            return read_answers(store, task.problems, task.k)
+
+    for task in tasks:
+        found.answers[task.name] = {model: read(task, model) for model in models}
+        found.forced[task.name] = {
+            model: {budget: read(task, forced_name(model, budget)) for budget in asking.forced}
+            for model in models
+            if asking.forced
         }
-        without = {
-            name: {"n": len(rest), "pass@1": score.value, "ci95": [score.low, score.high]}
-            for name, score in scores.items()
-        }
-    return {
-        "questions": overlap.questions,
-        "flagged": len(overlap.rules),
-        "rules": dict(Counter(overlap.rules.values()).most_common()),
-        "without_flagged": without,
+    return found
+
+
+def read_answers(store: Store, problems: Sequence[Problem], k: int) -> Answers:
+    """Read a store of `k` samples a question. StageError where it is empty or holds an unverified sample."""
+    rows = {problem.id: row for row, problem in enumerate(problems)}
+    answers = np.full((len(problems), k), NO_SAMPLE)
+    # where a sample was verified again the later verdict stands
+    verdicts = {(verdict.problem_id, verdict.sample): verdict for verdict in store.verdicts()}
+    for trace in store.traces():
+        if trace.problem_id not in rows or trace.sample >= k:
+            continue
+        verdict = verdicts.get((trace.problem_id, trace.sample))
+        if verdict is None:
+            raise StageError(
+                f"{store.verdicts_path}: has no verdict on problem {trace.problem_id}, sample "
+                f"{trace.sample}; run eval again, it verifies what is missing"
+            )
+        answers[rows[trace.problem_id], trace.sample] = (
+            is_correct(verdict.status, trace.finish_reason),
+            verdict.status == "unverifiable",
+            verdict.extracted,
+            trace.output_tokens,
+            trace.finish_reason,
+        )
+    failures = store.failures_path
+    if (answers["finish"] == FAILED).all() and not (failures.is_file() and failures.stat().st_size):
+        files = ", ".join(path.name for path in store.shards()) or f"no {store.prefix}-*.jsonl"
+        raise StageError(
+            f"{store.directory}: there is no sample of this task in {files}: the sample file is empty or "
+            "of other questions. Run eval again with FORCE=1 (the directory is moved, not deleted)"
+        )
+    return answers
+
+
+def counts_of(measured: Measured, max_failure_rate: float, directory: object) -> Counts:
+    """Samples wanted, taken, and failed for good; StageError where too many failed."""
+    held = [answers for task in measured.answers.values() for answers in task.values()]
+    held += [answers for task in measured.forced.values() for by in task.values() for answers in by.values()]
+    wanted = sum(answers.size for answers in held)
+    failed = sum(num_failed(answers) for answers in held)
+    if failed > max_failure_rate * wanted:
+        raise StageError(
+            f"{directory}: {failed:,} of {wanted:,} samples failed, more than generate.max_failure_rate "
+            f"({max_failure_rate:.1%}); *.failures.jsonl there say why. Run eval again: it takes just those"
+        )
+    return Counts(wanted, wanted - failed, failed={"request": failed} if failed else {})
+
+
+def num_failed(answers: Answers) -> int:
+    return int((answers["finish"] == FAILED).sum())
+
+
+def overlaps(context: Context, tasks: Sequence[Asked]) -> dict[str, Overlap]:
+    """What of each task stands in the run's training problems and kept traces; with the pool of all."""
+    questions = {task.name: task.problems for task in tasks}
+    training = list(read_lines(Problem, context.directory("problems") / "problems.jsonl"))
+    kept = read_filtered(context.directory("filter") / "kept.jsonl")
+    flags = flagged_questions(questions, training, trained_texts(kept, context.teacher.tags))
+    found = {task.name: overlap_of(flags[task.name], task.problems) for task in tasks}
+    return {**found, POOLED: pooled(list(found.values()))}
+
+
+def pooled(parts: Sequence[Overlap]) -> Overlap:
+    """The overlap of all tasks, question below question as their answers in the pool."""
+    rules: dict[int, str] = {}
+    total = 0
+    for part in parts:
+        rules |= {total + row: rule for row, rule in part.rules.items()}
+        total += part.questions
+    return Overlap(rules, total)
+
+
+def results_of(
+    asking: Asking,
+    models: Mapping[str, dict[str, Any]],
+    measured: Measured,
+    tasks: Sequence[Asked],
+    seen: Mapping[str, Overlap] | None,
+) -> Results:
+    """All of results.json. `models` is the identity of each, `seen` None where nothing was trained."""
+    answers, forced = dict(measured.answers), measured.forced
+    if len({task.k for task in tasks}) == 1:
+        answers[POOLED] = {name: np.concatenate([held[name] for held in answers.values()]) for name in models}
+    facts = {task.name: TaskFacts(task.version, task.problems[0].licence) for task in tasks}
+    entries = {
+        name: msgspec.structs.replace(
+            score_task(held, asking.sampling.max_tokens, asking.seed),
+            forced_budget=forced_points(forced.get(name, {}), asking.seed),
+            task=facts.get(name),
+            contamination=contamination_of(held, seen[name], asking.seed) if seen is not None else None,
+        )
+        for name, held in answers.items()
     }
+    adjust({name: entries[name] for name in facts})
+    verifiers = {name for task in tasks for p in task.problems for name in needed(p.verifier, p.metadata)}
+    return Results(
+        tasks=entries,
+        models=dict(models),
+        sampling=asking.sampling,
+        prompt={task.name: task.prompt.name for task in tasks},
+        verifier=versions_of(verifiers),
+        versions=library_versions(),
+    )
 
 
-def parts(models: dict[str, Answers], rows: Sequence[int]) -> list[tuple[str, Answers]]:
-    return [(name, answers.part(rows)) for name, answers in models.items()]
+def score_task(models: Mapping[str, Answers], max_tokens: int, seed: int) -> TaskResult:
+    """One task: scores by model, paired differences, the recovered gap, the budget curve."""
+    k = next(iter(models.values())).shape[1]
+    shares = {name: answers["correct"].mean(axis=1) for name, answers in models.items()}
+    gap = None
+    if {"base", "student", "teacher"} <= shares.keys():
+        gap = gap_recovered(shares["base"], shares["student"], shares["teacher"], seed)
+    return TaskResult(
+        models={name: score_model(answers, seed) for name, answers in models.items()},
+        paired={
+            f"{first}-{second}": paired(shares[first], shares[second], k, seed)
+            for first, second in pairs_of(list(models))
+        },
+        gap_recovered=gap,
+        budget={name: budget_curve(answers, max_tokens, seed) for name, answers in models.items()},
+    )
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -76,36 +209,44 @@ def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
     return [pair for pair in wanted if pair[0] in names and pair[1] in names]
 
 
-def score_model(answers: Answers, seed: int) -> dict[str, Any]:
+def adjust(tasks: Mapping[str, TaskResult]) -> None:
+    """Put `p_holm` into each paired difference: over the tasks, for each pair of models on its own."""
+    for pair in next(iter(tasks.values())).paired:
+        for task, p in holm({task: entry.paired[pair].p for task, entry in tasks.items()}).items():
+            found = tasks[task].paired
+            found[pair] = msgspec.structs.replace(found[pair], p_holm=p)
+
+
+def score_of(answers: Answers, seed: int) -> Estimate:
+    """pass@1 of a model on the questions of a task, or on some of them."""
+    return pass_at_1(answers["correct"].sum(axis=1), answers.shape[1], seed)
+
+
+def score_model(answers: Answers, seed: int) -> Score:
     """All scores of one model on one task; shares and means are over questions, each with its k samples."""
-    n, k = answers.correct.shape
-    correct = answers.correct.sum(axis=1)
-    first = pass_at_1(correct, k, seed)
-    cut = mean_score((answers.finish == "length").mean(axis=1), k, seed)
-    silent = mean_score((answers.extracted == None).mean(axis=1), k, seed)  # noqa: E711 (elementwise)
-    consensus = mean_score(cons_at_k(answers.extracted.tolist(), answers.correct.tolist()), 1, seed)
-    tokens = answers.tokens.mean(axis=1)
-    return {
-        "n": n,
-        "k": k,
-        "pass@1": first.value,
-        "ci95": [first.low, first.high],
-        "pass@k": {
-            str(size): value_entry(mean_score(pass_at_k(correct, k, size), max(k - size + 1, 1), seed))
+    n, k = answers.shape
+    correct, tokens = answers["correct"].sum(axis=1), answers["tokens"].mean(axis=1)
+    first = score_of(answers, seed)
+    cut = mean_score((answers["finish"] == "length").mean(axis=1), k, seed)
+    silent = mean_score((answers["extracted"] == None).mean(axis=1), k, seed)  # noqa: E711 (elementwise)
+    votes = cons_at_k(answers["extracted"].tolist(), answers["correct"].tolist())
+    return Score(
+        n=n,
+        k=k,
+        pass_at_1=first.value,
+        ci95=first.ci95,
+        pass_at_k={
+            size: mean_score(pass_at_k(correct, k, size), max(k - size + 1, 1), seed)
             for size in sizes_up_to(k)
         },
-        "cons@k": value_entry(consensus),
-        "mean_tokens": float(tokens.mean()),
-        "truncated": cut.value,
-        "no_answer": silent.value,
-        "unverifiable": float(answers.unverifiable.mean()),
-        "failed": int((answers.finish == "failed").sum()),
-        "intervals": {
-            "mean_tokens": mean_interval(tokens),
-            "truncated": [cut.low, cut.high],
-            "no_answer": [silent.low, silent.high],
-        },
-    }
+        cons_at_k=mean_score(votes, 1, seed),
+        mean_tokens=float(tokens.mean()),
+        truncated=cut.value,
+        no_answer=silent.value,
+        unverifiable=float(answers["unverifiable"].mean()),
+        failed=num_failed(answers),
+        intervals=ScoreIntervals(mean_interval(tokens), truncated=cut.ci95, no_answer=silent.ci95),
+    )
 
 
 def sizes_up_to(k: int) -> list[int]:
@@ -114,34 +255,18 @@ def sizes_up_to(k: int) -> list[int]:
     return sorted({*powers, k} - {1})
 
 
-def budget_curve(answers: Answers, max_tokens: int, seed: int) -> list[dict[str, Any]]:
+def budget_curve(answers: Answers, max_tokens: int, seed: int) -> list[BudgetPoint]:
     """pass@1 had every response been cut at a smaller number of tokens.
 
     This is exact, not a model: the first t tokens do not depend on a limit that lies beyond them, so the same
     samples with at most t tokens are what sampling with max_tokens = t would have finished.
     """
-    k, curve = answers.k, []
+    curve = []
     for budget in budgets_below(max_tokens):
-        within = (answers.correct & (answers.tokens <= budget)).sum(axis=1)
-        estimate = pass_at_1(within, k, seed)
-        curve.append({"max_tokens": budget, **scored(estimate)})
+        within = (answers["correct"] & (answers["tokens"] <= budget)).sum(axis=1)
+        score = pass_at_1(within, answers.shape[1], seed)
+        curve.append(BudgetPoint(budget, score.value, score.ci95))
     return curve
-
-
-def forced_entry(forced: dict[str, dict[int, Answers]], seed: int) -> dict[str, Any]:
-    """pass@1 of each model where its thinking was closed after a number of tokens."""
-    entry: dict[str, Any] = {}
-    for model, by_budget in forced.items():
-        entry[model] = []
-        for budget, answers in sorted(by_budget.items()):
-            estimate = pass_at_1(answers.correct.sum(axis=1), answers.k, seed)
-            point = {"thinking_tokens": budget, **scored(estimate)}
-            entry[model].append({**point, "mean_tokens": float(answers.tokens.mean())})
-    return entry
-
-
-def scored(estimate: Estimate) -> dict[str, Any]:
-    return {"pass@1": estimate.value, "ci95": [estimate.low, estimate.high]}
 
 
 def budgets_below(max_tokens: int) -> list[int]:
@@ -149,35 +274,36 @@ def budgets_below(max_tokens: int) -> list[int]:
     return sorted({max(1, round(max_tokens / 2 ** (i / 2))) for i in range(NUM_BUDGETS)})
 
 
-def mean_interval(values: Array) -> list[float] | None:
+def forced_points(forced: Mapping[str, dict[int, Answers]], seed: int) -> dict[str, list[ForcedPoint]]:
+    """pass@1 of each model where its thinking was closed after a number of tokens."""
+    points: dict[str, list[ForcedPoint]] = {}
+    for model, by_budget in forced.items():
+        points[model] = []
+        for budget, answers in sorted(by_budget.items()):
+            score, tokens = score_of(answers, seed), float(answers["tokens"].mean())
+            points[model].append(ForcedPoint(budget, score.value, score.ci95, tokens))
+    return points
+
+
+def contamination_of(models: Mapping[str, Answers], overlap: Overlap, seed: int) -> Contamination:
+    """How many questions training has seen, by rule, and every score without them."""
+    rest = [row for row in range(overlap.questions) if row not in overlap.rules]
+    without = None
+    if overlap.rules and rest:
+        scores = {name: score_of(answers[rest], seed) for name, answers in models.items()}
+        without = {name: PartScore(len(rest), score.value, score.ci95) for name, score in scores.items()}
+    return Contamination(
+        questions=overlap.questions,
+        flagged=len(overlap.rules),
+        rules=dict(Counter(overlap.rules.values()).most_common()),
+        without_flagged=without,
+    )
+
+
+def mean_interval(values: Array) -> Interval | None:
     """Student's t interval for a mean that is not a share; None for one value, which says nothing of it."""
     n, mean = len(values), float(values.mean())
     if n < 2:
         return None
     half = -float(stdtrit(n - 1, 0.025)) * float(values.std(ddof=1)) / float(np.sqrt(n))
-    return [mean - half, mean + half]
-
-
-def paired_entry(result: Paired) -> dict[str, Any]:
-    return {
-        "delta": result.delta.value,
-        "ci95": [result.delta.low, result.delta.high],
-        "p": result.p,
-        "test": result.test,
-        "mde": result.mde,
-    }
-
-
-def value_entry(estimate: Estimate | None) -> dict[str, Any]:
-    if estimate is None:
-        return {"value": None, "ci95": None}
-    return {"value": estimate.value, "ci95": [estimate.low, estimate.high]}
-
-
-def adjust(tasks: dict[str, dict[str, Any]]) -> None:
-    """Add `p_holm` to each paired difference: over the tasks, for each pair of models on its own."""
-    names = {pair for entry in tasks.values() for pair in entry["paired"]}
-    for pair in names:
-        held = {task: entry["paired"][pair]["p"] for task, entry in tasks.items() if pair in entry["paired"]}
-        for task, p in holm(held).items():
-            tasks[task]["paired"][pair]["p_holm"] = p
+    return mean - half, mean + half

@@ -4,12 +4,12 @@
 are the unit that is drawn at random, each with all its samples, so every interval here resamples questions;
 treating n * k samples as independent would make intervals up to sqrt(k) too narrow.
 
-Reads and writes nothing. eval/results.py turns stored traces and verdicts into these arrays.
+Reads and writes nothing: eval/results.py turns stored traces and verdicts into these arrays, and what comes
+out are records of results.json (pipeline.report.results).
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import comb, sqrt
 
 import numpy as np
@@ -17,54 +17,24 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, ndtr, ndtri, stdtrit
 
 from pipeline.errors import StageError
+from pipeline.report.results import Estimate, Gap, Interval, PairedDifference
 
 Array = NDArray[np.float64]
 
 LEVEL = 0.95
+Z = float(ndtri(0.5 + LEVEL / 2))
 POWER = 0.80
 DRAWS = 10_000
 # with fewer informative questions on either side the bootstrap is too narrow (tests/test_coverage.py)
 MIN_INFORMATIVE = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value with its 95% interval; a score is never passed on without one."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """A difference on the same questions. `mde`: the smallest true difference that this n finds in 80% of
-    cases; `test` names where `p` comes from."""
-
-    delta: Estimate
-    p: float
-    test: str
-    mde: float
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Share of teacher - base that the student recovered; `estimate` is None, with `reason`, where
-    teacher - base is not above zero beyond doubt and the ratio means nothing."""
-
-    estimate: Estimate | None
-    reason: str | None
-
-
-def wilson(share: float, trials: float) -> tuple[float, float]:
+def wilson(share: float, trials: float) -> Interval:
     """Wilson's 95% interval for a share of `trials` (which may be an effective, fractional number)."""
-    z = float(ndtri(0.5 + LEVEL / 2))
-    scale = 1 + z * z / trials
-    middle = (share + z * z / (2 * trials)) / scale
-    half = z / scale * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    low = 0.0 if share <= 0 else max(0.0, middle - half)
-    high = 1.0 if share >= 1 else min(1.0, middle + half)
-    return low, high
+    scale = 1 + Z * Z / trials
+    middle = (share + Z * Z / (2 * trials)) / scale
+    half = Z / scale * sqrt(share * (1 - share) / trials + Z * Z / (4 * trials * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def mean_score(values: Array, k: int, seed: int = 0, draws: int = DRAWS) -> Estimate:
@@ -79,7 +49,7 @@ def mean_score(values: Array, k: int, seed: int = 0, draws: int = DRAWS) -> Esti
         low, high = wilson(mean, _effective_trials(values, k))
     else:
         low, high = _percentiles(resampled_means(values[:, None], seed, draws)[:, 0], n)
-    return Estimate(mean, min(low, mean), max(high, mean))
+    return Estimate(mean, (min(low, mean), max(high, mean)))
 
 
 def pass_at_1(correct: Array, k: int, seed: int = 0, draws: int = DRAWS) -> Estimate:
@@ -126,27 +96,31 @@ def _consensus(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
     return float(np.mean([np.mean(verdicts) for verdicts in right.values()]))
 
 
-def paired(first: Array, second: Array, k: int, seed: int = 0) -> Paired:
+def paired(first: Array, second: Array, k: int, seed: int = 0) -> PairedDifference:
     """first - second, from the share of correct samples of each question (same questions, same order).
 
     The interval resamples questions. p at k = 1 is McNemar's exact test, at k > 1 the test that flips the
     signs of the per-question differences (both two-sided, of the hypothesis that the models are alike).
     """
     difference = _questions(first) - _questions(second)
-    estimate, mde = mean_difference(difference, seed), minimum_detectable(difference)
-    if k == 1:
-        return Paired(estimate, mcnemar(difference), "mcnemar", mde)
-    return Paired(estimate, sign_flip(difference, seed), "sign-flip", mde)
+    delta = mean_difference(difference, seed)
+    p, test = (mcnemar(difference), "mcnemar") if k == 1 else (sign_flip(difference, seed), "sign-flip")
+    return PairedDifference(delta.value, delta.ci95, p, test, minimum_detectable(difference))
 
 
 def mean_difference(difference: Array, seed: int = 0, draws: int = DRAWS) -> Estimate:
-    """Mean of per-question differences in [-1, 1]; where few are not 0, Bonett and Price's interval."""
+    """Mean of per-question differences in [-1, 1], with its interval.
+
+    Where few are not 0, Bonett and Price (2012): one question more is won by each model, then the normal one.
+    """
     delta = float(difference.mean())
     if np.count_nonzero(difference) < MIN_INFORMATIVE:
-        low, high = _sparse_difference(difference)
+        padded = np.append(difference, [1.0, -1.0])
+        middle, half = float(padded.mean()), Z * float(padded.std()) / sqrt(len(padded))
+        low, high = middle - half, middle + half
     else:
         low, high = _percentiles(resampled_means(difference[:, None], seed, draws)[:, 0], len(difference))
-    return Estimate(delta, max(-1.0, min(low, delta)), min(1.0, max(high, delta)))
+    return Estimate(delta, (max(-1.0, min(low, delta)), min(1.0, max(high, delta))))
 
 
 def mcnemar(difference: Array) -> float:
@@ -175,25 +149,26 @@ def minimum_detectable(difference: Array) -> float:
     n = len(difference)
     spread = float(difference.std(ddof=1)) if n > 1 else 1.0
     floor = 1 / sqrt(n)
-    return min(1.0, float(ndtri(0.5 + LEVEL / 2) + ndtri(POWER)) * max(spread, floor) / sqrt(n))
+    return min(1.0, (Z + float(ndtri(POWER))) * max(spread, floor) / sqrt(n))
 
 
-def gap_recovered(base: Array, student: Array, teacher: Array, k: int, seed: int = 0) -> Gap:
+def gap_recovered(base: Array, student: Array, teacher: Array, seed: int = 0) -> Gap:
     """(student - base) / (teacher - base), resampling questions with all three models' answers."""
-    gap = paired(teacher, base, k, seed).delta
-    if gap.low <= 0:
-        where = "below zero" if gap.high < 0 else "not separated from zero"
+    gap = mean_difference(teacher - base, seed)
+    low, high = gap.ci95
+    if low <= 0:
+        where = "below zero" if high < 0 else "not separated from zero"
         reason = (
-            f"teacher - base is {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}], {where}: "
+            f"teacher - base is {gap.value:+.3f} [{low:+.3f}, {high:+.3f}], {where}: "
             "a share of it would mean nothing"
         )
-        return Gap(None, reason)
+        return Gap(None, None, reason)
     means = resampled_means(np.stack([base, student, teacher], axis=1), seed)
     widths = means[:, 2] - means[:, 0]
     ratios = (means[:, 1] - means[:, 0]) / np.where(np.abs(widths) < 1e-12, 1e-12, widths)
     value = float((student - base).mean()) / gap.value
     low, high = _percentiles(ratios, len(base))
-    return Gap(Estimate(value, min(low, value), max(high, value)), None)
+    return Gap(value, (min(low, value), max(high, value)), None)
 
 
 def holm(p_values: dict[str, float]) -> dict[str, float]:
@@ -232,22 +207,13 @@ def _effective_trials(values: Array, k: int) -> float:
     """The n of a binomial whose mean would vary as this one does; between n and n * k."""
     n, mean = len(values), float(values.mean())
     variance = float(values.var(ddof=1)) if n > 1 else 0.0
-    if k == 1 or variance == 0 or mean in (0, 1):
-        return float(n)
-    return float(np.clip(n * mean * (1 - mean) / variance, n, n * k))
+    return float(np.clip(n * mean * (1 - mean) / variance, n, n * k)) if variance else float(n)
 
 
-def _percentiles(draws: Array, n: int) -> tuple[float, float]:
+def _percentiles(draws: Array, n: int) -> Interval:
     """Percentile interval, widened as Hesterberg (2015) does: plain ones lack Student's t and n / (n - 1)."""
     tail = (1 - LEVEL) / 2
     if n > 1:
         tail = float(ndtr(stdtrit(n - 1, tail) * sqrt(n / (n - 1))))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _sparse_difference(difference: Array) -> tuple[float, float]:
-    """Bonett and Price (2012): one question more is won by each model, then the normal interval."""
-    padded = np.append(difference, [1.0, -1.0])
-    half = float(ndtri(0.5 + LEVEL / 2)) * float(padded.std()) / sqrt(len(padded))
-    return float(padded.mean()) - half, float(padded.mean()) + half

@@ -1,163 +1,199 @@
 """The eval stage: base, student and teacher on the same questions, k samples each, with intervals.
 
-Reads the eval tasks of the recipe, train's checkpoint, and for contamination problems.jsonl and kept.jsonl.
-Writes runs/<name>/eval/: <task>.problems.jsonl (the questions), <task>.<model>.samples-*.jsonl with verdicts
-and failures beside them, and results.json.
+Reads the eval tasks of the recipe, the student's checkpoint, and for contamination training problems and kept
+traces. Writes runs/<name>/eval/: <task>.problems.jsonl (the questions), <task>.<model>.samples-*.jsonl with
+verdicts and failures beside them, and results.json.
 
     python -m pipeline eval --recipe recipes/demo.yaml
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eval.flags import EvalFlags, names_by_model, urls_by_model
-from eval.models import check_model, check_template, compared_models
-from pipeline.cards import SampledModel, task_card
-from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import CardTask, ProceduralSource, Recipe, Sampling
-from pipeline.records import to_json
-from pipeline.revisions import resolved_revisions, unpinned_tasks
+from eval.asking import Asked, Asking, Spent, ask_all
+from eval.flags import EvalFlags
+from eval.models import Compared, check_model, check_student, compared_models, loaded
+from pipeline.context import Context
+from pipeline.problems.overlap import PROCEDURAL
+from pipeline.problems.stage import load_tasks as load_questions
+from pipeline.recipe.cards import SampledModel, TaskCard
+from pipeline.recipe.schema import FileSource, ProceduralSource, Task, task_name
+from pipeline.records import write_lines
+from pipeline.report.results import RESULTS, Results, write_results
 from pipeline.rows import require_file
-from pipeline.sampling import EngineFlags
-from pipeline.stage import Context, Plan, StageRun, begin, check_outputs, hash_file, inputs_of, require
-from pipeline.tasks import task_name, task_names
-from pipeline.verify.table import VERSIONS
-
-if TYPE_CHECKING:
-    from eval.asking import Asked
+from pipeline.run.contract import Plan, StageRun, Usage, begin, check_outputs, hash_file
+from pipeline.run.revisions import resolved, same_revision, unpinned_tasks
+from pipeline.verify.table import VERSIONS, comparing, versions_of
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
-def run(
-    context: Context,
-    engine: EngineFlags | None = None,
-    urls: Sequence[str] = (),
-    served_names: Sequence[str] = (),
-) -> None:
-    """Run the stage, or say that it is up to date. `urls` are `model=http://...` of served models,
-    `served_names` are `model=name` of those that the server calls otherwise."""
-    recipe, train = context.recipe, context.directory("train")
-    inputs: dict[str, str] = {}
-    if "student" in recipe.eval.compare:
-        before = {name: context.directory(name) for name in ("problems", "filter", "train")}
-        inputs = inputs_of(
-            {name: require(path, "eval", context.start.recipe) for name, path in before.items()}
-        )
-    models = compared_models(recipe, train)
-    flags = flags_of(recipe, engine or EngineFlags(), urls_by_model(urls, models), served_names)
-    revisions = resolved_revisions(context, unpinned_tasks(recipe))
-    stage = begin(context.directory("eval"), plan_of(recipe, models, inputs, revisions), context.start)
+def run(context: Context, flags: EvalFlags | None = None) -> None:
+    """Run the stage, or say that it is up to date."""
+    flags, recipe = flags or EvalFlags(), context.recipe
+    inputs = inputs_of(context)
+    models = compared_models(context)
+    flags.check(models, recipe.eval.forced_budgets)
+    revisions = resolved(context.run, unpinned_tasks(recipe, context.cards))
+    stage = begin(context.directory("eval"), plan_of(context, models, inputs, revisions), context.start)
     if stage is None:
         return
     with stage:
-        if "student" in models:
-            check_template(train, models["student"])
-            check_outputs(context.directory("problems"), ["problems.jsonl"])
-            check_outputs(context.directory("filter"), ["kept.jsonl"])
-        for name, model in models.items():
-            check_model(name, model, sampling_of(recipe).max_tokens)
-        measure(stage, recipe, models, load_tasks(recipe, revisions, stage.directory), flags)
+        check(context, models)
+        compared = [
+            Compared(name, model, loaded(context.run, model, flags.of(name)), flags.of(name))
+            for name, model in models.items()
+        ]
+        sources = [*stage.aside, *adopted_evals(context, compared, flags.adopt.adopt)]
+        measure(stage, context, compared, load_tasks(context, revisions), sources, flags.workers.num_workers)
 
 
-def flags_of(
-    recipe: Recipe, engine: EngineFlags, urls: dict[str, tuple[str, ...]], served_names: Sequence[str]
-) -> EvalFlags:
-    """How the models run. RecipeError where a served one would have to be stopped inside its thinking."""
-    if urls and recipe.eval.forced_budgets:
-        raise RecipeError(
-            f"--url {next(iter(urls))}=...: eval.forced_budgets is set, and a served chat cannot be "
-            "continued inside its thinking. Leave out the --url, so that the model runs in this process, or "
-            "the budgets"
-        )
-    return EvalFlags(engine, urls, names_by_model(served_names, urls))
-
-
-def sampling_of(recipe: Recipe) -> Sampling:
-    return recipe.eval.sampling or recipe.generate.sampling
+def inputs_of(context: Context) -> dict[str, str]:
+    """What the student was made of, for contamination; its checkpoint stands among the models."""
+    if "student" not in context.recipe.eval.compare:
+        return {}
+    problems, kept, _ = (
+        context.require(name, "eval") for name in ("problems", "filter", context.student_stage)
+    )
+    return {"problems": problems.digest(["problems.jsonl"]), "filter": kept.digest(["kept.jsonl"])}
 
 
 def plan_of(
-    recipe: Recipe, models: dict[str, SampledModel], inputs: dict[str, str], revisions: dict[str, str]
+    context: Context, models: dict[str, SampledModel], inputs: dict[str, str], revisions: dict[str, str]
 ) -> Plan:
-    """All that decides results.json; local task files by their content."""
-    task_names(recipe.eval.tasks)
-    asked = {task_name(task): task for task in recipe.eval.tasks if isinstance(task, CardTask)}
-    cards = {name: task_card(task.task).identity for name, task in asked.items()}
-    config = {
-        "eval": recipe.eval.model_dump(),
-        "prompt": recipe.eval.prompt or recipe.generate.prompt,
-        "sampling": sampling_of(recipe).model_dump(),
-        "models": {name: model.identity for name, model in models.items()},
-        "task_cards": cards,
+    """All that decides results.json: the names that it uses, what is asked how often, and of whom.
+
+    A local task file is known by its content, wherever it stands.
+    """
+    recipe = context.recipe
+    asked = {task_name(task): (task, context.task_card(task)) for task in recipe.eval.tasks}
+    config: dict[str, Any] = {
+        "tasks": [
+            {**task.model_dump(exclude_defaults=True, exclude={"path"}), "name": name}
+            for name, (task, _) in asked.items()
+        ],
+        "task_cards": {name: card.identity for name, (_, card) in asked.items() if card},
         "revisions": revisions,
-        "verifiers": VERSIONS,
+        "samples": {name: samples_of(context, card) for name, (_, card) in asked.items()},
+        "prompts": {name: context.eval_prompt(card).user for name, (_, card) in asked.items()},
+        "sampling": recipe.eval_sampling.model_dump(exclude_defaults=True),
+        "models": {name: model.identity for name, model in models.items()},
+        "verifiers": versions_of(name for pair in asked.values() for name in verifiers_of(*pair)),
     }
-    paths = [task.path for task in recipe.eval.tasks if not isinstance(task, ProceduralSource)]
-    held = {path: hash_file(require_file(Path(path))) for path in paths if path is not None}
-    return Plan("eval", STAGE_VERSION, config, {**inputs, **held}, recipe.seed)
+    if recipe.eval.forced_budgets:
+        config["forced_budgets"] = recipe.eval.forced_budgets
+        config["closed_by"] = {name: model.tags.model_dump() for name, model in models.items()}
+    files = {
+        f"task {name}": hash_file(require_file(Path(task.path)))
+        for name, (task, _) in asked.items()
+        if not isinstance(task, ProceduralSource) and task.path
+    }
+    return Plan("eval", STAGE_VERSION, config, {**inputs, **files}, recipe.seed)
 
 
-def load_tasks(recipe: Recipe, revisions: dict[str, str], directory: Path) -> "list[Asked]":
-    """The questions of every task, written down beside the samples."""
-    from eval.asking import Asked
-    from pipeline.tasks import task_problems
+def verifiers_of(task: Task, card: TaskCard | None) -> set[str]:
+    """The verifiers of a task's questions. What an `any` compares with, a column of metadata may say."""
+    source = card or task
+    if not isinstance(source, TaskCard | FileSource):
+        return {PROCEDURAL}
+    if source.verifier == "any":
+        return set(VERSIONS) if "verifier" in source.columns.metadata else {"any", comparing("any", {})}
+    # an unknown one is refused, with its place, by who loads the task
+    return {source.verifier} & VERSIONS.keys()
 
-    tasks = []
-    for task in recipe.eval.tasks:
-        hub = task_card(task.task).hub if isinstance(task, CardTask) else None
-        loaded = task_problems(task, recipe.seed, revisions.get(hub) if hub else None)
-        card = loaded.card
-        if not loaded.problems:
-            raise StageError(f"eval task {loaded.name}: holds no question; nothing can be measured on it")
-        prompt = recipe.eval.prompt or (card and card.prompt) or recipe.generate.prompt
-        k = recipe.eval.samples or (card.k if card else 1)
-        tasks.append(Asked(loaded.name, loaded.problems, prompt, k))
-        path = directory / f"{loaded.name}.problems.jsonl"
-        path.write_text("".join(to_json(problem) + "\n" for problem in loaded.problems), encoding="utf-8")
-    return tasks
+
+def samples_of(context: Context, card: TaskCard | None) -> int:
+    return context.recipe.eval.samples or (card.k if card else 1)
+
+
+def check(context: Context, models: dict[str, SampledModel]) -> None:
+    """The faults that can be told before anything is asked or written."""
+    if "student" in models:
+        check_student(context)
+        check_outputs(context.directory("problems"), ["problems.jsonl"])
+        check_outputs(context.directory("filter"), ["kept.jsonl"])
+    for name, model in models.items():
+        check_model(name, model, context.recipe.eval_sampling.max_tokens)
+
+
+def adopted_evals(context: Context, models: Sequence[Compared], names: Sequence[str]) -> list[Path]:
+    """The eval directories of the runs that --adopt names. RecipeError where a model had another revision."""
+    runs = [context.run_named("--adopt", name) for name in names]
+    for theirs in runs:
+        for model in models:
+            same_revision(model.loaded, context.run, theirs)
+        if not (theirs / "eval").is_dir():
+            log.info("eval: %s holds no samples to adopt", theirs / "eval")
+    return [theirs / "eval" for theirs in runs]
+
+
+def load_tasks(context: Context, revisions: dict[str, str]) -> list[Asked]:
+    """The questions of every task, and how they are asked."""
+    return [
+        Asked(
+            task.name,
+            task.problems,
+            context.eval_prompt(task.card),
+            samples_of(context, task.card),
+            task.card.version if task.card else None,
+        )
+        for task in load_questions(context, revisions)
+    ]
 
 
 def measure(
     stage: StageRun,
-    recipe: Recipe,
-    models: dict[str, SampledModel],
-    tasks: "list[Asked]",
-    flags: EvalFlags,
+    context: Context,
+    models: Sequence[Compared],
+    tasks: Sequence[Asked],
+    sources: Sequence[Path],
+    workers: int,
 ) -> None:
     """Sample, score, write results.json and the manifest."""
-    from eval.asking import Asking, ask_all
-    from eval.scoring import RESULTS, counts_of, overlaps, read_all, results_of
+    from eval.results import counts_of, overlaps, read_all, results_of  # numpy and scipy, 0.4 s
 
-    asking = Asking(stage.directory, sampling_of(recipe), recipe.seed, tuple(recipe.eval.forced_budgets))
-    usage = asyncio.run(ask_all(asking, models, tasks, flags))
-    measured = read_all(asking, list(models), tasks)
+    recipe = context.recipe
+    forced = tuple(recipe.eval.forced_budgets)
+    asking = Asking(stage.directory, recipe.eval_sampling, recipe.seed, forced, tuple(sources))
+    spent = asyncio.run(ask_all(asking, models, tasks, workers))
+    questions: dict[str, int | None] = {}
+    for task in tasks:  # only now: a fault before anything was bought leaves nothing behind
+        path = stage.directory / f"{task.name}.problems.jsonl"
+        questions[path.name] = write_lines(path, task.problems)
+    names = [model.name for model in models]
+    measured = read_all(asking, names, tasks)
     counts = counts_of(measured, recipe.generate.max_failure_rate, stage.directory)
-    seen = overlaps(tasks, stage.directory.parent) if "student" in models else None
-    results = results_of(stage.plan, measured, tasks, seen)
-    results["models"] = {
-        name: asking.loaded(model, flags.of(name)).identity for name, model in models.items()
-    }
-    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
-    (stage.directory / RESULTS).write_text(text + "\n", encoding="utf-8")
-    for name in models:
-        tokens = (int(held[name].tokens.sum()) for held in measured.answers.values())
-        usage[name]["output_tokens"] = sum(tokens)
-    keys = ("engine_seconds", "prompt_tokens", "output_tokens")
-    totals = {key: round(sum(entry[key] for entry in usage.values()), 2) for key in keys}
-    stage.finish(counts, {**measured.outputs, RESULTS: None}, usage={**totals, "models": usage})
+    seen = overlaps(context, tasks) if "student" in names else None
+    identities = {model.name: model.loaded.identity for model in models}
+    results = results_of(asking, identities, measured, tasks, seen)
+    write_results(stage.directory / RESULTS, results)
+    outputs = {**questions, **measured.outputs, RESULTS: None}
+    stage.finish(counts, outputs, usage=usage_of(spent))
     log_scores(results)
 
 
-def log_scores(results: dict[str, Any]) -> None:
+def usage_of(spent: dict[str, Spent]) -> Usage:
+    """Sums over the models, and the figures of each."""
+    each = spent.values()
+    return Usage(
+        engine_seconds=round(sum(model.engine_seconds for model in each), 2),
+        prompt_tokens=sum(model.prompt_tokens for model in each),
+        output_tokens=sum(model.output_tokens for model in each),
+        sampled=sum(model.sampled for model in each),
+        adopted=sum(model.adopted for model in each),
+        found=sum(model.found for model in each),
+        models={name: asdict(model) for name, model in spent.items()},
+    )
+
+
+def log_scores(results: Results) -> None:
     """One line a task and model on stderr: pass@1 with its interval."""
-    for task, entry in results["tasks"].items():
-        for name in results["models"]:
-            low, high = entry[name]["ci95"]
-            log.info("%s %s: pass@1 %.3f [%.3f, %.3f]", task, name, entry[name]["pass@1"], low, high)
+    for task, entry in results.tasks.items():
+        for name, score in entry.models.items():
+            log.info("%s %s: pass@1 %.3f [%.3f, %.3f]", task, name, score.pass_at_1, *score.ci95)

@@ -1,23 +1,44 @@
 """The command line: one subcommand a stage, the only place that imports the stages, lazily.
 
-python -m pipeline problems --recipe recipes/demo.yaml
+A command is a function of records of pipeline/flags.py; its options are made from their fields.
+
+    python -m pipeline problems --recipe recipes/demo.yaml
 """
 
+import dataclasses
+import functools
+import inspect
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from typer.exceptions import Exit, TyperException
 
-from pipeline import options, telemetry
-from pipeline.options import DEFAULT_RUNS, Force, Override, RecipePath, Runs
+from pipeline import telemetry
+from pipeline.errors import PipelineError, inside
+from pipeline.flags import (
+    AdoptFlags,
+    Device,
+    EngineFlags,
+    ModelFlags,
+    RunFlags,
+    SamplingFlags,
+    StageFlags,
+    TrainFlags,
+    WorkerFlags,
+    in_this_process,
+    launched,
+)
+from pipeline.run.stages import BY_NAME
 
 if TYPE_CHECKING:
+    from pipeline.context import Context
     from pipeline.report.against import Comparison
-    from pipeline.stage import Context
 
 app = typer.Typer(
     name="retort",
@@ -31,24 +52,84 @@ app = typer.Typer(
 INTERRUPTED = 130
 
 
-def context(recipe: Path, runs: Path, force: bool, override: list[str] | None) -> "Context":
-    """Load the recipe and say how the stage was asked to start. RecipeError on any fault of the recipe."""
-    from pipeline.recipe import load_recipe
-    from pipeline.references import check_references
-    from pipeline.stage import Context, Start
+def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a subcommand of a function: a parameter that is a record of flags becomes the record's options."""
 
-    loaded = check_references(load_recipe(recipe, override), str(recipe))
-    return Context(loaded, runs, Start(force, sys.argv, str(recipe)))
+    def make(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        options: dict[str, inspect.Parameter] = {}
+        records: dict[str, type[Any]] = {}
+        for parameter in inspect.signature(function).parameters.values():
+            kind = hints[parameter.name]
+            if dataclasses.is_dataclass(kind):
+                records[parameter.name] = kind  # type: ignore[assignment]
+                options |= {made.name: made for made in options_of(kind)}
+            else:
+                options[parameter.name] = parameter.replace(
+                    annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY
+                )
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            given = {name: kind(**taken(kind, values)) for name, kind in records.items()}
+            function(**given, **values)
+
+        run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {made.name: made.annotation for made in options.values()}
+        return app.command(name)(run)
+
+    return make
 
 
-def rank() -> int:
-    """The place of this process among those that one launcher started."""
-    from pipeline.errors import RecipeError
+def options_of(record: Any) -> list[inspect.Parameter]:
+    """The options of a record of flags; a field without a help text is not a flag."""
+    hints = get_type_hints(record)
+    made = []
+    for item in dataclasses.fields(record):
+        if "help" not in item.metadata:
+            continue
+        several = hints[item.name] == tuple[str, ...]
+        kind = list[str] | None if several else hints[item.name]
+        default = inspect.Parameter.empty if item.default is dataclasses.MISSING else item.default
+        option = typer.Option(*item.metadata["names"], help=item.metadata["help"])
+        made.append(
+            inspect.Parameter(
+                item.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if several else default,
+                annotation=Annotated[kind, option],
+            )
+        )
+    return made
 
-    text = os.environ.get("RANK", "0")
-    if not (text.isascii() and text.isdigit()):
-        raise RecipeError(f"RANK={text}: a launcher sets it to a number from 0; unset it")
-    return int(text)
+
+def taken(record: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a record's fields, taken out of `values`."""
+    held = {item.name: values.pop(item.name) for item in dataclasses.fields(record) if item.name in values}
+    return {
+        name: tuple(value) if isinstance(value, list) else () if value is None and several else value
+        for name, value in held.items()
+        for several in [record.__dataclass_fields__[name].default == ()]
+    }
+
+
+def context(flags: RunFlags) -> "Context":
+    """The recipe with all that it names, loaded and checked. RecipeError on any fault of it."""
+    from pipeline.context import load_context
+    from pipeline.filter.rules import check_rules
+    from pipeline.run.contract import Start
+
+    start = Start(isinstance(flags, StageFlags) and flags.force, sys.argv, str(flags.recipe))
+    loaded = load_context(flags.recipe, flags.runs, start, list(flags.override))
+    with inside(str(flags.recipe)):
+        check_rules(loaded.recipe.filter.rules)
+    return loaded
+
+
+def stage(name: str) -> Callable[..., None]:
+    """The function of a stage."""
+    found: Callable[..., None] = resolve_name(BY_NAME[name].home)
+    return found
 
 
 @app.callback()
@@ -56,109 +137,42 @@ def retort() -> None:
     """Distil verified chain-of-thought from a large MoE teacher into a small dense student."""
 
 
-@app.command()
-def problems(
-    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
-) -> None:
+@command("problems")
+def problems(flags: StageFlags, workers: WorkerFlags) -> None:
     """Load, check, dedupe and decontaminate the problems of a recipe."""
-    from pipeline.problems import run
-
-    run(context(recipe, runs, force, override))
+    stage("problems")(context(flags), workers)
 
 
-@app.command()
-def generate(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    force: Force = False,
-    override: Override = None,
-    engine: options.EngineKind = "vllm",
-    url: options.Urls = None,
-    concurrency: options.Concurrency = 256,
-    tensor_parallel: options.TensorParallel = None,
-    data_parallel: options.DataParallel = None,
-    served_name: options.ServedName = None,
-    adopt: options.Adopt = None,
-) -> None:
+@command("generate")
+def generate(flags: StageFlags, engine: EngineFlags, adopt: AdoptFlags, workers: WorkerFlags) -> None:
     """Sample the teacher until enough traces of each problem are correct, within a budget."""
-    from pipeline.sampling import EngineFlags
-    from teachers.generate import GenerateFlags, run
+    from teachers.generate import GenerateFlags
 
-    flags = EngineFlags(
-        engine=engine,
-        urls=tuple(url or ()),
-        concurrency=concurrency,
-        tensor_parallel=tensor_parallel,
-        data_parallel=data_parallel,
-        served_name=served_name,
-    )
-    run(context(recipe, runs, force, override), GenerateFlags(flags, tuple(adopt or ())))
+    stage("generate")(context(flags), GenerateFlags(engine, adopt, workers))
 
 
-@app.command("filter")
-def filter_(
-    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, force: Force = False, override: Override = None
-) -> None:
+@command("filter")
+def filter_(flags: StageFlags, workers: WorkerFlags) -> None:
     """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
-    from pipeline.filter import run
-
-    run(context(recipe, runs, force, override))
+    stage("filter")(context(flags), workers)
 
 
-@app.command()
-def train(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    force: Force = False,
-    override: Override = None,
-    device: options.Device = "auto",
-    tokens_per_device: Annotated[int, typer.Option(help="Tokens of one micro-batch.")] = 8192,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, a third slower.")
-    ] = False,
-    liger: Annotated[bool, typer.Option("--liger", help="Liger's kernels; needs liger-kernel.")] = False,
-    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints to resume from.")] = None,
-    log_every: Annotated[int, typer.Option(help="Steps between rows of metrics.jsonl.")] = 10,
-    tracker: Annotated[
-        Literal["none", "trackio", "tensorboard", "wandb"], typer.Option(help="Also log there.")
-    ] = "none",
-) -> None:
+@command("train")
+def train(flags: StageFlags, training: TrainFlags) -> None:
     """Fine-tune the student of a recipe on its examples, after a preflight."""
-    from students.flags import TrainFlags
-    from students.train import run
-
-    if tracker != "none":
-        telemetry.wake(tracker, os.environ)
-    flags = TrainFlags(
-        device=device,
-        tokens_per_device=tokens_per_device,
-        gradient_checkpointing=gradient_checkpointing,
-        liger=liger,
-        save_every=save_every,
-        log_every=log_every,
-        tracker=tracker,
-        rank=rank(),
-        processes=int(os.environ.get("WORLD_SIZE", "1")),
-    )
-    run(context(recipe, runs, force, override), flags)
+    if training.tracker != "none":
+        telemetry.wake(training.tracker, os.environ)
+    stage("train")(context(flags), launched(training, dict(os.environ)))
 
 
-@app.command("eval")
+@command("eval")
 def eval_(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    force: Force = False,
-    override: Override = None,
-    url: options.ModelUrls = None,
-    served_name: options.ModelNames = None,
-    concurrency: options.Concurrency = 256,
+    flags: StageFlags, engines: SamplingFlags, models: ModelFlags, adopt: AdoptFlags, workers: WorkerFlags
 ) -> None:
     """Measure base, student and teacher on the same questions, with intervals."""
-    from eval.stage import run
-    from pipeline.sampling import EngineFlags
+    from eval.stage import EvalFlags
 
-    flags = EngineFlags(concurrency=concurrency)
-    run(context(recipe, runs, force, override), flags, url or [], served_name or [])
+    stage("eval")(context(flags), EvalFlags(in_this_process(engines), models, adopt, workers))
 
 
 def compare_later(first: Path, second: Path) -> "Comparison":
@@ -168,92 +182,88 @@ def compare_later(first: Path, second: Path) -> "Comparison":
     return compared(first, second)
 
 
-@app.command()
+@command("report")
 def report(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    against: options.Against = None,
-    force: Force = False,
-    override: Override = None,
+    flags: StageFlags,
+    against: Annotated[
+        str | None, typer.Option(help="Another run, of which this one is an ablation.")
+    ] = None,
 ) -> None:
     """Write report.html, report.md and the model card; print the path of the page."""
-    from pipeline.report import run
-
-    run(context(recipe, runs, force, override), compare_later, against)
+    stage("report")(context(flags), compare_later, against)
 
 
-@app.command()
+@command("plan")
 def plan(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
+    flags: RunFlags,
+    engine: EngineFlags,
+    workers: WorkerFlags,
     pilot: Annotated[int | None, typer.Option(help="Sample this many problems for real first.")] = None,
-    url: options.Urls = None,
-    assume: options.Assume = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(help="name=value: problems, devices, price, memory, bandwidth, ...")
+    ] = None,
 ) -> None:
     """Print what a run will cost before anything is bought, with every assumption; --pilot measures."""
-    from pipeline.sampling import EngineFlags
-    from teachers.assumed import assumed_from
+    from pipeline.plan.command import assumed_from, run
     from teachers.generate import GenerateFlags
-    from teachers.plan import run
+    from teachers.pilot import run_pilot
 
-    flags = GenerateFlags(EngineFlags(engine="server" if url else "vllm", urls=tuple(url or ())))
-    run(context(recipe, runs, False, override), assumed_from(assume or []), pilot, flags)
+    assumed, loaded = assumed_from(assume or []), context(flags)
+    if pilot is not None:
+        run_pilot(loaded, pilot, GenerateFlags(engine, AdoptFlags(), workers))
+    run(loaded, assumed)
 
 
-@app.command()
-def preflight(recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None) -> None:
+@command("preflight")
+def preflight(flags: RunFlags) -> None:
     """Show what the student would be trained on, and check template, mask, tokens and weights."""
     from students.check import run
 
-    run(context(recipe, runs, False, override))
+    run(context(flags))
 
 
-@app.command()
+@command("verify")
 def verify(
     file: Annotated[Path, typer.Argument(help="A .jsonl file of rows {gold, response}.")],
+    workers: WorkerFlags,
     verifier: Annotated[str, typer.Option(help="For rows that name none.")] = "math",
-    workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
     deadline: Annotated[float, typer.Option(help="Seconds for one row.")] = 5.0,
     out: Annotated[Path | None, typer.Option(help="Where the rows go; else to stdout.")] = None,
 ) -> None:
     """Verify the rows of a file; with a column `correct`, audit the verifier itself."""
     from pipeline.verify.command import run_verify
 
-    run_verify(file, verifier, workers, deadline, out)
+    run_verify(file, verifier, workers.num_workers, deadline, out)
 
 
-@app.command()
+@command("audit")
 def audit(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
+    flags: RunFlags,
+    workers: WorkerFlags,
     sample: Annotated[int, typer.Option(help="Verdicts to ask a second opinion on.")] = 400,
 ) -> None:
     """Put a sample of a run's verdicts to other layers; print the disagreements and error rates."""
     from pipeline.verify.audit import audit_run
 
-    print(audit_run(context(recipe, runs, False, override), sample))
+    print(audit_run(context(flags), sample, workers.num_workers))
 
 
-@app.command()
+@command("funnel")
 def funnel(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
+    flags: RunFlags,
     show: Annotated[str | None, typer.Option(help="A reason or a rule: print five examples of it.")] = None,
 ) -> None:
     """Show how many traces each rule dropped, by source and by difficulty, or examples of a reason."""
-    from pipeline.funnel import show_funnel
+    from pipeline.filter.funnel import show_funnel
 
-    show_funnel(context(recipe, runs, False, override), show)
+    show_funnel(context(flags), show)
 
 
-@app.command()
+@command("compare")
 def compare(
     first: Annotated[str, typer.Argument(help="A finished run: its name, or its directory.")],
     second: Annotated[str, typer.Argument(help="The run to set against it.")],
-    runs: Runs = DEFAULT_RUNS,
+    runs: Annotated[Path, typer.Option(help="The directory that holds both runs.")] = Path("runs"),
     model: Annotated[str, typer.Option(help="Which model of both runs.")] = "student",
 ) -> None:
     """Compare two finished runs question by question, and check that they were given equal budgets."""
@@ -263,106 +273,93 @@ def compare(
     print(compare_runs(named_run(runs, first), named_run(runs, second), model))
 
 
-@app.command()
+@command("ablate")
 def ablate(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
+    flags: RunFlags,
     drop_rule: Annotated[str | None, typer.Option(help="Leave this rule out.")] = None,
     select: Annotated[str | None, typer.Option(help="Prefer shortest, first or random traces.")] = None,
-    change: Annotated[str | None, typer.Option("--set", help="One field of filter or train.")] = None,
 ) -> None:
-    """Write a sibling recipe that differs in one field and shares the run's traces; prints its path."""
-    from pipeline.ablate import ablate as write
+    """Write a sibling recipe that differs in one field (--set: one of filter or train) and shares the run's
+    traces; prints its path."""
+    from pipeline.report.ablate import ablate as write
 
-    asked = {"drop-rule": drop_rule, "select": select, "set": change}
-    changes = [(kind, value) for kind, value in asked.items() if value is not None]
-    print(write(context(recipe, runs, False, None), recipe, changes))
+    asked = [("drop-rule", drop_rule), ("select", select), *(("set", pair) for pair in flags.override)]
+    changes = [(kind, value) for kind, value in asked if value is not None]
+    print(write(context(dataclasses.replace(flags, override=())), flags.recipe, changes))
 
 
-@app.command()
+@command("export")
 def export(
-    recipe: RecipePath,
+    flags: RunFlags,
     layout: Annotated[Literal["trl", "sharegpt", "alpaca"], typer.Option("--format", help="Whose layout.")],
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
 ) -> None:
     """Write the examples in the layout of another trainer; prints the path."""
-    from pipeline.exports import export as write
+    from pipeline.filter.exports import export as write
 
-    print(write(context(recipe, runs, False, override), layout))
+    print(write(context(flags), layout))
 
 
-@app.command("import-traces")
+@command("import-traces")
 def import_traces(
-    recipe: RecipePath,
+    flags: StageFlags,
+    workers: WorkerFlags,
     file: Annotated[Path, typer.Option(help="A .jsonl or .parquet file of traces.")],
-    layout: Annotated[str, typer.Option(help="openr1, openthoughts, sharegpt or columns.")] = "columns",
+    layout: Annotated[str, typer.Option(help="A layout of teachers/layouts.py.")] = "columns",
     columns: Annotated[str, typer.Option(help="Of question, response, tokens.")] = "question,response",
-    runs: Runs = DEFAULT_RUNS,
-    force: Force = False,
-    override: Override = None,
 ) -> None:
     """Take traces that exist already in place of generate; the later stages run on them."""
     from teachers.import_traces import Imported, run
     from teachers.layouts import Columns
 
-    imported = Imported(file, layout, Columns.from_flag(columns))
-    run(context(recipe, runs, force, override), imported)
+    run(context(flags), Imported(file, layout, Columns.from_flag(columns)), workers)
 
 
-@app.command("serve-teacher")
+@command("serve-teacher")
 def serve_teacher(
+    engine: SamplingFlags,
     teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
     port: Annotated[int, typer.Option(help="The port on loopback.")] = 8000,
-    concurrency: options.Concurrency = 256,
-    tensor_parallel: options.TensorParallel = None,
-    data_parallel: options.DataParallel = None,
 ) -> None:
     """Serve a teacher on loopback with vllm serve and the settings of its card, until Ctrl-C."""
-    from pipeline.sampling import EngineFlags
     from teachers.serve import run
 
-    flags = EngineFlags(concurrency=concurrency, tensor_parallel=tensor_parallel, data_parallel=data_parallel)
-    run(teacher, port, flags)
+    run(teacher, port, in_this_process(engine))
 
 
-@app.command("serve-student")
+@command("serve-student")
 def serve_student(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
+    flags: RunFlags,
+    engine: SamplingFlags,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
 ) -> None:
     """Serve the finished student with `vllm serve`."""
     from students.serve import run
 
-    run(context(recipe, runs, False, override), host, port)
+    run(context(flags), host, port, in_this_process(engine))
 
 
-@app.command()
+@command("chat")
 def chat(
-    recipe: RecipePath, runs: Runs = DEFAULT_RUNS, override: Override = None, device: options.Device = "auto"
+    flags: RunFlags, device: Annotated[Device, typer.Option(help="Where the student runs.")] = "auto"
 ) -> None:
     """Talk to the finished student in this terminal; its thinking is dimmed."""
     from students.chat import run
 
-    run(context(recipe, runs, False, override), device)
+    run(context(flags), device)
 
 
-@app.command()
+@command("publish")
 def publish(
-    recipe: RecipePath,
-    runs: Runs = DEFAULT_RUNS,
-    override: Override = None,
+    flags: RunFlags,
     model_repo: Annotated[str | None, typer.Option(help="owner/name of the model on the hub.")] = None,
     data_repo: Annotated[str | None, typer.Option(help="owner/name of the data set on the hub.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the cards, contact nobody.")] = False,
 ) -> None:
     """Put a finished run on the hub as a model and a data set."""
-    from pipeline.publish import run
+    from pipeline.report.publish import run
 
-    run(context(recipe, runs, False, override), model_repo, data_repo, dry_run)
+    run(context(flags), model_repo, data_repo, dry_run)
 
 
 def main() -> None:
@@ -372,8 +369,6 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO if is_first else logging.ERROR, format="%(message)s", stream=sys.stderr
     )
-    from pipeline.errors import PipelineError
-
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except PipelineError as error:
@@ -393,6 +388,10 @@ def leave(code: int) -> None:
     """Exit; after a Ctrl-C, which typer turns into this code, say how to go on."""
     if code == INTERRUPTED:
         print("\ninterrupted: what is finished is kept; run the same command again to go on", file=sys.stderr)
+        sys.stdout.flush()
+        # an interrupt inside exec(), as while a library defines its dataclasses, would make Python's own exit
+        # end by the signal; all that is to be closed is closed by now
+        os._exit(code)
     sys.exit(code)
 
 

@@ -59,12 +59,12 @@ def read_rows(path: Path) -> Iterator[Line]:
         raise RecipeError(f"{path}: files of rows are .jsonl or .parquet, found '{path.suffix}'")
     for line in json_lines(path):
         if line.values is None:
-            raise RecipeError(f"{line.where}: {line.fault}. Mend or remove that line, then run again")
+            raise RecipeError(f"{line.where}: {line.fault}. Correct or remove that line, then run again")
         yield line
 
 
 def require_file(path: Path) -> Path:
-    """The path itself; RecipeError, with what is there instead, where it is no file."""
+    """The path itself; RecipeError, with what is there instead, where it is not a file."""
     if os.path.isfile(path):  # Path.is_file raises on a name that is too long
         return path
     if not os.path.isdir(path.parent):

@@ -8,22 +8,6 @@ small student: 6.8% instead of 99.2% on the same 8,000 traces.
 
 import math
 import random
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """`parts[step][part]` holds example indices. All steps have the same number of parts."""
-
-    parts: list[list[list[int]]]
-
-    @property
-    def num_parts(self) -> int:
-        return len(self.parts[0])
-
-    def flat(self) -> list[list[int]]:
-        """The micro-batches in the order in which they are consumed."""
-        return [part for step in self.parts for part in step]
 
 
 def global_batches(num_examples: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
@@ -42,19 +26,22 @@ def global_batches(num_examples: int, batch_size: int, epochs: float, seed: int)
     return [stream[start : start + batch_size] for start in range(0, num_steps * batch_size, batch_size)]
 
 
-def cut(batches: list[list[int]], lengths: list[int], processes: int, max_tokens: int) -> Steps:
+def cut(
+    batches: list[list[int]], lengths: list[int], processes: int, max_tokens: int
+) -> list[list[list[int]]]:
     """Cut each global batch into `processes` x k micro-batches of at most `max_tokens` tokens, k smallest.
 
-    Where even one example a part is too few parts, k is the largest that leaves no part empty.
+    Returns example indices by step and micro-batch; all steps have equally many. Where even one example a
+    part is too few parts, k is the largest that leaves no part empty.
     """
     batch_size = min(len(batch) for batch in batches)
     largest = max(1, batch_size // processes)
     fewest = max(sum(lengths[i] for i in batch) for batch in batches) / (max_tokens * processes)
-    for rounds in range(max(1, math.ceil(fewest)), largest + 1):
-        steps = Steps([balanced(batch, lengths, rounds * processes) for batch in batches])
-        if max(sum(lengths[i] for i in part) for part in steps.flat()) <= max_tokens:
-            return steps
-    return Steps([balanced(batch, lengths, largest * processes) for batch in batches])
+    for rounds in range(min(max(1, math.ceil(fewest)), largest), largest + 1):
+        steps = [balanced(batch, lengths, rounds * processes) for batch in batches]
+        if rounds == largest or max(sum(lengths[i] for i in p) for step in steps for p in step) <= max_tokens:
+            break
+    return steps
 
 
 def balanced(batch: list[int], lengths: list[int], num_parts: int) -> list[list[int]]:

@@ -12,12 +12,11 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, TextIteratorStreamer
 
-from pipeline.render import Tags, messages, split_thinking
+from pipeline.context import Context
+from pipeline.recipe.cards import Tags
+from pipeline.render import split_response
 from pipeline.sampling.prompts import ChatPrompts, load_tokenizer
-from pipeline.stage import Context
-from students.fit import quiet_libraries
-from students.model import pick_device
-from students.serve import finished_student
+from students.model import pick_device, quiet_libraries
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
@@ -25,7 +24,7 @@ DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 def run(context: Context, device: str = "auto") -> None:
     """Read questions from stdin, write answers to stdout, until an empty line."""
     quiet_libraries()
-    model = finished_student(context)
+    model = context.finished_student("chat")
     place = pick_device(device)
     dtype = torch.float32 if place == "cpu" else getattr(torch, model.dtype)
     tokenizer = load_tokenizer(model.model, None)
@@ -35,9 +34,10 @@ def run(context: Context, device: str = "auto") -> None:
     history: list[dict[str, str]] = []
     print(f"{context.recipe.name}: ask something; an empty line ends.", file=sys.stderr)
     while question := read_question():
-        history += messages(question, context.recipe.generate.prompt)
+        asked = context.prompt.messages(question)
+        history += asked[-1:] if history else asked  # a system turn stands once, at the beginning
         text = "".join(show(stream(student, tokenizer, prompts.ids(history)), model.tags))
-        history.append({"role": "assistant", "content": split_thinking(text, model.tags).answer})
+        history.append({"role": "assistant", "content": split_response(text, model.tags).answer})
 
 
 def read_question() -> str:

@@ -5,50 +5,41 @@ file that would spoil the run is found before anything is generated.
 """
 
 import sys
+from collections.abc import Iterable
 
-from pipeline.cards import sampled_student, student_card
-from pipeline.records import Example
-from pipeline.render import messages
-from pipeline.revisions import pinned
-from pipeline.stage import Context, read_manifest
-from students.examples import build, read_examples
-from students.fit import EXAMPLES, quiet_libraries
-from students.flags import TrainFlags
+from pipeline.context import Context
+from pipeline.records import Example, read_examples
+from pipeline.run.revisions import pinned
+from students.examples import build
 from students.format import load_format
-from students.model import load_student, pick_device
-from students.preflight import Subject, choose, preflight, render
+from students.model import load_student, pick_device, quiet_libraries
+from students.preflight import Subject, preflight, render
+from students.train import EXAMPLES
 
 
-def run(context: Context, flags: TrainFlags | None = None) -> None:
+def run(context: Context) -> None:
     """Print the examples and the checks. StageError with every fault."""
     quiet_libraries()
-    recipe = context.recipe
-    card = student_card(recipe.train.student)
-    model = pinned(context.run, sampled_student(recipe.train.student))
+    recipe, card = context.recipe, context.student_card
+    model = pinned(context.run, context.base)
     style = load_format(card, model)
     examples, where = examples_of(context)
-    shown = choose(examples, style, recipe.train)
-    for number, one in enumerate(shown, start=1):
-        trained = len(one.encoded.ids) - one.encoded.num_prompt
-        print(f"--- example {number} ({where}): {len(one.encoded.ids)} tokens, {trained} trained on")
-        print(render(one.encoded, style, colour=sys.stdout.isatty()))
     data = build(examples, style, recipe.train, recipe.seed)
-    student = load_student(card, model, recipe.train, pick_device((flags or TrainFlags()).device))
-    checks = preflight(Subject(recipe, card, model, style, student, shown, data.largest_id))
+    for number, one in enumerate(data.shown, start=1):
+        sizes = f"{len(one.encoded.ids)} tokens, {len(one.encoded.trained)} trained on"
+        print(f"--- example {number} ({where}): {sizes}")
+        print(render(one.encoded, style, colour=sys.stdout.isatty()))
+    student = load_student(card, model, recipe.train, pick_device("auto"))
+    checks = preflight(Subject(recipe, card, model, style, student, data.shown, data.largest_id))
     dropped = "".join(f", {count:,} {reason}" for reason, count in data.dropped.items())
     print(f"--- {len(data.train):,} examples to train on, {len(data.held_out):,} held out{dropped}")
     print(f"preflight: {len(checks)} checks passed: {', '.join(checks)}")
 
 
-def examples_of(context: Context) -> tuple[list[Example], str]:
+def examples_of(context: Context) -> tuple[Iterable[Example], str]:
     """The examples of a finished filter stage, or a made-up one; and where they are from."""
-    directory = context.directory("filter")
-    if read_manifest(directory) is not None:
-        return read_examples(directory / EXAMPLES), EXAMPLES
-    tags = student_card(context.recipe.train.student).thinking
-    answer = f"{tags.open}\n2 + 2 is 4.\n{tags.close}\n\n\\boxed{{4}}"
-    chat = [
-        *messages("What is 2 + 2?", context.recipe.generate.prompt),
-        {"role": "assistant", "content": answer},
-    ]
+    if context.manifest("filter") is not None:
+        return read_examples(context.directory("filter") / EXAMPLES), EXAMPLES
+    answer = {"role": "assistant", "content": "\\boxed{4}", "reasoning_content": "2 + 2 is 4."}
+    chat = [*context.prompt.messages("What is 2 + 2?"), answer]
     return [Example("made-up", 0, chat, 0)], "made up, as filter has not finished"

@@ -6,26 +6,37 @@ than the recipe's share would go.
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.errors import StageError
-from pipeline.recipe import Train
+from pipeline.recipe.schema import Train
 from pipeline.records import Example
 from students.format import Encoded, Format, split_message
 
 TOO_LONG = "longer_than_max_length"
 STRAY_TAG = "stray_thinking_tag"
 STRAY_END = "stray_end_of_turn"
+NUM_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One example: its messages and what they were encoded to."""
+
+    messages: list[dict[str, str]]
+    encoded: Encoded
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """`train` and `held_out` are disjoint in problems; `dropped` counts by reason."""
+    """`train` and `held_out` are disjoint in problems; `dropped` counts by reason; `shown` are the first
+    examples that are not dropped, for preflight."""
 
     train: list[Encoded]
-    held_out: list[Encoded]
+    held_out: list[Encoded] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
+    shown: list[Shown] = field(default_factory=list)
 
     @property
     def largest_id(self) -> int:
@@ -36,48 +47,37 @@ class TrainingSet:
         return len(self.train) + len(self.held_out) + sum(self.dropped.values())
 
 
-def read_examples(path: Path, limit: int | None = None) -> list[Example]:
-    """The examples of a Parquet file, in its order."""
-    import pyarrow.parquet as parquet
-
-    columns = ["problem_id", "sample", "messages", "num_tokens"]
-    try:
-        table = parquet.read_table(path, columns=columns)
-    except (OSError, ValueError) as error:
-        raise StageError(
-            f"{path}: cannot be read as examples ({' '.join(str(error).split())[:200]}). Run: make filter"
-        ) from None
-    rows = table.slice(0, limit).to_pylist() if limit else table.to_pylist()
-    return [Example(**row) for row in rows]
-
-
-def build(examples: list[Example], style: Format, recipe: Train, seed: int) -> TrainingSet:
+def build(examples: Iterable[Example], style: Format, recipe: Train, seed: int) -> TrainingSet:
     """Encode, drop what cannot be trained on, hold out a share. StageError where too much would go."""
-    train, held_out, dropped = [], [], Counter[str]()
-    longest = 0
+    train: list[Encoded] = []
+    held_out: list[Encoded] = []
+    shown: list[Shown] = []
+    dropped, longest = Counter[str](), 0
     for example in examples:
         encoded = style.encode(example.messages)
         longest = max(longest, len(encoded.ids))
         reason = why_dropped(example, encoded, style, recipe.max_length)
         if reason is not None:
             dropped[reason] += 1
-        elif is_held_out(example.problem_id, recipe.held_out_share, seed):
-            held_out.append(encoded)
-        else:
-            train.append(encoded)
-    if dropped.total() > recipe.max_dropped_share * len(examples):
+            continue
+        if len(shown) < NUM_SHOWN:
+            shown.append(Shown(example.messages, encoded))
+        (held_out if is_held_out(example.problem_id, recipe.held_out_share, seed) else train).append(encoded)
+    data = TrainingSet(train, held_out, dict(dropped), shown)
+    if dropped.total() > recipe.max_dropped_share * data.num_in:
+        listed = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common())
         raise StageError(
-            f"train: {dropped.total():,} of {len(examples):,} examples would be dropped "
-            f"({_listed(dropped)}), more than max_dropped_share {recipe.max_dropped_share:g} allows; the "
-            f"longest has {longest:,} tokens and train.max_length is {recipe.max_length:,}. Raise "
-            "train.max_length, lower generate.sampling.max_tokens, or raise train.max_dropped_share"
+            f"train: {dropped.total():,} of {data.num_in:,} examples would be dropped ({listed}), more than "
+            f"max_dropped_share {recipe.max_dropped_share:g} allows; the longest has {longest:,} tokens and "
+            f"train.max_length is {recipe.max_length:,}. Raise train.max_length, lower "
+            "generate.sampling.max_tokens, or raise train.max_dropped_share"
         )
     if not train:
         raise StageError(
-            f"train: no example is left to train on ({len(examples)} read, {dropped.total()} dropped, "
+            f"train: no example is left to train on ({data.num_in} read, {dropped.total()} dropped, "
             f"{len(held_out)} held out). Raise train.max_length, or generate more problems"
         )
-    return TrainingSet(train, held_out, dict(dropped))
+    return data
 
 
 def why_dropped(example: Example, encoded: Encoded, style: Format, max_length: int) -> str | None:
@@ -91,10 +91,6 @@ def why_dropped(example: Example, encoded: Encoded, style: Format, max_length: i
     if encoded.ids[encoded.num_prompt :].count(style.turn_end_id) != 1:
         return STRAY_END
     return None
-
-
-def _listed(dropped: Counter[str]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common())
 
 
 def is_held_out(problem_id: str, share: float, seed: int) -> bool:

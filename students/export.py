@@ -9,14 +9,15 @@ import shutil
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from pipeline.cards import SampledModel, StudentCard
-from pipeline.recipe import Sampling
+from pipeline.context import CHECKPOINT
+from pipeline.recipe.cards import SampledModel, StudentCard
+from pipeline.recipe.schema import Sampling
 from students.format import Format
-from students.model import merged
+from students.model import load_base
 
-CHECKPOINT = "checkpoint"
 ADAPTER = "adapter"
 
 
@@ -30,8 +31,12 @@ def export(
         shutil.copytree(
             trained, adapter, ignore=shutil.ignore_patterns("*.bin", "*token*", "*.jinja", "*.md")
         )
-        student = merged(card, model, adapter)
-        name_base(adapter / "adapter_config.json", card)
+        # in fp32: merging in bf16 or 4 bit would round the adapter away
+        student = PeftModel.from_pretrained(load_base(card, model), str(adapter)).merge_and_unload()
+        path = adapter / "adapter_config.json"
+        # the adapter names its base as the card does, not by a path of this machine
+        values = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": card.model}
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     else:
         student = AutoModelForCausalLM.from_pretrained(
             trained, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -51,21 +56,12 @@ def save(student: PreTrainedModel, checkpoint: Path, style: Format, sampling: Sa
     """One loadable directory. The tokenizer's own end-of-text token becomes the one that was trained."""
     tokenizer = style.tokenizer
     tokenizer.eos_token = style.turn_end
-    if style.template is not None:
-        tokenizer.chat_template = style.template
     student.generation_config = generation_config(style, sampling)
     student.config.eos_token_id = style.turn_end_id
     student.config.use_cache = True
     student.config.dtype = student.dtype
     student.save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
-
-
-def name_base(path: Path, card: StudentCard) -> None:
-    """The adapter names its base as the card does, not by a path of this machine."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values["base_model_name_or_path"] = card.model
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def generation_config(style: Format, sampling: Sampling) -> GenerationConfig:

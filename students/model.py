@@ -3,18 +3,27 @@
 Weights are read from safetensors only and code that comes with a model is never run.
 """
 
-from pathlib import Path
+import logging
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+import transformers
+from peft import LoraConfig
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from pipeline.cards import SampledModel, StudentCard
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import Train
+from pipeline.recipe.cards import SampledModel, StudentCard
+from pipeline.recipe.schema import Train
 from students import attention
+
+
+def quiet_libraries() -> None:
+    """One bar and one log: ours."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    # TRL advises larger batches of examples; ours hold many in each row
+    logging.getLogger("trl").setLevel(logging.ERROR)
 
 
 def pick_device(wanted: str) -> str:
@@ -58,11 +67,6 @@ def load_student(card: StudentCard, model: SampledModel, recipe: Train, device: 
 def load_base(card: StudentCard, model: SampledModel) -> PreTrainedModel:
     """The base in fp32 on the CPU, to merge an adapter into."""
     return _load(card, model, torch.float32, "sdpa")
-
-
-def merged(card: StudentCard, model: SampledModel, adapter: Path) -> PreTrainedModel:
-    """The base with the adapter merged in, in fp32: merging in bf16 or 4 bit would round it away."""
-    return PeftModel.from_pretrained(load_base(card, model), str(adapter)).merge_and_unload()
 
 
 def lora_config(recipe: Train, targets: str | list[str]) -> LoraConfig:

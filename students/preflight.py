@@ -1,12 +1,11 @@
 """Checks that make it impossible to start training on the wrong tokens, and a view of what is trained on.
 
 Reads the recipe, the student's card, tokenizer and weights, and the first examples. Each check finds nothing
-or a fault, which says what is wrong, what was found and how to mend it; all faults come in one StageError.
+or a fault, which says what is wrong, what was found and what to do next; all faults come in one StageError.
 
     python -m pipeline preflight --recipe recipes/demo.yaml
 """
 
-import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,26 +16,16 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from pipeline.cards import SampledModel, StudentCard
 from pipeline.errors import StageError
-from pipeline.recipe import Recipe, Train
-from pipeline.records import Example
+from pipeline.recipe.cards import SampledModel, StudentCard
+from pipeline.recipe.schema import Recipe
 from pipeline.sampling.prompts import load_prompts
-from students.examples import why_dropped
-from students.format import IGNORED, Encoded, Format, split_message
+from students.examples import Shown
+from students.format import Encoded, Format, split_message
 from students.model import lora_config
 
 DIM, GREEN, PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[0m"
-NUM_SHOWN = 3
 MARK = "retort-marks-the-answer"
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One example: its messages and what they were encoded to."""
-
-    messages: list[dict[str, str]]
-    encoded: Encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,47 +50,33 @@ def preflight(subject: Subject) -> list[str]:
     faults = [f"{name}: {fault}" for name, check in CHECKS.items() if (fault := check(subject)) is not None]
     if faults:
         raise StageError(
-            f"preflight of {subject.recipe.train.student}: {len(faults)} of {len(CHECKS)} checks failed, "
-            "nothing was trained.\n  " + "\n  ".join(faults)
+            f"preflight: {len(faults)} of {len(CHECKS)} checks failed, nothing was trained.\n  "
+            + "\n  ".join(faults)
         )
     return list(CHECKS)
 
 
-def choose(examples: list[Example], style: Format, recipe: Train) -> list[Shown]:
-    """The first examples that are not dropped."""
-    encoded = ((example, style.encode(example.messages)) for example in examples)
-    fits = (
-        Shown(example.messages, ids)
-        for example, ids in encoded
-        if why_dropped(example, ids, style, recipe.max_length) is None
-    )
-    return list(itertools.islice(fits, NUM_SHOWN))
-
-
 def render(encoded: Encoded, style: Format, colour: bool) -> str:
     """The text of an example, what is trained on in green (without colours: between [[ and ]])."""
-    asked = style.tokenizer.decode(encoded.ids[: encoded.num_prompt], skip_special_tokens=False)
-    trained = style.tokenizer.decode(encoded.ids[encoded.num_prompt :], skip_special_tokens=False)
+    asked, trained = style.prompts.decode(encoded.prompt), style.prompts.decode(encoded.trained)
     return f"{DIM}{asked}{PLAIN}{GREEN}{trained}{PLAIN}" if colour else f"{asked}[[{trained}]]"
 
 
 def mask_not_empty(subject: Subject) -> str | None:
-    for shown in subject.shown:
-        if all(label == IGNORED for label in shown.encoded.labels):
-            return (
-                "an example has no token that is trained on, so its loss is 0 and teaches nothing. Its last "
-                "message must hold the answer; run: make filter again"
-            )
-    return None
+    if all(shown.encoded.trained for shown in subject.shown):
+        return None
+    return (
+        "an example has no token that is trained on, so its loss is 0 and teaches nothing. Its last "
+        "message must hold the answer; run: make filter again"
+    )
 
 
 def thinking_once(subject: Subject) -> str | None:
     """The trained turn holds the thinking once, between one opening and one closing tag."""
     style, tags = subject.style, subject.style.tags
     for shown in subject.shown:
-        encoded = shown.encoded
-        opening = style.opening(encoded.ids[: encoded.num_prompt])
-        turn = opening + style.tokenizer.decode(encoded.ids[encoded.num_prompt :], skip_special_tokens=False)
+        opening = style.opening(shown.encoded.prompt)
+        turn = opening + style.prompts.decode(shown.encoded.trained)
         thinking = split_message(shown.messages[-1], tags).thinking
         counts = turn.count(tags.open), turn.count(tags.close)
         wanted = (1, 1) if thinking is not None or opening else (0, 0)
@@ -113,9 +88,9 @@ def thinking_once(subject: Subject) -> str | None:
             )
         if thinking is not None and thinking not in turn:
             return (
-                "the thinking does not survive the tokenizer: decoding the trained tokens gives "
-                "another text. The tokenizer in the student's card normalises or lacks "
-                "characters; choose another student"
+                "the thinking does not survive the tokenizer: decoding the trained tokens gives another "
+                "text. The tokenizer in the student's card normalises or lacks characters; choose another "
+                "student"
             )
     return None
 
@@ -148,34 +123,30 @@ def thinking_left_open(subject: Subject) -> str | None:
 
 
 def tags_where_the_card_says(subject: Subject) -> str | None:
-    shown = subject.shown[0].encoded
-    opening = subject.style.opening(shown.ids[: shown.num_prompt])
+    opens = bool(subject.style.opening(subject.shown[0].encoded.prompt))
     stated = subject.card.thinking.opened_by_prompt
-    if bool(opening) == stated:
+    if opens == stated:
         return None
-    found = "does" if opening else "does not"
     return (
-        f"the generation prompt {found} end with {subject.style.tags.open}, and the "
-        f"card says opened_by_prompt: {str(stated).lower()}, so eval would split answers wrongly. Set "
-        f"thinking.opened_by_prompt: {str(bool(opening)).lower()} in "
-        f"students/cards/{subject.recipe.train.student}.yaml"
+        f"the generation prompt {'does' if opens else 'does not'} end with {subject.style.tags.open}, and "
+        f"the card says opened_by_prompt: {str(stated).lower()}, so eval would split answers wrongly. Set "
+        f"thinking.opened_by_prompt: {str(opens).lower()} in the student's card"
     )
 
 
 def no_double_special(subject: Subject) -> str | None:
     tokenizer, end = subject.style.tokenizer, subject.style.turn_end_id
     for shown in subject.shown:
-        ids, start = shown.encoded.ids, shown.encoded.num_prompt
-        if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
+        if tokenizer.bos_token_id is not None and shown.encoded.ids[:2] == [tokenizer.bos_token_id] * 2:
             return (
                 f"the prompt begins with {tokenizer.bos_token} twice: the template writes it and the "
                 "tokenizer adds it again. Remove it from the template named in the card"
             )
-        if ids[start:].count(end) > 1:
+        num_ends = shown.encoded.trained.count(end)
+        if num_ends > 1:
             return (
-                f"the trained turn holds {subject.style.turn_end} {ids[start:].count(end)} times, so "
-                "the student would stop inside its answer. The examples contain it as "
-                "text; run: make filter again"
+                f"the trained turn holds {subject.style.turn_end} {num_ends} times, so the student would "
+                "stop inside its answer. The examples contain it as text; run: make filter again"
             )
     return None
 
@@ -206,8 +177,7 @@ def turn_end_of_template(subject: Subject) -> str | None:
         return None
     return (
         f"the template ends the assistant's turn with {after[:24]!r}, and the student would be trained to "
-        f"end it with {style.turn_end!r}. State the template's own token as `eos` in "
-        f"students/cards/{subject.recipe.train.student}.yaml"
+        f"end it with {style.turn_end!r}. State the template's own token as `eos` in the student's card"
     )
 
 
@@ -220,12 +190,11 @@ def same_template_in_eval(subject: Subject) -> str | None:
         )
     prompts = load_prompts(subject.model)
     for shown in subject.shown:
-        trained = shown.encoded.ids[: shown.encoded.num_prompt]
         asked = prompts.ids(shown.messages[:-1]) if prompts else []
-        if trained != asked:
+        if shown.encoded.prompt != asked:
             return (
-                f"the prompt has {len(trained)} tokens in training and {len(asked)} in eval. Both must "
-                "come from the template in the card: state `template` and `template_options` there "
+                f"the prompt has {shown.encoded.num_prompt} tokens in training and {len(asked)} in eval. "
+                "Both must come from the template in the card: state `template` and `template_options` there "
                 "and nowhere else"
             )
     return None
@@ -255,48 +224,43 @@ def length_within_positions(subject: Subject) -> str | None:
 
 def lora_targets_match(subject: Subject) -> str | None:
     """As PEFT reads `lora_targets`: a list of names, or one pattern for whole paths."""
-    targets = subject.card.lora_targets
-    if subject.recipe.train.method == "full" or targets == "all-linear":
+    recipe, targets = subject.recipe.train, subject.card.lora_targets
+    if recipe.method == "full" or targets == "all-linear":
         return None
     kinds = (torch.nn.Linear, torch.nn.Embedding)
     modules = dict(subject.student.named_modules())
     linear = [name for name, module in modules.items() if isinstance(module, kinds)]
     known = ", ".join(sorted({name.split(".")[-1] for name in linear}))
-    wanted = [targets] if isinstance(targets, str) else targets
+    alone = {targets: targets} if isinstance(targets, str) else {target: [target] for target in targets}
     try:
-        config = {target: lora_config(subject.recipe.train, _as_given(target, targets)) for target in wanted}
-        found = {t: [n for n in modules if check_target_module_exists(config[t], n)] for t in wanted}
+        configs = {target: lora_config(recipe, given) for target, given in alone.items()}
+        found = {t: [n for n in modules if check_target_module_exists(configs[t], n)] for t in alone}
     except re.error as error:
-        return f"lora_targets: {targets!r} is no pattern ({error}). Use all-linear, or a list of: {known}"
+        return (
+            f"lora_targets: {targets!r} cannot be read as a pattern ({error}). Use all-linear, or a list of: "
+            f"{known}"
+        )
     missing = [target for target, names in found.items() if not names]
-    if missing or not wanted:
-        return (
-            f"lora_targets: {', '.join(missing) or 'an empty list'} match no layer of the student. Use "
-            f"all-linear, or some of: {known}"
-        )
     other = next((name for names in found.values() for name in names if name not in linear), None)
-    if other is not None:
-        return (
-            f"lora_targets: {other} is a {type(modules[other]).__name__}, which takes no adapter. Use "
-            f"all-linear, or some of: {known}"
-        )
-    return None
-
-
-def _as_given(target: str, targets: str | list[str]) -> str | list[str]:
-    return target if isinstance(targets, str) else [target]
+    if missing or not alone:
+        wrong = f"{', '.join(missing) or 'an empty list'} match no layer of the student"
+    elif other is not None:
+        wrong = f"{other} is a {type(modules[other]).__name__}, which takes no adapter"
+    else:
+        return None
+    return f"lora_targets: {wrong}. Use all-linear, or some of: {known}"
 
 
 def can_emit_turn_end(subject: Subject) -> str | None:
     """An adapter leaves the output embedding as it is; a row of zeros there can never win."""
     if subject.recipe.train.method == "full":
         return None
-    weight = subject.student.get_output_embeddings().weight
-    row = weight[subject.style.turn_end_id].detach().float()
-    same = (weight.detach() == weight[subject.style.turn_end_id].detach()).all(dim=1).sum().item()
-    if row.abs().max().item() > 0 and same == 1:
+    weight = subject.student.get_output_embeddings().weight.detach()
+    row = weight[subject.style.turn_end_id]
+    others = int((weight == row).all(dim=1).sum()) - 1
+    if others == 0 and row.any():
         return None
-    state = "is all zeros" if same == 1 or row.abs().max().item() == 0 else f"equals {same - 1} other rows"
+    state = f"equals {others} other rows" if row.any() and others else "is all zeros"
     return (
         f"the output embedding of {subject.style.turn_end} {state}: the base never learned to emit it, "
         "and an adapter does not change it. Use train.method: full, or a template whose turn ends with a "

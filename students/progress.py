@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Self
 
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 log = logging.getLogger(__name__)
 LOG_SECONDS = 30.0
@@ -33,9 +33,7 @@ class Progress(TrainerCallback):
         self._begun = (0.0, 0)  # when, and at which step
         self._said = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
         # a resumed run drops what it logged after the checkpoint that it goes on from
@@ -45,17 +43,13 @@ class Progress(TrainerCallback):
         if sys.stderr.isatty():
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
         elif state.is_world_process_zero and time.monotonic() - self._said >= LOG_SECONDS:
             self._say(state)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **options: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, **options: Any) -> None:
         if not state.is_world_process_zero:
             return
         entry = {**(options.get("logs") or {}), "step": state.global_step}
@@ -66,9 +60,7 @@ class Progress(TrainerCallback):
             if self._bar is not None:
                 self._bar.set_postfix_str(self._loss, refresh=False)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if self._bar is not None:
             self._bar.close()
         elif state.is_world_process_zero:
@@ -107,12 +99,9 @@ class Stopper(TrainerCallback):
     def __exit__(self, *_: Any) -> None:
         self._restore()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> TrainerControl:
         if self.asked:
-            control.should_save = True
-            control.should_training_stop = True
+            control.should_save = control.should_training_stop = True
         return control
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

@@ -1,57 +1,66 @@
 """The train stage: preflight, TRL's SFTTrainer with or without PEFT, a checkpoint that all tools load.
 
 Reads runs/<name>/filter/examples.parquet; writes runs/<name>/train/checkpoint/, adapter/ and metrics.jsonl.
-An interrupted run goes on from its last checkpoint under steps/, which is removed when the stage finishes.
+An interrupted run goes on from its last checkpoint under steps/, which is removed when the stage is finished.
 
     python -m pipeline train --recipe recipes/demo.yaml
 """
 
-from typing import Any
+import shutil
 
-from pipeline.cards import SampledModel, StudentCard, sampled_student, student_card
-from pipeline.revisions import pinned
-from pipeline.stage import Context, Plan, begin, check_outputs, inputs_of, read_manifest, require
-from students.flags import TrainFlags
+from pipeline.context import Context
+from pipeline.flags import TrainFlags
+from pipeline.recipe.cards import SampledModel
+from pipeline.run.contract import Manifest, Plan, StageRun, begin, check_outputs
+from pipeline.run.revisions import pinned
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 EXAMPLES = "examples.parquet"
+METRICS = "metrics.jsonl"
+STEPS = "steps"
 
 
 def run(context: Context, flags: TrainFlags | None = None) -> None:
     """Train the recipe's student. Under a launcher, rank 0 alone holds the directory."""
     flags = flags or TrainFlags()
-    recipe = context.recipe
-    filter_directory, directory = context.directory("filter"), context.directory("train")
-    card = student_card(recipe.train.student)
-    model = pinned(context.run, sampled_student(recipe.train.student))
-    examples = require(filter_directory, "train", context.start.recipe)
-    plan = plan_of(context, card, model, examples)
+    directory = context.directory("train")
+    examples = context.require("filter", "train")
+    model = pinned(context.run, context.base)
+    plan = plan_of(context, model, examples)
     if flags.rank > 0:
-        done = None if context.start.force else read_manifest(directory)
-        if done is None or done["fingerprint"] != plan.fingerprint:
-            _fit(context, card, model, flags)
+        done = None if context.start.force else context.manifest("train")
+        if done is None or done.fingerprint != plan.fingerprint:
+            _fit(context, model, flags, None)
         return
     stage_run = begin(directory, plan, context.start)
-    if stage_run is None:
-        return
-    with stage_run:
-        check_outputs(filter_directory, [EXAMPLES])
-        result = _fit(context, card, model, flags)
-        stage_run.finish(result.counts, result.outputs, result.usage, result.notes)
+    if stage_run is not None:
+        with stage_run:
+            check_outputs(context.directory("filter"), [EXAMPLES])
+            _fit(context, model, flags, stage_run)
+    # only after the manifest, so that a run killed before it goes on from its last step, not from the first
+    shutil.rmtree(directory / STEPS, ignore_errors=True)
 
 
-def plan_of(context: Context, card: StudentCard, model: SampledModel, examples: dict[str, Any]) -> Plan:
-    """All that decides the checkpoint. The sampling is in it because generation_config.json states it."""
-    recipe = context.recipe
-    config = {
-        "train": recipe.train.model_dump(mode="json"),
-        "student": {**model.identity, "eos": card.eos, "lora_targets": card.lora_targets},
-        "sampling": recipe.generate.sampling.model_dump(mode="json"),
-    }
-    return Plan("train", STAGE_VERSION, config, inputs_of({"filter": examples}), recipe.seed)
+def plan_of(context: Context, model: SampledModel, examples: Manifest) -> Plan:
+    """All that decides the checkpoint. The sampling is in it because generation_config.json states it.
+
+    Of the recipe only what differs from the defaults, of the card only what training reads: a new key with a
+    default leaves finished runs up to date.
+    """
+    recipe, card = context.recipe, context.student_card
+    train = recipe.train.model_dump(mode="json", exclude_defaults=True)
+    del train["student"]
+    student = {**model.identity, "thinking": {"open": model.tags.open, "close": model.tags.close}}
+    if card.eos is not None:
+        student["eos"] = card.eos
+    if recipe.train.method != "full":
+        student["lora_targets"] = card.lora_targets
+    sampling = recipe.generate.sampling.model_dump(mode="json", exclude_defaults=True)
+    config = {"train": train, "student": student, "sampling": sampling}
+    return Plan("train", STAGE_VERSION, config, {"filter": examples.digest([EXAMPLES])}, recipe.seed)
 
 
-def _fit(context: Context, card: StudentCard, model: SampledModel, flags: TrainFlags) -> Any:
-    from students.fit import fit  # torch, transformers, trl and peft, only when there is work
+def _fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRun | None) -> None:
+    from students.trainer import fit  # torch, transformers, trl and peft, only when there is work
 
-    return fit(context, card, model, flags)
+    fit(context, model, flags, stage)

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on our own ids, labels and order.
+"""The work of the train stage: examples in, exported checkpoint out, by TRL's SFTTrainer in our own order.
 
 TRL prepares nothing: rows are micro-batches that students.batching laid out, its padding-free collator lays
 the examples end to end with position ids that start again, and attention keeps them apart. The loss of a step
@@ -7,6 +7,12 @@ changes nothing but rounding.
 """
 
 import functools
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,25 +24,53 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedToken
 from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 
+from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import Train
-from students.batching import Steps, balanced, cut, global_batches
-from students.examples import TrainingSet
-from students.flags import TrainFlags
-from students.format import Encoded
-from students.model import lora_config
-from students.schedule import learning_rate_share
+from pipeline.flags import TrainFlags
+from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.schema import Train
+from pipeline.records import read_examples
+from pipeline.run.contract import Counts, StageRun, Usage
+from students.batching import balanced, cut, global_batches
+from students.examples import TrainingSet, build
+from students.export import export
+from students.format import Encoded, load_format
+from students.model import load_student, lora_config, pick_device, quiet_libraries
+from students.preflight import Subject, preflight
+from students.progress import Progress, Stopper
+from students.train import EXAMPLES, METRICS, STEPS
+
+log = logging.getLogger(__name__)
+
+WSD_DECAY_SHARE = 0.2  # the last fifth decays; MiniCPM (arXiv 2404.06395) finds a tenth or more enough
+# the share of the learning rate, by the share of the steps after the warm-up that is done
+SHAPES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "linear": lambda done: 1 - done,
+    "constant": lambda done: 1.0,
+    "wsd": lambda done: min(1.0, (1 - done) / WSD_DECAY_SHARE),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One training run: what the recipe says, how it runs, and where its own checkpoints go."""
+    """One training run: what it is called, what the recipe says, how it runs, and the stage's directory."""
 
+    name: str
     recipe: Train
     seed: int
     flags: TrainFlags
     device: str
     directory: Path
+
+    @property
+    def steps(self) -> Path:
+        """The checkpoints to resume from; removed once the stage has finished."""
+        return self.directory / STEPS
+
+    @property
+    def metrics(self) -> Path:
+        return self.directory / METRICS
 
 
 class OrderedTrainer(SFTTrainer):
@@ -62,6 +96,82 @@ class OrderedTrainer(SFTTrainer):
         return None
 
 
+def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRun | None) -> None:
+    """Train, export and finish the stage. KeyboardInterrupt leaves a run to go on with.
+
+    `stage` is None on every process but the first. Nothing is written before every check has passed, so that
+    a fault leaves the stage's directory as it was.
+    """
+    quiet_libraries()
+    recipe, card = context.recipe, context.student_card
+    device = pick_device(flags.device)
+    style = load_format(card, model)
+    data = build(read_examples(context.directory("filter") / EXAMPLES), style, recipe.train, recipe.seed)
+    student = load_student(card, model, recipe.train, device)
+    checks = preflight(Subject(recipe, card, model, style, student, data.shown, data.largest_id))
+    log.info("preflight: %d checks passed", len(checks))
+    job = Job(recipe.name, recipe.train, recipe.seed, flags, device, context.directory("train"))
+    trainer = build_trainer(job, data, student, style.tokenizer, card.lora_targets)
+    seconds = train(trainer, job)
+    trained = job.steps / "trained"
+    trainer.save_model(str(trained))
+    if stage is None:
+        return
+    files = export(trained, job.directory, card, model, style, recipe.generate.sampling)
+    num_rows = len(job.metrics.read_text(encoding="utf-8").splitlines())
+    stage.finish(
+        Counts(data.num_in, len(data.train) + len(data.held_out), data.dropped),
+        {METRICS: num_rows, **dict.fromkeys(files)},
+        Usage(
+            train_seconds=round(seconds, 1),
+            steps=trainer.state.global_step,
+            tokens_per_epoch=sum(len(example.ids) for example in data.train),
+        ),
+        {
+            "held_out": len(data.held_out),
+            "device": str(trainer.args.device),
+            "processes": trainer.args.world_size,
+            "attention": student.config._attn_implementation,
+        },
+    )
+
+
+def train(trainer: OrderedTrainer, job: Job) -> float:
+    """Run to the last step, from the last whole checkpoint if there is one; the seconds it took."""
+    last = last_checkpoint(job.steps)
+    if last is not None:
+        log.info("train: going on from %s", last.name)
+        trainer.count_from(step_of(last))
+    started = time.monotonic()
+    trainer.add_callback(Progress(job.metrics))
+    with Stopper() as stopper:
+        trainer.add_callback(stopper)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if stopper.asked:
+        raise KeyboardInterrupt
+    return time.monotonic() - started
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: trainer_state.json is its last file.
+
+    What a kill cut short is removed, so that it can never be taken for a checkpoint.
+    """
+    whole = []
+    for path in directory.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            shutil.rmtree(path, ignore_errors=True)  # another process may be at it
+        else:
+            whole.append(path)
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def build_trainer(
     job: Job,
     data: TrainingSet,
@@ -71,52 +181,56 @@ def build_trainer(
 ) -> OrderedTrainer:
     """The trainer of one run, its global batches decided."""
     require_extras(job.flags)
-    config = base_config(job)
-    steps = plan_steps(job, data.train, config.world_size)
-    config.max_steps = len(steps.parts)
-    config.gradient_accumulation_steps = steps.num_parts // config.world_size
-    config.save_steps = save_interval(job, config.max_steps)
-    held_out = None
-    if job.recipe.early_stopping is not None and not data.held_out:
+    recipe, flags = job.recipe, job.flags
+    steps = plan_steps(job, data.train, flags.processes)
+    if recipe.early_stopping is not None and not data.held_out:
         raise StageError(
             f"train.early_stopping: no example of {len(data.train):,} is held out by train.held_out_share "
-            f"{job.recipe.held_out_share:g}, so no loss can say when to stop. Raise it, or leave both out"
+            f"{recipe.held_out_share:g}, so no loss can say when to stop. Raise it, or leave both out"
         )
-    if data.held_out:
-        held_out = rows(data.held_out, held_out_parts(data.held_out, job.flags.tokens_per_device))
-        config.eval_strategy = "steps"
-        config.eval_steps = max(1, config.max_steps // job.recipe.evaluations)
+    lengths = [len(example.ids) for example in data.held_out]
+    num_parts = min(len(lengths), 1 + sum(lengths) // flags.tokens_per_device)
+    held_out = rows(data.held_out, balanced([*range(len(lengths))], lengths, num_parts)) if lengths else None
     trainer = OrderedTrainer(
         model=model,
-        args=config,
-        train_dataset=rows(data.train, steps.flat()),
+        args=config_of(job, len(steps), len(steps[0]), bool(lengths)),
+        train_dataset=rows(data.train, [part for step in steps for part in step]),
         eval_dataset=held_out,
         processing_class=tokenizer,
-        peft_config=None if job.recipe.method == "full" else lora_config(job.recipe, lora_targets),
+        peft_config=None if recipe.method == "full" else lora_config(recipe, lora_targets),
     )
-    trainer.recipe = job.recipe
-    lengths = [len(example.ids) for example in data.train]
-    trainer.step_tokens = [sum(lengths[i] for part in parts for i in part) for parts in steps.parts]
+    trainer.recipe = recipe
+    trainer.step_tokens = [sum(len(data.train[i].ids) for part in step for i in part) for step in steps]
     trainer.remove_callback(PrinterCallback)
-    if job.flags.tracker == "tensorboard" and job.flags.rank == 0:
-        trainer.add_callback(tensorboard(job))
-    if held_out is not None and job.recipe.early_stopping is not None:
-        trainer.add_callback(EarlyStoppingCallback(job.recipe.early_stopping))
+    if flags.tracker == "tensorboard" and flags.rank == 0:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # the library's own place is among the checkpoints, which go at the end
+        writer = SummaryWriter(log_dir=str(job.directory / "tensorboard"))
+        trainer.add_callback(TensorBoardCallback(writer))
+    if recipe.early_stopping is not None:
+        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
     return trainer
 
 
-def base_config(job: Job) -> SFTConfig:
-    """The part of TRL's configuration that does not depend on the data."""
+def config_of(job: Job, num_steps: int, num_parts: int, measured: bool) -> SFTConfig:
+    """TRL's configuration for steps of `num_parts` micro-batches; `measured`: examples are held out.
+
+    With early stopping the checkpoints are the evaluations, to keep the best one.
+    """
     recipe, flags, on_cpu = job.recipe, job.flags, job.device == "cpu"
     stops_early = recipe.early_stopping is not None
+    between = max(1, num_steps // recipe.evaluations)
     return SFTConfig(
-        output_dir=str(job.directory),
+        output_dir=str(job.steps),
         seed=job.seed,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
+        max_steps=num_steps,
         per_device_train_batch_size=1,
         per_device_eval_batch_size=1,
+        gradient_accumulation_steps=num_parts // flags.processes,
         train_sampling_strategy="sequential",
         padding_free=True,
         max_length=None,
@@ -132,16 +246,17 @@ def base_config(job: Job) -> SFTConfig:
         logging_steps=flags.log_every,
         logging_first_step=True,
         save_strategy="steps",
+        save_steps=between if stops_early else flags.save_every or max(1, num_steps // 10),
         save_total_limit=2,
         load_best_model_at_end=stops_early,
         # else a resumed run forgets how many evaluations brought no better loss
         restore_callback_states_from_checkpoint=stops_early,
         metric_for_best_model="eval_loss" if stops_early else None,
-        eval_strategy="steps" if stops_early else "no",
-        eval_steps=1 if stops_early else None,
+        eval_strategy="steps" if measured else "no",
+        eval_steps=between if measured else None,
         report_to=flags.tracker if flags.tracker in ("trackio", "wandb") else "none",
         project="retort",
-        run_name=job.directory.parent.parent.name,
+        run_name=job.name,
         disable_tqdm=True,
     )
 
@@ -159,14 +274,7 @@ def require_extras(flags: TrainFlags) -> None:
             )
 
 
-def tensorboard(job: Job) -> TensorBoardCallback:
-    """Into train/tensorboard/: the library's own place is among the checkpoints, which go at the end."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return TensorBoardCallback(SummaryWriter(log_dir=str(job.directory.parent / "tensorboard")))
-
-
-def plan_steps(job: Job, train: list[Encoded], processes: int) -> Steps:
+def plan_steps(job: Job, train: list[Encoded], processes: int) -> list[list[list[int]]]:
     """All optimizer steps of the run, each cut into equally many micro-batches for every process."""
     recipe = job.recipe
     if processes > recipe.batch_size:
@@ -176,18 +284,6 @@ def plan_steps(job: Job, train: list[Encoded], processes: int) -> Steps:
         )
     batches = global_batches(len(train), recipe.batch_size, recipe.epochs, job.seed)
     return cut(batches, [len(example.ids) for example in train], processes, job.flags.tokens_per_device)
-
-
-def held_out_parts(held_out: list[Encoded], max_tokens: int) -> list[list[int]]:
-    lengths = [len(example.ids) for example in held_out]
-    return balanced(list(range(len(held_out))), lengths, min(len(lengths), 1 + sum(lengths) // max_tokens))
-
-
-def save_interval(job: Job, num_steps: int) -> int:
-    """Steps between checkpoints; with early stopping those are the evaluations, to keep the best one."""
-    if job.recipe.early_stopping is not None:
-        return max(1, num_steps // job.recipe.evaluations)
-    return job.flags.save_every or max(1, num_steps // 10)
 
 
 def rows(examples: list[Encoded], parts: list[list[int]]) -> Dataset:
@@ -202,3 +298,16 @@ def rows(examples: list[Encoded], parts: list[list[int]]) -> Dataset:
         }
 
     return Dataset.from_dict({"part": parts}).with_transform(lay_out)
+
+
+def learning_rate_share(step: int, num_steps: int, recipe: Train) -> float:
+    """Warm-up to 1, then the recipe's schedule down to `min_learning_rate_ratio` at the last step.
+
+    Pure, so that a resumed run gets the same one.
+    """
+    warmup = math.ceil(recipe.warmup_ratio * num_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, num_steps - warmup))
+    floor = recipe.min_learning_rate_ratio
+    return floor + (1 - floor) * SHAPES[recipe.schedule](done)

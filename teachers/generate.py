@@ -8,56 +8,43 @@ each problem was) to runs/<name>/generate. A run that was killed goes on where i
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pipeline.cards import SampledModel, sampled_teacher, teacher_card
+from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import Recipe
-from pipeline.records import Problem, from_json
-from pipeline.render import PROMPTS
-from pipeline.revisions import pinned, same_revision
-from pipeline.sampling import EngineFlags, Job, Options, Store, Tally, collect, start_engine
-from pipeline.sampling.adopt import AdoptedRun
+from pipeline.flags import AdoptFlags, EngineFlags, WorkerFlags
+from pipeline.plan.forecast import against_fact, read_forecast
+from pipeline.problems.sources import verifiers_in_use
+from pipeline.records import Problem, ProblemFile
+from pipeline.run.contract import Counts, Manifest, Plan, StageRun, Usage, begin
+from pipeline.run.revisions import pinned, same_revision
+from pipeline.sampling import Job, Options, Store, Tally, adopted, collect, start_engine
 from pipeline.sampling.progress import Progress
-from pipeline.stage import Context, Counts, Plan, StageRun, begin, inputs_of, require
-from pipeline.verify import VERSIONS, VerifierPool
-from teachers.forecast import against_fact, read_forecast
+from pipeline.verify import VerifierPool
 from teachers.tries import write_tries
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateFlags:
-    """How generate runs, not which samples are taken. `adopt` are runs to take traces from."""
+    """How generate runs, not which samples are taken."""
 
     engine: EngineFlags = field(default_factory=EngineFlags)
-    adopt: tuple[str, ...] = ()
-    verifier_workers: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class ProblemFile:
-    """The problems of a finished problems stage, streamed anew at each iteration."""
-
-    path: Path
-
-    def __iter__(self) -> Iterator[Problem]:
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                yield from_json(Problem, line)
+    adopt: AdoptFlags = field(default_factory=AdoptFlags)
+    workers: WorkerFlags = field(default_factory=WorkerFlags)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """All that is known before anything is bought."""
 
+    context: Context
     plan: Plan
     job: Job
     problems: ProblemFile
@@ -66,85 +53,86 @@ class Prepared:
 
 def run(context: Context, flags: GenerateFlags | None = None) -> None:
     """Run or resume the stage. StageError above `max_failure_rate`, with all that was finished saved."""
-    flags = flags or GenerateFlags()
     prepared = prepare(context)
     stage = begin(context.directory("generate"), prepared.plan, context.start)
     if stage is None:
         return
     with stage, Store(stage.directory) as store:
-        work = Work(stage, context.runs, flags, prepared.num_problems)
-        tally, notes = asyncio.run(sample(prepared.job, prepared.problems, store, work))
-        refuse_failures(tally, context.recipe.generate.max_failure_rate, stage.directory)
-        close_books(stage, prepared, store, tally, notes)
+        tally, notes = asyncio.run(
+            sample(prepared, prepared.problems, store, stage, flags or GenerateFlags())
+        )
+        refuse_failures(tally, context.recipe.generate.max_failure_rate, store)
+        finish(stage, prepared, store, tally, notes)
 
 
 def prepare(context: Context) -> Prepared:
     """Plan, job and problems of the recipe. StageError where the problems stage has not finished."""
-    source = context.directory("problems")
-    manifest = require(source, "generate", context.start.recipe)
-    model = sampled_teacher(context.recipe.generate.teacher)
+    manifest = context.require("problems", "generate")
     return Prepared(
-        plan_of(context.recipe, model, manifest),
-        job_of(context.recipe, model),
-        ProblemFile(source / "problems.jsonl"),
-        manifest["outputs"]["problems.jsonl"]["rows"],
+        context,
+        plan_of(context, manifest),
+        job_of(context),
+        ProblemFile(context.directory("problems") / "problems.jsonl"),
+        manifest.outputs["problems.jsonl"].rows or 0,
     )
 
 
-def plan_of(recipe: Recipe, model: SampledModel, problems: dict[str, Any]) -> Plan:
+def plan_of(context: Context, problems: Manifest) -> Plan:
     """All that decides which traces there are: teacher, prompt, sampling, budget, verifiers, problems."""
-    section = recipe.generate
+    recipe = context.recipe
+    # neither a word about the licence nor how many failures are too many changes a trace
+    left_out = {"teacher", "prompt", "accept_licence", "max_failure_rate"}
     config = {
-        **section.model_dump(),
-        "teacher_identity": model.identity,
-        "prompt_text": PROMPTS[section.prompt],
-        "verifiers": VERSIONS,
+        **recipe.generate.model_dump(exclude=left_out, exclude_defaults=True),
+        "teacher": context.teacher.identity,
+        "prompt": context.prompt.user,
+        "verifiers": verifiers_in_use(recipe.problems),
     }
-    return Plan("generate", STAGE_VERSION, config, inputs_of({"problems": problems}), recipe.seed)
+    inputs = {"problems": problems.digest(["problems.jsonl"])}
+    return Plan("generate", STAGE_VERSION, config, inputs, recipe.seed)
 
 
-def job_of(recipe: Recipe, model: SampledModel) -> Job:
+def job_of(context: Context) -> Job:
     """What generate samples. RecipeError where samples would all be alike, or the licence is not accepted."""
-    section = recipe.generate
+    section, card = context.recipe.generate, context.teacher_card
     if section.sampling.temperature == 0 and section.samples.max > 1:
         raise RecipeError(
             "generate.sampling.temperature: 0 makes all samples of a problem the same text, and samples.max "
             f"is {section.samples.max}; set temperature above 0, or samples: {{keep: 1, max: 1}}"
         )
-    card = teacher_card(section.teacher)
     if card.training_on_outputs == "restricted" and section.accept_licence != card.licence:
         raise RecipeError(
             f"generate.teacher: the licence of {section.teacher} ({card.licence}) restricts training on its "
             f"outputs. Read it; to go on, set generate.accept_licence: {card.licence}"
         )
-    return Job(model, section.prompt, section.sampling, section.samples, recipe.seed)
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    stage: StageRun
-    runs: Path
-    flags: GenerateFlags
-    num_problems: int
+    return Job(
+        context.teacher,
+        context.prompt,
+        section.sampling,
+        section.samples,
+        context.recipe.seed,
+        section.keep_tokens,
+    )
 
 
 async def sample(
-    job: Job, problems: Iterable[Problem], store: Store, work: Work
+    prepared: Prepared, problems: Iterable[Problem], store: Store, stage: StageRun, flags: GenerateFlags
 ) -> tuple[Tally, dict[str, Any]]:
-    """Engine, verifiers and loop together; the tally and what the engine has to note."""
-    model, run_directory = job.model, work.stage.directory.parent
-    if work.flags.engine.engine == "vllm":
-        model = pinned(run_directory, model)
-    folders = [work.stage.aside] if work.stage.aside else []
-    for name in work.flags.adopt:
-        same_revision(model, run_directory, work.runs / name)
-        folders.append(adopted_directory(work.runs, name))
+    """Engine, verifiers and loop together, for all problems or some; the tally and the engine's notes."""
+    context, job = prepared.context, prepared.job
+    model = job.model if flags.engine.engine == "server" else pinned(context.run, job.model)
+    folders = list(stage.aside)
+    for name in flags.adopt.adopt:
+        other = context.run_named("--adopt", name, "generate")
+        same_revision(model, context.run, other)
+        folders.append(other / "generate")
     with ExitStack() as stack:
-        pool = stack.enter_context(VerifierPool(workers=work.flags.verifier_workers))
-        sources = tuple(stack.enter_context(closing(AdoptedRun(folder, job))) for folder in folders)
-        watcher = Progress(work.num_problems, save_spent(work.stage))
-        options = Options(work.flags.engine.concurrency, sources, watcher)
-        async with start_engine(model, work.flags.engine) as engine:
+        sources = tuple(stack.enter_context(closing(source)) for source in adopted(folders, job))
+        pool = stack.enter_context(VerifierPool(workers=flags.workers.num_workers))
+        num_problems = len(problems) if isinstance(problems, list) else prepared.num_problems
+        watcher = Progress(num_problems, save_spent(stage))
+        options = Options(flags.engine.concurrency, sources, watcher)
+        async with start_engine(model, flags.engine) as engine:
             tally = await collect(job, problems, engine, store, pool, options)
         return tally, engine.notes
 
@@ -165,18 +153,7 @@ def spent(before: dict[str, float], tally: Tally) -> dict[str, float]:
     return {name: round(before.get(name, 0) + value, 3) for name, value in now.items()}
 
 
-def adopted_directory(runs: Path, name: str) -> Path:
-    """The generate directory of the run that `--adopt` names. RecipeError where there is none."""
-    directory = runs / name / "generate"
-    if not directory.is_dir():
-        known = sorted(path.parent.name for path in runs.glob("*/generate"))
-        raise RecipeError(
-            f"--adopt {name}: {directory} does not exist; runs with traces: {', '.join(known) or 'none'}"
-        )
-    return directory
-
-
-def refuse_failures(tally: Tally, limit: float, directory: Path) -> None:
+def refuse_failures(tally: Tally, limit: float, store: Store) -> None:
     """StageError where more than `limit` of the requests failed; everything is saved by then."""
     num_failed = sum(tally.failed.values())
     num_traces = tally.found + tally.adopted + tally.sampled
@@ -185,14 +162,12 @@ def refuse_failures(tally: Tally, limit: float, directory: Path) -> None:
         raise StageError(
             f"generate: {num_failed:,} of {num_traces + num_failed:,} requests failed ({kinds}), more than "
             f"generate.max_failure_rate {limit:g} allows. All {num_traces:,} finished traces are saved in "
-            f"{directory}, each failure is in failures.jsonl. Repair the cause and run the same command "
-            "again: it asks only for what is missing"
+            f"{store.directory}, each failure is in failures.jsonl. Repair the cause and run the same "
+            "command again: it asks only for what is missing"
         )
 
 
-def close_books(
-    stage: StageRun, prepared: Prepared, store: Store, tally: Tally, notes: dict[str, Any]
-) -> None:
+def finish(stage: StageRun, prepared: Prepared, store: Store, tally: Tally, notes: dict[str, Any]) -> None:
     """Write tries.jsonl and the manifest, with the forecast of a pilot set against the fact."""
     summary = write_tries(stage.directory / "tries.jsonl", prepared.problems, store, prepared.job.samples)
     outputs = {**store.outputs(), "tries.jsonl": summary["problems"]}
@@ -200,12 +175,12 @@ def close_books(
     num_failed = sum(tally.failed.values())
     usage = usage_of(spent(stage.carried, tally), tally.found, store, summary["correct"])
     fact = {
-        "output_tokens": usage["output_tokens"],
+        "output_tokens": usage.output_tokens,
         "pass_rate": round(summary["correct"] / max(summary["tries"], 1), 4),
         "solved_share": round(summary["solved"] / max(summary["problems"], 1), 4),
         "tries_per_problem": round(summary["tries"] / max(summary["problems"], 1), 3),
-        "tokens_per_trace": round(usage["output_tokens"] / max(num_traces, 1), 1),
-        "tokens_per_second": usage["tokens_per_second"],
+        "tokens_per_trace": round(store.keys.output_tokens / max(num_traces, 1), 1),
+        "tokens_per_second": usage.tokens_per_second,
     }
     stage.finish(
         Counts(num_in=num_traces + num_failed, kept=num_traces, failed=dict(tally.failed)),
@@ -219,7 +194,7 @@ def close_books(
     )  # fmt: skip
 
 
-def usage_of(spent: dict[str, float], found: int, store: Store, correct: int) -> dict[str, Any]:
+def usage_of(spent: dict[str, float], found: int, store: Store, correct: int) -> Usage:
     """Tokens of all traces in the store, and what all processes of the stage had the engine make of them.
 
     `found` is what the last process had no need to sample. A kill takes the last second of engine time.
@@ -227,14 +202,14 @@ def usage_of(spent: dict[str, float], found: int, store: Store, correct: int) ->
     keys = store.keys
     sampled_tokens = keys.output_tokens - int(spent["adopted_tokens"])
     seconds = spent["engine_seconds"]
-    return {
-        "prompt_tokens": keys.prompt_tokens,
-        "output_tokens": keys.output_tokens,
-        "sampled": keys.num_traces - int(spent["adopted"]),
-        "adopted": int(spent["adopted"]),
-        "found": found,
-        "sampled_output_tokens": sampled_tokens,
-        "engine_seconds": round(seconds, 2),
-        "tokens_per_second": round(sampled_tokens / seconds, 1) if seconds else None,
-        "tokens_per_kept": round(keys.output_tokens / correct, 1) if correct else None,
-    }
+    return Usage(
+        prompt_tokens=keys.prompt_tokens,
+        output_tokens=keys.output_tokens,
+        sampled=keys.num_traces - int(spent["adopted"]),
+        adopted=int(spent["adopted"]),
+        found=found,
+        sampled_output_tokens=sampled_tokens,
+        engine_seconds=round(seconds, 2),
+        tokens_per_second=round(sampled_tokens / seconds, 1) if seconds else None,
+        tokens_per_kept=round(keys.output_tokens / correct, 1) if correct else None,
+    )

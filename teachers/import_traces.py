@@ -1,40 +1,44 @@
 """Traces that exist already as the generate stage of a run, so that the later stages run on them.
 
 Reads a JSONL or Parquet file in a layout of teachers/layouts.py and the finished problems stage. Writes what
-generate writes to runs/<name>/generate; a row whose question is none of the problems is dropped and counted.
-Output tokens are the file's where it states them, else counted with the student's tokenizer, as filter does;
-where neither is to be had the manifest states none.
+generate writes to runs/<name>/generate, each response with its thinking between the tags of the recipe's
+teacher. Dropped and counted: no_such_problem, a question that is not one of the problems; tags_in_text, a
+response that holds such a tag in its own text and would be split there. Output tokens are the file's where it
+states them, else counted with the student's tokenizer, as filter does; where neither is to be had, the
+manifest states none.
 
     python -m pipeline import-traces --recipe recipes/demo.yaml --file traces.jsonl --layout openr1
 """
 
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pipeline.cards import StudentCard, student_card
+from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
-from pipeline.examples import token_counter, tokenizer_file, tokenizer_identity
-from pipeline.recipe import Samples
-from pipeline.records import Problem, Trace
+from pipeline.filter.examples import token_counter, tokenizer_file, tokenizer_identity
+from pipeline.flags import WorkerFlags
+from pipeline.problems.sources import normalise_question, verifiers_in_use
+from pipeline.recipe.cards import StudentCard, Tags
+from pipeline.recipe.schema import Samples
+from pipeline.recipe.strict_yaml import nearest
+from pipeline.records import STOP, Problem, ProblemFile, Trace
+from pipeline.render import join_response, split_response
 from pipeline.rows import read_rows, require_file
+from pipeline.run.contract import Counts, Manifest, Plan, Usage, begin, fingerprint, hash_file
 from pipeline.sampling import Store
-from pipeline.sampling.engine import completion_of
 from pipeline.sampling.keys import DONE, VERIFIED
-from pipeline.sources import normalise_question
-from pipeline.stage import Context, Counts, Plan, begin, fingerprint, hash_file, inputs_of, require
-from pipeline.strict_yaml import nearest
-from pipeline.verify import VERSIONS, VerifierPool
-from teachers.generate import ProblemFile
+from pipeline.verify import VerifierPool
+from pipeline.verify.basis import basis_of, tags_digest
 from teachers.layouts import LAYOUTS, Columns, Row, bare_question, bare_solution
 from teachers.tries import write_tries
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +66,29 @@ class Tokens:
         return self.count(response) if self.count else 0
 
 
-def run(context: Context, imported: Imported) -> None:
-    """Import once. StageError where problems has not finished, RecipeError where no row matches a problem."""
+def run(context: Context, imported: Imported, workers: WorkerFlags | None = None) -> None:
+    """Import once. RecipeError for a row that cannot be read, StageError where no row matches a problem."""
     if imported.layout not in LAYOUTS:
         raise RecipeError(f"--layout {imported.layout}: {nearest(imported.layout, list(LAYOUTS))}")
     if imported.columns.tokens and imported.layout != "columns":
         raise RecipeError(f"--columns {imported.columns.tokens}: --layout {imported.layout} reads no columns")
-    source = context.directory("problems")
-    manifest = require(source, "import-traces", context.start.recipe)
+    manifest = context.require("problems", "import-traces")
     plan = plan_of(context, imported, manifest)
     stage = begin(context.directory("generate"), plan, context.start)
     if stage is None:
         return
-    problems = ProblemFile(source / "problems.jsonl")
-    tokens = Tokens(counter(student_card(context.recipe.train.student)))
+    problems = ProblemFile(context.directory("problems") / "problems.jsonl")
+    tokens = Tokens(counter(context.student_card))
     with stage, Store(stage.directory) as store:
-        store.load(plan.fingerprint[:16])
-        dropped = take(imported, problems, store, tokens)
+        store.load(plan.fingerprint[:16], tags_digest(context.teacher.tags))
+        importing = Importing(imported, context.teacher.tags, store, tokens)
+        with VerifierPool((workers or WorkerFlags()).num_workers) as pool:
+            importing.take(problems, pool)
+        dropped = importing.dropped
         if not store.keys.num_traces:
             raise StageError(
-                f"{imported.file}: none of its questions is one of the problems in {source} "
-                f"(dropped: {dict(dropped)}); the recipe's sources must hold the same questions"
+                f"{imported.file}: none of its questions is one of the problems in {problems.path} "
+                f"(dropped: {dict(dropped)}). The recipe's sources must hold the same questions"
             )
         most = max(store.keys.most_samples(), 1)
         summary = write_tries(stage.directory / "tries.jsonl", problems, store, Samples(keep=1, max=most))
@@ -91,8 +97,8 @@ def run(context: Context, imported: Imported) -> None:
         counts = Counts(num_in=kept + dropped.total(), kept=kept, dropped=dict(dropped))
         notes = {**summary, "imported": imported.file.name, "tokens": dict(tokens.sources)}
         # nothing was sampled here, so there is no engine time; tokens are stated only where all are known
-        usage = {} if tokens.sources["unknown"] else {"output_tokens": store.keys.output_tokens}
-        stage.finish(counts, dict(outputs), usage, notes)
+        usage = Usage() if tokens.sources["unknown"] else Usage(output_tokens=store.keys.output_tokens)
+        stage.finish(counts, outputs, usage, notes)
     log.info("import-traces: %d traces, dropped %s", kept, dict(dropped) or "none")
 
 
@@ -105,73 +111,109 @@ def counter(card: StudentCard) -> Callable[[str], int] | None:
         return None
 
 
-def plan_of(context: Context, imported: Imported, problems: dict[str, Any]) -> Plan:
-    """An import takes generate's place, under a plan of its own."""
+def plan_of(context: Context, imported: Imported, problems: Manifest) -> Plan:
+    """An import takes generate's place, under a plan of its own.
+
+    Other than generate's it has the teacher's tags in it: the responses are written with them.
+    """
     config = {
         "imported": imported.layout,
         "columns": asdict(imported.columns),
-        "tokenizer": tokenizer_identity(student_card(context.recipe.train.student)),
-        "verifiers": VERSIONS,
+        "thinking": context.teacher.tags.model_dump(),
+        "tokenizer": tokenizer_identity(context.student_card),
+        "verifiers": verifiers_in_use(context.recipe.problems),
     }
-    inputs = {**inputs_of({"problems": problems}), "file": hash_file(require_file(imported.file))}
+    inputs = {
+        "problems": problems.digest(["problems.jsonl"]),
+        "file": hash_file(require_file(imported.file)),
+    }
     return Plan("generate", STAGE_VERSION, config, inputs, context.recipe.seed)
 
 
-def take(imported: Imported, problems: ProblemFile, store: Store, tokens: Tokens) -> Counter[str]:
-    """Store and verify the traces of all problems; how many responses were dropped, by reason."""
-    by_question = {question_key(problem.question): problem for problem in problems}
-    dropped: Counter[str] = Counter()
-    with VerifierPool() as pool:
-        rows = matched(imported, by_question, dropped)
+@dataclass(frozen=True, slots=True)
+class Importing:
+    """One file on its way into the store."""
+
+    imported: Imported
+    tags: Tags
+    store: Store
+    tokens: Tokens
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def take(self, problems: ProblemFile, pool: VerifierPool) -> None:
+        """Store and verify the traces of all problems; responses that are dropped are counted by reason."""
+        by_question = {question_key(problem.question): problem for problem in problems}
+        tags = tags_digest(self.tags)
         verdicts = pool.map(
-            ((p.id, trace.sample), p.verifier, p.gold, trace.answer, p.metadata)
-            for p, trace in stored(rows, imported, store, tokens)
+            ((p.id, sample), p.verifier, p.gold, answer, p.metadata, basis_of(p, tags))
+            for p, sample, answer in self.stored(self.matched(by_question))
         )
         for verdict in verdicts:
-            store.add_verdict(verdict)
-    return dropped
+            self.store.add_verdict(verdict)
+
+    def matched(self, by_question: dict[str, Problem]) -> Iterator[tuple[Problem, Row]]:
+        """Rows whose question is one of the problems."""
+        read, _ = LAYOUTS[self.imported.layout]
+        for line in read_rows(self.imported.file):
+            values = line.values or {}
+            try:
+                row = read(values, self.imported.columns)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise RecipeError(
+                    f"{line.where}: is not a row of layout {self.imported.layout} "
+                    f"({type(error).__name__}: {error}); it has the columns {', '.join(values) or 'none'}"
+                ) from None
+            problem = by_question.get(question_key(row.question))
+            if problem is None:
+                self.dropped["no_such_problem"] += len(row.responses)
+            else:
+                yield problem, row
+
+    def stored(self, rows: Iterator[tuple[Problem, Row]]) -> Iterator[tuple[Problem, int, str]]:
+        """Append each response as the next sample of its problem, unless an interrupted import has it.
+
+        Yields the answer of each one that has no verdict yet.
+        """
+        taken: Counter[str] = Counter()
+        for problem, row in rows:
+            for response, reason, stated in zip(row.responses, row.reasons, row.tokens, strict=True):
+                text = retagged(response, LAYOUTS[self.imported.layout][1], self.tags)
+                if text is None:
+                    self.dropped["tags_in_text"] += 1
+                    continue
+                sample = taken[problem.id]
+                taken[problem.id] += 1
+                output_tokens = self.tokens.of(response, stated)
+                held = self.store.keys.bits(problem.id, sample)
+                if not held & DONE:
+                    self.store.add_trace(
+                        Trace(
+                            problem_id=problem.id,
+                            sample=sample,
+                            seed=0,
+                            request=self.store.request,
+                            response=text,
+                            finish_reason=reason or STOP,
+                            prompt_tokens=0,
+                            output_tokens=output_tokens,
+                            teacher=self.imported.file.stem,
+                        )
+                    )
+                if not held & VERIFIED:
+                    yield problem, sample, split_response(text, self.tags).answer
 
 
-def matched(
-    imported: Imported, by_question: dict[str, Problem], dropped: Counter[str]
-) -> Iterator[tuple[Problem, Row]]:
-    """Rows whose question is one of the problems."""
-    read, _ = LAYOUTS[imported.layout]
-    for line in read_rows(imported.file):
-        try:
-            row = read(line.values or {}, imported.columns)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RecipeError(
-                f"{line.where}: is no row of layout {imported.layout} ({type(error).__name__}: {error}); "
-                f"it has the columns {', '.join(line.values or {})}"
-            ) from None
-        problem = by_question.get(question_key(row.question))
-        if problem is None:
-            dropped["no_such_problem"] += len(row.responses)
-        else:
-            yield problem, row
+def retagged(response: str, layout: Tags, teacher: Tags) -> str | None:
+    """A response with its thinking between the teacher's tags, by which all of generate's traces are split.
 
-
-def stored(
-    rows: Iterator[tuple[Problem, Row]], imported: Imported, store: Store, tokens: Tokens
-) -> Iterator[tuple[Problem, Trace]]:
-    """Append each response as the next sample of its problem, unless an interrupted import has it."""
-    _, tags = LAYOUTS[imported.layout]
-    taken: Counter[str] = Counter()
-    for problem, row in rows:
-        for response, reason, stated in zip(row.responses, row.reasons, row.tokens, strict=True):
-            sample = taken[problem.id]
-            taken[problem.id] += 1
-            done = completion_of(response, reason or "stop", (0, tokens.of(response, stated)), tags)
-            trace = Trace(
-                problem.id, sample, 0, store.request, done.thinking, bare_solution(done.answer),
-                done.finish_reason, 0, done.output_tokens, imported.file.stem,
-            )  # fmt: skip
-            held = store.keys.bits(problem.id, sample)
-            if not held & DONE:
-                store.add_trace(trace)
-            if not held & VERIFIED:
-                yield problem, trace
+    None where its own text holds one of these tags, so that it would be split elsewhere.
+    """
+    split = split_response(response, layout)
+    split = dataclasses.replace(split, answer=bare_solution(split.answer))
+    text = join_response(split, teacher, f"{teacher.open}\n" if teacher.opened_by_prompt else "")
+    again = split_response(text, teacher)
+    unchanged = (again.thinking or "", again.answer) == (split.thinking or "", split.answer)
+    return text if unchanged else None
 
 
 def question_key(text: str) -> str:

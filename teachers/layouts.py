@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import RecipeError
-from pipeline.render import PROMPTS, Tags
+from pipeline.recipe.cards import Tags
+from pipeline.recipe.prompts import PROMPTS
 
 THINK = Tags(opened_by_prompt=False)
-THOUGHT = Tags("<|begin_of_thought|>", "<|end_of_thought|>", opened_by_prompt=False)
+THOUGHT = Tags(open="<|begin_of_thought|>", close="<|end_of_thought|>", opened_by_prompt=False)
 SOLUTION = ("<|begin_of_solution|>", "<|end_of_solution|>")
 # what data sets put around a question; what remains is compared with the problems
 WRAPPERS = [
     "Return your final response within \\boxed{}.",
-    *(style.format(question="").strip() for style in PROMPTS.values()),
+    *(prompt.user.format(question="").strip() for prompt in PROMPTS.values()),
 ]
 
 

@@ -6,7 +6,6 @@ Reads teachers/cards/<name>.yaml, writes nothing. The generate stage uses it wit
 """
 
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -14,10 +13,10 @@ import time
 import urllib.error
 import urllib.request
 
-from pipeline.cards import sampled_teacher, teacher_card
 from pipeline.errors import EngineError, RecipeError
-from pipeline.sampling import EngineFlags
-from pipeline.sampling.serving import serve_command
+from pipeline.flags import EngineFlags
+from pipeline.recipe.cards import sampled_teacher, teacher_card
+from pipeline.sampling.engines.serving import serve_command
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ WAIT_SECONDS = 3600.0  # weights of hundreds of gigabytes are read first
 def run(teacher: str, port: int, flags: EngineFlags) -> None:
     """Start the server, say when it answers, and stay until it ends. EngineError where it ends by itself."""
     check_port(port)
-    server = subprocess.Popen(command(teacher, port, flags), env=environment())
+    server = subprocess.Popen(command(teacher, port, flags))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: with the server stopped
     try:
         wait_until_ready(server, port)
@@ -59,7 +58,8 @@ def check_port(port: int) -> None:
 
 def command(teacher: str, port: int, flags: EngineFlags) -> list[str]:
     """The command line of `vllm serve` for a card."""
-    model, card = sampled_teacher(teacher), teacher_card(teacher)
+    card = teacher_card(teacher)
+    model = sampled_teacher(teacher, card)
     return serve_command(
         model,
         flags,
@@ -69,10 +69,6 @@ def command(teacher: str, port: int, flags: EngineFlags) -> list[str]:
         reasoning_parser=card.engine.reasoning_parser,
         chat_template=model.template,
     )
-
-
-def environment() -> dict[str, str]:
-    return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **os.environ}
 
 
 def wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
@@ -93,7 +89,7 @@ def wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
 
 def stop(server: "subprocess.Popen[bytes]") -> None:
     """End the server and what it started; nothing stays on the port."""
-    from pipeline.sampling.processes import kill, with_children
+    from pipeline.sampling.engines.processes import kill, with_children
 
     processes = with_children(server.pid)
     server.terminate()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe import Samples
+from pipeline.recipe.schema import Samples
 from pipeline.records import Problem
 from pipeline.sampling import Store
 from pipeline.sampling.keys import counts

@@ -10,17 +10,18 @@ import logging
 import sys
 from pathlib import Path
 
-from pipeline.cards import SampledModel
-from pipeline.recipe import Samples, Sampling
+from pipeline.flags import EngineFlags
+from pipeline.recipe.cards import SampledModel, Tags
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import Samples, Sampling
 from pipeline.records import Problem, problem_id
-from pipeline.render import Tags
-from pipeline.sampling import EngineFlags, Job, Options, Store, collect, start_engine
+from pipeline.sampling import Job, Options, Store, collect, start_engine
 from pipeline.verify import VerifierPool
 
 MODEL = SampledModel(
     "scripted", "scripted", None, "bfloat16", None, 1000, Tags(), identity={"model": "scripted"}
 )
-JOB = Job(MODEL, "plain", Sampling(temperature=1.0, max_tokens=100), Samples(keep=2, max=6), 0)
+JOB = Job(MODEL, PROMPTS["plain"], Sampling(temperature=1.0, max_tokens=100), Samples(keep=2, max=6), 0)
 
 
 def make_problems(count: int, behaviour: str = "") -> list[Problem]:
@@ -28,13 +29,13 @@ def make_problems(count: int, behaviour: str = "") -> list[Problem]:
     texts = [f"What is {i} + {7 * i % 97}? {behaviour}".strip() for i in range(count)]
     golds = [str(i + 7 * i % 97) for i in range(count)]
     return [
-        Problem(problem_id(text, gold, "text"), text, gold, "text", "test", "none")
+        Problem(problem_id(text), text, gold, "text", "test", "none")
         for text, gold in zip(texts, golds, strict=True)
     ]
 
 
 async def main(url: str, directory: str, num_problems: int, concurrency: int) -> None:
-    flags = EngineFlags("server", urls=(url,), concurrency=concurrency)
+    flags = EngineFlags(engine="server", urls=(url,), concurrency=concurrency)
     problems = make_problems(num_problems)
     with VerifierPool(workers=1) as pool:
         wait_for_go()

@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.recipe import Recipe
+from pipeline.context import Context
+from pipeline.recipe.cards import Tags, load_cards
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.strict_yaml import validate
 from pipeline.records import Problem, Status, Trace, Verdict, problem_id, to_json
-from pipeline.stage import Context, Counts, Plan, Start, begin
-from pipeline.strict_yaml import validate
+from pipeline.render import Split, join_response
+from pipeline.run.contract import Counts, Plan, Start, begin
+from pipeline.verify.basis import basis_of, tags_digest
 from pipeline.verify.table import VERSIONS
+
+TAGS = Tags()
 
 
 def make_recipe(**sections: Any) -> Recipe:
@@ -42,19 +48,26 @@ def make_recipe(**sections: Any) -> Recipe:
 
 def make_problem(number: int, source: str = "sums") -> Problem:
     question, gold = f"What is {number} + 1?", str(number + 1)
-    return Problem(problem_id(question, gold, "math"), question, gold, "math", source, "MIT", {})
+    return Problem(problem_id(question), question, gold, "math", source, "MIT", {})
 
 
-def make_trace(problem: Problem, sample: int, answer: str | None = None, **changes: Any) -> Trace:
+def make_trace(
+    problem: Problem, sample: int, answer: str | None = None, thinking: str | None = None, **changes: Any
+) -> Trace:
+    """A trace as a teacher whose opening tag is in the prompt samples it."""
     text = f"\\boxed{{{problem.gold if answer is None else answer}}}"
-    trace = Trace(problem.id, sample, 7, "request", f"Sample {sample}.", text, "stop", 20, 10, "teacher")
+    split = Split(f"Sample {sample}." if thinking is None else thinking, text, "closed")
+    response = join_response(split, TAGS, opening=f"{TAGS.open}\n")
+    trace = Trace(problem.id, sample, 7, "request", response, "stop", 20, 10, "teacher")
     return replace(trace, **changes)
 
 
-def make_verdict(trace: Trace, status: Status = "correct", version: str | None = None) -> Verdict:
-    known = VERSIONS["math"] if version is None else version
+def make_verdict(
+    problem: Problem, sample: int, status: Status = "correct", version: str = VERSIONS["math"]
+) -> Verdict:
+    basis = basis_of(problem, tags_digest(TAGS))
     reason = "equal" if status == "correct" else "different"
-    return Verdict(trace.problem_id, trace.sample, status, reason, "1", "string", "math", known, 0.001)
+    return Verdict(problem.id, sample, status, basis, reason, "1", "string", "math", version, 0.001)
 
 
 @dataclass(frozen=True)
@@ -113,15 +126,15 @@ def ordinary_stages(num_problems: int = 6, samples: int = 4) -> Stages:
                 thinking="word " * (1 + sample),
             )
             traces.append(to_json(trace))
-            verdicts.append(to_json(make_verdict(trace, "wrong" if wrong else "correct")))
+            verdicts.append(to_json(make_verdict(problem, sample, "wrong" if wrong else "correct")))
     return Stages(problems, traces, verdicts)
+
+
+def make_context(recipe: Recipe, runs: Path, path: str = "recipes/small.yaml") -> Context:
+    return Context(recipe, load_cards(recipe), runs, Start(recipe=path))
 
 
 @pytest.fixture
 def context_of(tmp_path: Path) -> Callable[[Recipe], Context]:
     """A stage context over a fresh runs directory."""
-
-    def make(recipe: Recipe) -> Context:
-        return Context(recipe, tmp_path / "runs", Start(recipe="recipes/small.yaml"))
-
-    return make
+    return lambda recipe: make_context(recipe, tmp_path / "runs")

@@ -6,21 +6,34 @@ Texts are made up; some hold what a page must not run. `python -m tests.finished
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.asking import Asked, Asking
 from eval.compare import compared
-from eval.scoring import RESULTS, counts_of, overlaps, read_all, results_of
+from eval.results import counts_of, overlaps, read_all, results_of
 from eval.stage import plan_of
-from pipeline.cards import SampledModel, sampled_student, sampled_teacher
-from pipeline.recipe import Recipe, load_recipe
-from pipeline.records import Problem, Trace, Verdict, problem_id, to_json
-from pipeline.report import run as run_report
+from pipeline.context import Context, load_context
+from pipeline.recipe.cards import SampledModel, Tags
+from pipeline.records import (
+    STOP,
+    Problem,
+    Trace,
+    Verdict,
+    filtered_line,
+    problem_id,
+    to_json,
+    with_outcome,
+    write_lines,
+)
+from pipeline.report.results import RESULTS, write_results
+from pipeline.report.stage import run as run_report
+from pipeline.run.contract import Counts, Plan, Start, Usage, begin
 from pipeline.sampling import request_fingerprint
-from pipeline.stage import Context, Counts, Plan, Start, begin
+from pipeline.verify.basis import basis_of, tags_digest
 
 HOSTILE = (
     "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">\u2028&<!--"
@@ -63,7 +76,7 @@ class Run:
         path = self.runs / f"{self.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(RECIPE.format(name=self.name))
-        return Context(load_recipe(path), self.runs, Start(recipe=str(path)))
+        return load_context(path, self.runs, Start(recipe=str(path)))
 
 
 def write_report(context: Context, against: str | None = None) -> None:
@@ -75,9 +88,8 @@ def write_run(run: Run) -> Context:
     context, chance = run.context, random.Random(run.seed)
     problems = [made_problem(chance, "chain_sum") for _ in range(max(run.traces // 2, 1))]
     write_problems(context, problems)
-    kept, dropped = split_traces(run, problems, chance)
-    write_filter(context, kept, dropped)
-    write_train(context, len(kept))
+    write_generate(context, len(problems))
+    write_train(context, write_filter(context, run, problems, chance))
     write_eval(context, run)
     return context
 
@@ -86,166 +98,155 @@ def made_problem(chance: random.Random, family: str) -> Problem:
     first, second = chance.randrange(10_000), chance.randrange(10_000)
     question, gold = f"State the sum of {first} and {second}.", str(first + second)
     entry: dict[str, Any] = {"family": family, "entry": {"answer": gold}}
-    return Problem(
-        problem_id(question, gold, "reasoning_gym"),
-        question,
-        gold,
-        "reasoning_gym",
-        family,
-        "Apache-2.0",
-        entry,
-    )
+    return Problem(problem_id(question), question, gold, "reasoning_gym", family, "Apache-2.0", entry)
 
 
-def made_trace(problem: Problem, sample: int, right: bool, name: str, request: str, hostile: bool) -> Trace:
-    size = 40 + 7 * ((sample * 31 + int(problem.gold)) % 31)
-    text = f"First the ones of {problem.question}\n" + (HOSTILE if hostile else "then the tens.")
-    answer = f"\\boxed{{{problem.gold if right else '7'}}}"
-    cut = not right and sample % 2 == 1
-    finish = "length" if cut else "stop"
-    return Trace(
-        problem.id,
-        sample,
-        sample,
-        request,
-        text,
-        "" if cut else answer,
-        finish,
-        30,
-        256 if cut else size,
-        name,
-    )
+@dataclass(frozen=True)
+class Author:
+    """Who a made-up trace is by; `hostile` texts hold what a page must not run."""
+
+    name: str
+    request: str
+    tags: Tags
+
+    def trace(self, problem: Problem, sample: int, right: bool, hostile: bool) -> Trace:
+        """Every second wrong one is cut inside its thinking."""
+        size = 40 + 7 * ((sample * 31 + int(problem.gold)) % 31)
+        text = f"First the ones of {problem.question}\n" + (HOSTILE if hostile else "then the tens.")
+        cut = not right and sample % 2 == 1
+        opening = "" if self.tags.opened_by_prompt else self.tags.open
+        answer = f"{self.tags.close}\n\n\\boxed{{{problem.gold if right else '7'}}}"
+        return Trace(
+            problem_id=problem.id,
+            sample=sample,
+            seed=sample,
+            request=self.request,
+            response=f"{opening}{text}" + ("" if cut else answer),
+            finish_reason="length" if cut else STOP,
+            prompt_tokens=30,
+            output_tokens=256 if cut else size,
+            teacher=self.name,
+        )
+
+    def verdict(self, problem: Problem, trace: Trace, right: bool) -> Verdict:
+        answered = trace.finish_reason == STOP
+        reason = "equal" if right else "different" if answered else "no_answer"
+        return Verdict(
+            problem_id=problem.id,
+            sample=trace.sample,
+            status="correct" if right else "wrong",
+            basis=basis_of(problem, tags_digest(self.tags)),
+            reason=reason,
+            extracted=(problem.gold if right else "7") if answered else None,
+            layer="string",
+            verifier="reasoning_gym",
+            version="1",
+            seconds=0.001,
+        )
 
 
-def made_verdict(trace: Trace, right: bool, gold: str) -> Verdict:
-    status, reason = (
-        ("correct", "equal") if right else ("wrong", "different" if trace.answer else "no_answer")
-    )
-    extracted = (gold if right else "7") if trace.answer else None
-    return Verdict(
-        trace.problem_id, trace.sample, status, reason, extracted, "string", "reasoning_gym", "1", 0.001
-    )  # type: ignore[arg-type]
-
-
-def finish(context: Context, stage: str, counts: Counts, files: dict[str, str], **more: Any) -> None:
+def finish(context: Context, stage: str, counts: Counts, files: dict[str, bytes], **more: Any) -> None:
     run = begin(context.directory(stage), Plan(stage, 1, {"made": "up"}, {}, 0), context.start)
     if run is None:
         return
     with run:
-        for name, text in files.items():
-            (run.directory / name).write_text(text, encoding="utf-8")
-        run.finish(counts, {name: text.count("\n") for name, text in files.items()}, **more)
-
-
-def lines(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for name, data in files.items():
+            (run.directory / name).parent.mkdir(exist_ok=True)
+            (run.directory / name).write_bytes(data)
+        run.finish(counts, {name: data.count(b"\n") for name, data in files.items()}, **more)
 
 
 def write_problems(context: Context, problems: list[Problem]) -> None:
     text = "".join(to_json(problem) + "\n" for problem in problems)
     counts = Counts(len(problems) + 7, len(problems), {"duplicate": 5, "contaminated": 2})
-    finish(context, "problems", counts, {"problems.jsonl": text})
-    total = 3 * len(problems)
-    usage = {"prompt_tokens": 30 * total, "output_tokens": 120 * total, "engine_seconds": 42.0}
-    foretold = {
-        "output_tokens": 110 * total,
-        "output_tokens_low": 100 * total,
-        "output_tokens_high": 125 * total,
-    }
-    forecast = {"output_tokens": {"forecast": 110 * total, "fact": 120 * total, "ratio": 0.9167}}
-    notes = {"solved": len(problems), "forecast": forecast}
-    files = {"forecast.json": json.dumps(foretold)}
-    finish(context, "generate", Counts(total + 1, total, {}, {"timeout": 1}), files, usage=usage, notes=notes)
+    finish(context, "problems", counts, {"problems.jsonl": text.encode()})
 
 
-def split_traces(run: Run, problems: list[Problem], chance: random.Random) -> tuple[list[Any], list[Any]]:
-    kept, dropped = [], []
+def write_generate(context: Context, num_problems: int) -> None:
+    total = 3 * num_problems
+    usage = Usage(prompt_tokens=30 * total, output_tokens=120 * total, engine_seconds=42.0)
+    figures = {"forecast": 110 * total, "low": 100 * total, "high": 125 * total, "fact": 120 * total}
+    notes = {"solved": num_problems, "forecast": {"output_tokens": {**figures, "ratio": 0.9167}}}
+    counts = Counts(total + 1, total, {}, {"timeout": 1})
+    finish(context, "generate", counts, {}, usage=usage, notes=notes)
+
+
+def write_filter(context: Context, run: Run, problems: list[Problem], chance: random.Random) -> int:
+    """How many traces were kept."""
+    author = Author(context.recipe.generate.teacher, "r", context.teacher_card.thinking)
+    kept, dropped, reasons = [], [], Counter()
     for number in range(run.traces):
-        problem = problems[number // 2]
-        right = chance.random() < 0.6
-        trace = made_trace(problem, number % 2, right, "embedded-moe", "r", run.hostile and number % 5 == 0)
-        row = {
-            **asdict(trace),
-            "verdict": asdict(made_verdict(trace, right, problem.gold)),
-            "question": problem.question,
-            "gold": problem.gold,
-            "source": problem.source,
-            "licence": problem.licence,
-            "kind": "trace",
-        }
+        problem, right = problems[number // 2], chance.random() < 0.6
+        trace = author.trace(problem, number % 2, right, run.hostile and number % 5 == 0)
+        verdict = author.verdict(problem, trace, right)
+        more = {name: getattr(problem, name) for name in ("question", "gold", "source", "licence")}
+        more |= {"kind": "trace", "num_tokens": 150, "trained_tokens": 120}
+        line = filtered_line(to_json(trace).encode(), to_json(verdict).encode(), more)
         if right:
-            kept.append({**row, "num_tokens": 150, "trained_tokens": 120})
+            kept.append(line)
         else:
             reason = "cut" if trace.finish_reason == "length" else "wrong"
-            dropped.append(
-                {**row, "rule": "finished", "reason": reason, "detail": HOSTILE if run.hostile else ""}
-            )
-    return kept, dropped
-
-
-def write_filter(context: Context, kept: list[Any], dropped: list[Any]) -> None:
-    reasons = {reason: sum(row["reason"] == reason for row in dropped) for reason in ("cut", "wrong")}
-    counts = Counts(len(kept) + len(dropped), len(kept), {k: v for k, v in reasons.items() if v})
-    finish(context, "filter", counts, {"kept.jsonl": lines(kept), "dropped.jsonl": lines(dropped)})
+            reasons[reason] += 1
+            dropped.append(with_outcome(line, "finished", reason, HOSTILE if run.hostile else ""))
+    files = {"kept.jsonl": b"".join(kept), "dropped.jsonl": b"".join(dropped)}
+    finish(context, "filter", Counts(run.traces, len(kept), dict(sorted(reasons.items()))), files)
+    return len(kept)
 
 
 def write_train(context: Context, examples: int) -> None:
-    metrics = lines([{"step": step, "loss": 2.0 / step} for step in range(1, 40)])
-    finish(context, "train", Counts(examples, examples), {"metrics.jsonl": metrics})
-
-
-def models_of(recipe: Recipe) -> dict[str, SampledModel]:
-    base = sampled_student(recipe.train.student)
-    return {"base": base, "student": base, "teacher": sampled_teacher(recipe.generate.teacher)}
+    rows = [{"step": step, "loss": 2.0 / step} for step in range(1, 40)]
+    metrics = "".join(json.dumps(row) + "\n" for row in rows)
+    finish(context, "train", Counts(examples, examples), {"metrics.jsonl": metrics.encode()})
 
 
 def write_eval(context: Context, run: Run) -> None:
-    recipe, models = context.recipe, models_of(context.recipe)
+    recipe = context.recipe
+    models = {"base": context.base, "student": context.base, "teacher": context.teacher}
     tasks = []
     for name in ("chain_sum", "basic_arithmetic"):
         chance = random.Random(name)  # every run asks the same questions, or the first of them
-        tasks.append(Asked(name, [made_problem(chance, name) for _ in range(run.questions)], "boxed", 4))
-    stage = begin(context.directory("eval"), plan_of(recipe, models, {}, {}), context.start)
+        problems = [made_problem(chance, name) for _ in range(run.questions)]
+        tasks.append(Asked(name, problems, context.eval_prompt(None), 4))
+    stage = begin(context.directory("eval"), plan_of(context, models, {}, {}), context.start)
     assert stage is not None
     with stage:
-        asking = Asking(stage.directory, recipe.generate.sampling, recipe.seed)
+        asking = Asking(stage.directory, recipe.eval_sampling, recipe.seed)
         for task in tasks:
-            path = stage.directory / f"{task.name}.problems.jsonl"
-            path.write_text("".join(to_json(problem) + "\n" for problem in task.problems))
+            write_lines(stage.directory / f"{task.name}.problems.jsonl", task.problems)
             for name, model in models.items():
-                ability = (run.ability or ABILITY)[name]
-                answer_all(asking, task, (name, model), ability, run.hostile)
+                answer_all(asking, task, (name, model), (run.ability or ABILITY)[name], run.hostile)
         measured = read_all(asking, list(models), tasks)
-        seen = overlaps(tasks, stage.directory.parent)
-        results = results_of(stage.plan, measured, tasks, seen)
-        (stage.directory / RESULTS).write_text(json.dumps(results))
-        usage = {"engine_seconds": 20.0, "output_tokens": 90_000}
+        identities = {name: model.identity for name, model in models.items()}
+        results = results_of(asking, identities, measured, tasks, overlaps(context, tasks))
+        write_results(stage.directory / RESULTS, results)
+        questions = {f"{task.name}.problems.jsonl": len(task.problems) for task in tasks}
         counts = counts_of(measured, 0.0, stage.directory)
-        stage.finish(counts, {**measured.outputs, RESULTS: None}, usage=usage)
+        usage = Usage(engine_seconds=20.0, output_tokens=90_000)
+        stage.finish(counts, {**questions, **measured.outputs, RESULTS: None}, usage=usage)
 
 
 def answer_all(
     asking: Asking, task: Asked, named: tuple[str, SampledModel], ability: float, hostile: bool
 ) -> None:
     name, model = named
-    request = request_fingerprint(asking.job(model, task))
+    author = Author(name, request_fingerprint(asking.job(model, task)), model.tags)
     with asking.store(task.name, name) as store:
-        store.load(request)
-        for trace, verdict in made_answers(task, name, request, ability, hostile):
+        store.load(author.request, tags_digest(author.tags))
+        for trace, verdict in made_answers(task, author, ability, hostile):
             store.add_trace(trace)
             store.add_verdict(verdict)
 
 
 def made_answers(
-    task: Asked, name: str, request: str, ability: float, hostile: bool
+    task: Asked, author: Author, ability: float, hostile: bool
 ) -> Iterator[tuple[Trace, Verdict]]:
     for number, problem in enumerate(task.problems):
-        chance = random.Random(f"{problem.id}{name}")
+        chance = random.Random(f"{problem.lot}{author.name}")
         easy = chance.betavariate(8 * ability, 8 * (1 - ability))
         for sample in range(task.k):
             right = chance.random() < easy
-            trace = made_trace(problem, sample, right, name, request, hostile and number % 7 == 0)
-            yield trace, made_verdict(trace, right, problem.gold)
+            trace = author.trace(problem, sample, right, hostile and number % 7 == 0)
+            yield trace, author.verdict(problem, trace, right)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from aiohttp import web
 MODEL = "scripted"
 BEHAVIOURS = [
     "good", "busy", "error_500", "hang", "drop", "invalid_json", "empty_choices", "cut_thinking",
-    "wrong_model", "unclosed", "in_text", "old_field", "error_400", "no_tags", "odd_reason", "no_usage",
+    "wrong_model", "unclosed", "in_text", "odd_blanks", "old_field", "error_400", "no_tags", "odd_reason",
+    "no_usage",
 ]  # fmt: skip
 
 
@@ -32,10 +33,21 @@ def answer(question: str, seed: int) -> tuple[str, str, int]:
     return f"adding {numbers}", f"\\boxed{{{value}}}", 20 + digest[1]
 
 
+def with_odd_blanks(thinking: str, text: str) -> str:
+    """A response as models write them when nobody tidies up."""
+    return f" \n\t{thinking}  \n\n</think>{text} \r\n\n"
+
+
+def kept_tokens(num_tokens: int) -> tuple[list[int], list[float]]:
+    """The ids and the log-probabilities of a response of so many tokens."""
+    return list(range(num_tokens)), [-0.25 * (i % 5) for i in range(num_tokens)]
+
+
 class ScriptedTeacher:
     """`behaviour` for all questions, or the word in [brackets] of each question.
 
-    It serves `model` and says that `owner` owns it; with `tokens` it answers /tokenize as vLLM does.
+    It serves `model` and says that `owner` owns it; with `tokens` it answers /tokenize as vLLM does. Answers
+    of [hold] wait until `released` is set.
     """
 
     def __init__(
@@ -49,6 +61,7 @@ class ScriptedTeacher:
         self.behaviour = behaviour
         self.delay_seconds = delay_seconds
         self.model, self.owner, self.tokens = model, owner, tokens
+        self.released = asyncio.Event()
         self.asked: Counter[str] = Counter()
         self.last_body: dict[str, Any] = {}
 
@@ -103,6 +116,14 @@ class ScriptedTeacher:
         if behaviour.startswith("error_") and behaviour != "error_500_once":
             key = request.headers.get("Authorization", "")
             return web.json_response({"error": f"refused {key}"}, status=int(behaviour[6:]))
+        if body.get("logprobs"):
+            ids, logprobs = kept_tokens(tokens)
+            named = [{"token": f"t{i}", "logprob": p} for i, p in zip(ids, logprobs, strict=True)]
+            reply["choices"][0]["logprobs"] = {"content": named}
+            if body.get("return_token_ids"):
+                reply["choices"][0]["token_ids"] = ids
+        if behaviour == "hold":
+            await self.released.wait()
         if behaviour == "hang":
             await asyncio.sleep(3600)
         if behaviour == "drop" and request.transport is not None:
@@ -126,6 +147,8 @@ class ScriptedTeacher:
             message.update(content=f"<think>\n{thinking}", reasoning=None)
         if behaviour == "in_text":
             message.update(content=f"{thinking}\n</think>\n\n{text}", reasoning=None)
+        if behaviour == "odd_blanks":
+            message.update(content=with_odd_blanks(thinking, text), reasoning=None)
         if behaviour == "old_field":
             message["reasoning_content"] = message.pop("reasoning")
         if behaviour == "no_tags":

@@ -1,10 +1,15 @@
 """A tiny student built in the test: a byte-level tokenizer, a ChatML template, a two-layer Qwen3."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.cards import SampledModel, StudentCard
-from pipeline.render import Tags
+from pipeline.context import Context, load_context
+from pipeline.recipe.cards import SampledModel, StudentCard
+from pipeline.records import Example, write_examples
+from pipeline.run.contract import Counts, Plan, Start, begin
+from students.train import EXAMPLES
+from tests.conftest import RECIPE
 
 CHATML = (
     "{%- for message in messages %}"
@@ -86,49 +91,50 @@ def sampled(card: StudentCard, **changes: Any) -> SampledModel:
         "dtype": card.dtype,
         "quantisation": None,
         "max_model_len": card.max_positions,
-        "tags": Tags(**card.thinking.model_dump()),
+        "tags": card.thinking,
         "template_options": card.template_options,
         "eos": card.eos,
     }
     return SampledModel(**{**values, **changes})
 
 
-def sums(num: int) -> list[dict[str, Any]]:
+def example_of(question: str, thinking: str | None, answer: str, number: int = 0) -> Example:
+    """As filter writes it: the thinking apart from the answer."""
+    turn = {"role": "assistant", "content": answer}
+    if thinking is not None:
+        turn["reasoning_content"] = thinking
+    return Example(f"{number:016x}", 0, [{"role": "user", "content": question}, turn], 1)
+
+
+def sums(num: int) -> list[Example]:
     """Examples of adding two numbers with one line of thinking."""
-    rows = []
+    found = []
     for i in range(num):
         a, b = 10 + 7 * i % 80, 3 + 5 * i % 60
         thinking = f"{a} + {b}\n" + "and so on\n" * (i % 3) + f"= {a + b}"
-        messages = [
-            {"role": "user", "content": f"What is {a} + {b}?"},
-            {"role": "assistant", "content": f"<think>\n{thinking}\n</think>\n\n\\boxed{{{a + b}}}"},
-        ]
-        rows.append({"problem_id": f"{i:016x}", "sample": 0, "messages": messages, "num_tokens": 1})
-    return rows
+        found.append(example_of(f"What is {a} + {b}?", thinking, f"\\boxed{{{a + b}}}", i))
+    return found
 
 
-def write_examples(path: Path, rows: list[dict[str, Any]], num: int | None = None) -> None:
-    """The first `num` of `rows` (None: all), with the columns of all of them."""
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(arrow.Table.from_pylist(rows).slice(0, num), path)
-
-
-def finished_filter(root: Path, rows: list[dict[str, Any]], *overrides: str) -> Any:
-    """A run under `root` whose filter stage is finished, and the context of its train stage."""
-    from pipeline.recipe import load_recipe
-    from pipeline.stage import Context, Counts, Plan, Start, begin
-    from tests.conftest import RECIPE
-
+def context_of(root: Path, *overrides: str, card: StudentCard | None = None) -> Context:
+    """The context of a small recipe in `root`, its student that of `card` where one is given."""
     path = root / "small.yaml"
     path.write_text(RECIPE)
-    recipe = load_recipe(path, ["train.batch_size=8", *overrides])
-    context = Context(recipe, root / "runs", Start(recipe=str(path)))
-    stage = begin(context.directory("filter"), Plan("filter", 1, {"rows": len(rows)}, {}, 0), Start())
+    start = Start(recipe=str(path))
+    context = load_context(path, root / "runs", start, ["train.batch_size=8", *overrides])
+    students = {context.recipe.train.student: card} if card else context.cards.students
+    return replace(context, cards=replace(context.cards, students=students))
+
+
+def finished_filter(
+    root: Path, examples: list[Example], *overrides: str, card: StudentCard | None = None
+) -> Context:
+    """A run under `root` whose filter stage is finished, and its context."""
+    context = context_of(root, *overrides, card=card)
+    plan = Plan("filter", 1, {"examples": len(examples)}, {}, 0)
+    stage = begin(context.directory("filter"), plan, Start())
     if stage is not None:
         with stage:
-            write_examples(stage.directory / "examples.parquet", rows)
-            stage.finish(Counts(len(rows), len(rows)), {"examples.parquet": len(rows)})
+            write_examples(stage.directory / EXAMPLES, examples)
+            stage.finish(Counts(len(examples), len(examples)), {EXAMPLES: len(examples)})
     return context

@@ -88,8 +88,8 @@ def test_an_unknown_teacher_names_the_nearest_card(retort: Run, tmp_path: Path) 
 
 
 def test_a_checkpoint_without_weights_is_named(retort: Run, tmp_path: Path) -> None:
-    from pipeline.cards import hash_checkpoint
     from pipeline.errors import RecipeError
+    from pipeline.recipe.cards import hash_checkpoint
 
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/config.json").write_text("{}")

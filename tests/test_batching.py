@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from pipeline.recipe import Train
+from pipeline.recipe.schema import Train
 from students.batching import balanced, cut, global_batches
-from students.schedule import learning_rate_share
+from students.trainer import learning_rate_share
 
 LENGTHS = [20 + 37 * i % 200 for i in range(100)]
 
@@ -40,10 +40,11 @@ def test_the_order_is_a_function_of_the_seed_alone() -> None:
 def test_the_number_of_processes_does_not_change_what_a_step_sees(processes: int) -> None:
     batches = global_batches(100, 32, 2, seed=0)
     steps = cut(batches, LENGTHS, processes, max_tokens=1500)
-    assert [sorted(i for part in step for i in part) for step in steps.parts] == [sorted(b) for b in batches]
-    assert steps.num_parts % processes == 0
-    assert max(sum(LENGTHS[i] for i in part) for part in steps.flat()) <= 1500
-    assert all(part for part in steps.flat())
+    assert [sorted(i for part in step for i in part) for step in steps] == [sorted(b) for b in batches]
+    (num_parts,) = {len(step) for step in steps}
+    assert num_parts % processes == 0
+    assert max(sum(LENGTHS[i] for i in part) for step in steps for part in step) <= 1500
+    assert all(part for step in steps for part in step)
 
 
 def test_parts_have_nearly_equal_work() -> None:
@@ -54,8 +55,8 @@ def test_parts_have_nearly_equal_work() -> None:
 
 
 def test_an_example_longer_than_the_budget_still_stands_alone() -> None:
-    steps = cut([[0, 1]], [900, 100], processes=1, max_tokens=500)
-    assert steps.parts == [[[0], [1]]]
+    assert cut([[0, 1]], [900, 100], processes=1, max_tokens=500) == [[[0], [1]]]
+    assert cut([[0, 1]], [900, 100], processes=1, max_tokens=100) == [[[0], [1]]]
 
 
 @pytest.mark.parametrize(

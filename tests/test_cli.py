@@ -47,13 +47,47 @@ def test_wrong_usage_is_one_error_line_and_exit_2(retort: Run, arguments: list[s
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_rank_that_is_no_number_is_named(
-    retort: Run, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("RANK", "first", "RANK=first: a launcher sets it to a number from 0; unset it"),
+        ("WORLD_SIZE", "all", "WORLD_SIZE=all: a launcher sets it to a number from 1; unset it"),
+        ("WORLD_SIZE", "0", "WORLD_SIZE=0: a launcher sets it to a number from 1; unset it"),
+        ("RANK", "9" * 5000, "RANK=" + "9" * 40 + ": a launcher sets it"),
+    ],
+    ids=["RANK", "WORLD_SIZE", "no process", "5,000 digits"],
+)
+def test_what_a_launcher_never_sets_is_named(
+    retort: Run, recipe_file: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
-    monkeypatch.setenv("RANK", "first")
+    monkeypatch.setenv(name, value)
     done = retort("train", "--recipe", recipe_file)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: RANK=first: a launcher sets it to a number from 0; unset it")
+    assert done.stderr.startswith(f"error: {message}")
+
+
+def test_a_seed_of_5000_digits_is_one_error(retort: Run, recipe_file: Path) -> None:
+    done = retort("problems", "--recipe", recipe_file, "--set", "seed=" + "9" * 5000)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("command", ["problems", "generate", "filter", "eval", "audit", "verify"])
+def test_whatever_verifies_or_applies_rules_takes_workers(retort: Run, command: str) -> None:
+    assert "--workers <int>" in retort(command, "--help").stdout
+
+
+@pytest.mark.parametrize("flag", ["--tensor-parallel", "--data-parallel", "--gpu-memory-share", "--adopt"])
+def test_eval_takes_the_engine_flags_of_generate(retort: Run, flag: str) -> None:
+    for command in ("generate", "eval"):
+        assert flag in retort(command, "--help").stdout
+
+
+def test_no_option_of_a_command_stands_twice(retort: Run) -> None:
+    for command in ("generate", "eval", "train", "plan", "serve-teacher", "serve-student"):
+        listed = retort(command, "--help").stdout.partition("\nOptions:\n")[2]
+        options = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", listed, re.MULTILINE)
+        assert len(options) == len(set(options)), command
 
 
 @pytest.mark.parametrize("stage", ["filter", "train", "eval", "report"])

@@ -10,7 +10,7 @@ import pytest
 
 from eval.compare import compare
 from pipeline.errors import RecipeError, StageError
-from pipeline.stage import hash_file
+from pipeline.run.contract import hash_file
 from tests.finished_run import ABILITY, Run, write_run
 
 Retort = Callable[..., CompletedProcess[str]]
@@ -25,12 +25,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(Run(directory, "better", questions=40, traces=40, ability=better))
     write_run(Run(directory, "small", questions=30, traces=20))
     return directory
-
-
-def edit_manifest(path: Path, change: Callable[[dict], None]) -> None:
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    path.write_text(json.dumps(manifest))
 
 
 def test_a_better_student_is_better_by_a_paired_difference(runs: Path, retort: Retort) -> None:
@@ -69,40 +63,62 @@ def test_questions_that_only_one_run_asked_are_left_out_and_counted(runs: Path) 
     assert "all (20 questions not shared) | 60 x 4" in text
 
 
-def test_runs_that_were_measured_differently_are_refused(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_run(Run(tmp_path, name, questions=3, traces=4))
-    edit_manifest(
-        tmp_path / "two/eval/manifest.json", lambda m: m["config"]["sampling"].update(max_tokens=512)
-    )
-    with pytest.raises(RecipeError, match=r"not measured alike[\s\S]*sampling.max_tokens: 256 -> 512"):
-        compare(tmp_path / "one", tmp_path / "two")
+def changed_copy(run: Path, directory: Path, change: Callable[[dict, dict], None]) -> Path:
+    """A copy of a run in which results.json and the config of eval's plan were changed, and hashed again."""
+    shutil.copytree(run, directory / "other")
+    path = directory / "other/eval/results.json"
+    manifest_path = path.with_name("manifest.json")
+    results, manifest = json.loads(path.read_text()), json.loads(manifest_path.read_text())
+    change(results, manifest["config"])
+    path.write_text(json.dumps(results))
+    manifest["outputs"][path.name]["sha256"] = hash_file(path)
+    manifest_path.write_text(json.dumps(manifest))
+    return directory / "other"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, r"tasks.chain_sum.version: null -> 2"),
-        ({"k": 8}, r"tasks.chain_sum.samples: 4 -> 8"),
-        ({"prompt": "plain"}, r'tasks.chain_sum.prompt: "boxed" -> "plain"'),
+        (lambda r, c: r["sampling"].update(max_tokens=512), r"sampling.max_tokens: 256 -> 512"),
+        (
+            lambda r, c: r["tasks"]["chain_sum"]["task"].update(version=2),
+            r"tasks.chain_sum.version: null -> 2",
+        ),
+        (lambda r, c: r["tasks"]["chain_sum"]["base"].update(k=8), r"tasks.chain_sum.samples: 4 -> 8"),
+        (
+            lambda r, c: c["prompts"].update(chain_sum="{question}"),
+            r'tasks.chain_sum.prompt: ".*" -> "{question}"',
+        ),
+        (lambda r, c: r["verifier"].update(reasoning_gym="3"), r"verifiers.reasoning_gym: .* -> .3."),
     ],
-    ids=["task card", "samples", "prompt"],
+    ids=["sampling", "task card", "samples", "prompt", "verifier"],
 )
 def test_a_task_that_was_put_otherwise_is_refused(
-    runs: Path, tmp_path: Path, change: dict, message: str
+    runs: Path, tmp_path: Path, change: Callable[[dict, dict], None], message: str
 ) -> None:
-    shutil.copytree(runs / "small", tmp_path / "other")
-    path = tmp_path / "other/eval/results.json"
-    results = json.loads(path.read_text())
-    entry = results["tasks"]["chain_sum"]
-    entry["task"].update(version=change.get("version"))
-    entry["base"].update(k=change.get("k", 4))
-    results["prompt"].update(chain_sum=change.get("prompt", "boxed"))
-    path.write_text(json.dumps(results))
-    held = hash_file(path)
-    edit_manifest(path.parent / "manifest.json", lambda m: m["outputs"][path.name].update(sha256=held))
+    other = changed_copy(runs / "small", tmp_path, change)
     with pytest.raises(RecipeError, match=rf"not measured alike[\s\S]*{message}"):
-        compare(runs / "small", tmp_path / "other")
+        compare(runs / "small", other)
+
+
+def test_a_task_that_only_one_run_has_may_use_another_verifier(runs: Path, tmp_path: Path) -> None:
+    def change(results: dict, config: dict) -> None:
+        config["verifiers"]["math"] = results["verifier"]["math"] = "1"
+
+    other = changed_copy(runs / "small", tmp_path, change)
+    assert "# other against small" in compare(runs / "small", other)
+
+
+def test_a_question_with_another_gold_answer_is_not_shared(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "small", tmp_path / "other")
+    path = tmp_path / "other/eval/chain_sum.problems.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | {"gold": "none"}), *rest, ""]))
+    manifest_path = path.with_name("manifest.json")
+    manifest = json.loads(manifest_path.read_text())
+    manifest["outputs"][path.name]["sha256"] = hash_file(path)
+    manifest_path.write_text(json.dumps(manifest))
+    assert "chain_sum (2 questions not shared) | 29 x 4" in compare(runs / "small", tmp_path / "other")
 
 
 def test_samples_that_were_changed_after_eval_are_refused(runs: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def coverage(setting: Setting) -> float:
             other = rng.binomial(setting.k, 0.9 * ability)
             estimate = mean_difference((correct - other) / setting.k, seed, DRAWS)
             truth = 0.1 * first / (first + second)
-        held += estimate.low <= truth <= estimate.high
+        held += estimate.ci95[0] <= truth <= estimate.ci95[1]
     return held / NUM_SIMULATIONS
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.decontaminate import EvalIndex, EvalQuestion, find_matches
-from pipeline.dedupe import duplicates
+from pipeline.problems.dedupe import duplicates
+from pipeline.problems.overlap import EvalQuestion, find_matches
 from pipeline.records import Problem, problem_id
 from pipeline.rows import read_rows
 from tests.conftest import ROOT
@@ -15,17 +15,14 @@ SHORT_QUESTIONS = ROOT / "tests/data/math500_short.jsonl"
 
 
 def problem(question: str, source: str = "train", gold: str = "1") -> Problem:
-    return Problem(problem_id(question, gold, "math"), question, gold, "math", source, "none", {})
+    return Problem(problem_id(question), question, gold, "math", source, "none", {})
 
 
-def index() -> EvalIndex:
-    return EvalIndex(
-        [
-            EvalQuestion("gsm8k", "1", ROBE, False),
-            EvalQuestion("math500", "2", SINE, False),
-            EvalQuestion("chain_sum", "3", CHAIN, True),
-        ]
-    )
+ASKED = [
+    EvalQuestion("gsm8k", "1", ROBE, False),
+    EvalQuestion("math500", "2", SINE, False),
+    EvalQuestion("chain_sum", "3", CHAIN, True),
+]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +46,7 @@ def index() -> EvalIndex:
     ],
 )
 def test_a_written_question(question: str, rule: str | None) -> None:
-    matches, _ = find_matches([problem(question)], set(), index())
+    matches, _ = find_matches([problem(question)], set(), ASKED)
     assert [match.rule for match in matches.values()] == ([rule] if rule else [])
 
 
@@ -64,7 +61,7 @@ def test_a_written_question(question: str, rule: str | None) -> None:
     ids=["same", "sign", "number", "whole"],
 )
 def test_a_procedural_question_is_only_matched_exactly(question: str, rule: str | None) -> None:
-    matches, templates = find_matches([problem(question, "chain_sum")], {"chain_sum"}, index())
+    matches, templates = find_matches([problem(question, "chain_sum")], {"chain_sum"}, ASKED)
     assert [match.rule for match in matches.values()] == ([rule] if rule else [])
     assert templates == {}
 
@@ -75,14 +72,14 @@ def test_runs_in_more_than_a_hundredth_of_a_source_are_its_template(num_others: 
     names = ["silk", "wool", "hemp", "jute", "flax", "yarn"]
     own = [problem(f"{opening} {name}, or less, for a {name} shirt that nobody wears.") for name in names]
     others = [problem(f"Question {n} is about something else, the number {n}.") for n in range(num_others)]
-    matches, templates = find_matches([*own, *others], set(), index())
+    matches, templates = find_matches([*own, *others], set(), ASKED)
     assert {match.rule for match in matches.values()} == rules
     assert bool(templates["train"]) is not bool(rules)
 
 
-def test_a_run_is_no_template_of_a_source_of_a_few_questions() -> None:
+def test_a_source_of_a_few_questions_has_no_template() -> None:
     copies = [problem(f"{ROBE} {n}") for n in range(4)]
-    matches, _ = find_matches([*copies, problem("What is 2 + 2?")], set(), index())
+    matches, _ = find_matches([*copies, problem("What is 2 + 2?")], set(), ASKED)
     assert [match.rule for match in matches.values()] == ["ngram"] * 4
 
 
@@ -90,7 +87,7 @@ def test_the_32_short_questions_of_math500_are_covered() -> None:
     rows = [line.values or {} for line in read_rows(SHORT_QUESTIONS)]
     assert len(rows) == 32
     assert all(len(row["problem"].split()) < 8 for row in rows)
-    short = EvalIndex([EvalQuestion("math500", str(n), row["problem"], False) for n, row in enumerate(rows)])
+    short = [EvalQuestion("math500", str(n), row["problem"], False) for n, row in enumerate(rows)]
     copies = [problem(row["problem"].replace("$", "").rstrip(".?") + " ?") for row in rows]
     matches, _ = find_matches(copies, set(), short)
     assert [copy.question for copy in copies if copy.id not in matches] == []

@@ -16,13 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.sources import is_reserved
+from pipeline.problems.sources import is_reserved
+from pipeline.run.stages import BY_NAME, NAMES
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
 COMMITTED = ROOT / "tests/data/demo-results.json"
-STAGES = ["problems", "generate", "filter", "train", "eval", "report"]
+STAGES = list(NAMES)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ def test_every_stage_finished_and_its_counts_add_up(demo: Demo) -> None:
         assert counts["in"] == counts["kept"] + sum(counts["dropped"].values()) + sum(
             counts["failed"].values()
         )
+
+
+def test_a_stage_reads_what_the_table_says(demo: Demo) -> None:
+    for stage, row in BY_NAME.items():
+        read = {name.removesuffix(" outputs") for name in demo.manifest(stage)["inputs"]}
+        assert read <= set(row.reads), stage
 
 
 def test_files_conserve_problems_and_traces(demo: Demo) -> None:

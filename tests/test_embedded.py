@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import embedded
-from pipeline.recipe import load_recipe
-from pipeline.render import Tags, messages, split_thinking
-from pipeline.sources import is_reserved
+from pipeline.embedded import training as embedded
+from pipeline.problems.sources import is_reserved
+from pipeline.recipe.cards import Tags
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import load_recipe
+from pipeline.render import split_response
 from students.embedded import build as student_build
 from students.embedded import facts
 from teachers.embedded import build as teacher_build
@@ -163,7 +165,7 @@ def test_pad_and_eos_differ(tokenizer: Any) -> None:
     ids=["reasoning_content", "inline", "inline without opening"],
 )
 def test_template_writes_the_thinking_once_after_the_generation_prompt(tokenizer: Any, turn: Any) -> None:
-    chat = messages("1 + 1 =", "boxed")
+    chat = PROMPTS["boxed"].messages("1 + 1 =")
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template([*chat, turn], return_dict=True, return_assistant_tokens_mask=True)
     assert whole["input_ids"][: len(prompt)] == prompt
@@ -172,11 +174,11 @@ def test_template_writes_the_thinking_once_after_the_generation_prompt(tokenizer
     assert completion == embedded.chat_completion("1+1=2", "2")
     trained = [i for i, on in zip(whole["input_ids"], whole["assistant_masks"], strict=True) if on]
     assert tokenizer.decode(trained) == completion
-    assert split_thinking(completion.removesuffix("<|im_end|>"), Tags()).thinking == "1+1=2"
+    assert split_response(completion.removesuffix("<|im_end|>"), Tags()).thinking == "1+1=2"
 
 
 def test_empty_thinking_keeps_the_prompt_whole(tokenizer: Any) -> None:
-    chat = messages("1 + 1 =", "boxed")
+    chat = PROMPTS["boxed"].messages("1 + 1 =")
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template(
         [*chat, {"role": "assistant", "content": "\\boxed{2}"}], return_dict=True
@@ -188,7 +190,7 @@ def test_empty_thinking_keeps_the_prompt_whole(tokenizer: Any) -> None:
 def test_template_drops_the_thinking_of_earlier_turns(tokenizer: Any) -> None:
     turn = {"role": "assistant", "content": "<think>\na\n</think>\n\nfirst"}
     text = tokenizer.apply_chat_template(
-        [*messages("q", "plain"), turn, *messages("r", "plain"), turn], tokenize=False
+        [*PROMPTS["plain"].messages("q"), turn, *PROMPTS["plain"].messages("r"), turn], tokenize=False
     )
     assert text.count("<think>") == 1
     assert text.count("first") == 2

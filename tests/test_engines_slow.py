@@ -1,23 +1,29 @@
 """The real engines and what may happen to them: kills, deaths, interrupts, and servers that go away."""
 
 import asyncio
+import importlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
+from huggingface_hub import constants
 
-from pipeline.cards import sampled_teacher
-from pipeline.recipe import ProceduralSource, Samples, Sampling
-from pipeline.records import Problem, to_json
-from pipeline.sampling import EngineFlags, Job, Options, Store, Tally, collect, start_engine
-from pipeline.sampling.processes import kill, with_children
-from pipeline.sources import load_source
+from pipeline.flags import EngineFlags
+from pipeline.problems.sources import procedural_problems
+from pipeline.recipe.cards import sampled_teacher, teacher_card
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import ProceduralSource, Samples, Sampling
+from pipeline.records import STOP, Problem, to_json
+from pipeline.render import split_response
+from pipeline.sampling import Engine, Job, Options, Request, Store, Tally, collect, start_engine
+from pipeline.sampling.engines.processes import kill, with_children
+from pipeline.sampling.prompts import load_prompts
 from pipeline.verify import VerifierPool
 from tests.collect_child import wait_for_go
 from tests.served import free_port, wait_until_served
@@ -36,12 +42,13 @@ CONFIG = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 3}
 
 def make_job(keep: int, most: int) -> Job:
     sampling = Sampling(temperature=1.0, max_tokens=384)
-    return Job(sampled_teacher("embedded-moe"), "boxed", sampling, Samples(keep=keep, max=most), 0)
+    model = sampled_teacher("embedded-moe", teacher_card("embedded-moe"))
+    return Job(model, PROMPTS["boxed"], sampling, Samples(keep=keep, max=most), 0)
 
 
 def make_problems(count: int) -> list[Problem]:
     source = ProceduralSource(reasoning_gym="chain_sum", size=count, config=CONFIG)
-    return list(load_source(source, 0))
+    return list(procedural_problems(source, 0, reserved=False))
 
 
 async def collect_here(directory: Path, count: int) -> None:
@@ -80,16 +87,67 @@ def wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
+def surroundings() -> tuple[dict[str, str], bool]:
+    """What of this process an engine must leave as it is."""
+    return dict(os.environ), constants.HF_HUB_OFFLINE
+
+
+async def keep_tokens(job: Job, problems: list[Problem], engine: Engine, directory: Path) -> None:
+    """Collect with tokens, and hold them against the text."""
+    job = replace(job, keep_tokens=True, samples=Samples(keep=1, max=1))
+    with Store(directory) as store:
+        tally = await collect(job, problems, engine, store, None, Options(8))
+    prompts = load_prompts(job.model)
+    assert prompts is not None
+    traces = list(Store(directory).traces())
+    assert len(traces) == len(problems)
+    for trace in traces:
+        tokens = trace.tokens
+        assert tokens is not None
+        assert len(tokens.ids) == len(tokens.logprobs) == trace.output_tokens
+        assert all(-50 < logprob <= 0 for logprob in tokens.logprobs)
+        ids = tokens.ids[:-1] if trace.finish_reason == STOP else tokens.ids
+        written, stored = (
+            split_response(text, job.model.tags) for text in (prompts.decode(ids), trace.response)
+        )
+        assert written == stored
+    with Store(directory) as store:
+        resumed = await collect(job, problems, engine, store, None, Options(8))
+    assert (resumed.found, resumed.sampled, tally.sampled) == (len(problems), 0, len(problems))
+
+
+async def sample_twice(job: Job, problem: Problem, engine: Engine) -> None:
+    """With and without its tokens a response is the same."""
+    prompt = engine.prompt(job.prompt.messages(problem.question))
+    plain, kept = [
+        await engine.sample(Request(prompt, job.sampling, 5, (problem.id, 0), keep)) for keep in (False, True)
+    ]
+    assert plain.tokens is None
+    assert plain == replace(kept, tokens=None)
+
+
 def test_a_dead_engine_is_started_again_and_nothing_is_lost(
     collectors: Collectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It also keeps tokens where it is asked, and leaves the environment of this process as it was."""
     for name, value in SHARED_CORES.items():
         monkeypatch.setenv(name, value)
+    # a local model needs no hub, though nobody said that there is none
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    importlib.import_module("vllm")  # what an import sets is of the import, not of the engine
+    before = surroundings()
 
     async def collection() -> tuple[Tally, int]:
-        job, problems, growth = make_job(2, 2), make_problems(300), Growth(tmp_path)
-        with VerifierPool(workers=1) as pool, Store(tmp_path) as store:
+        directory = tmp_path / "store"
+        job, problems, growth = make_job(2, 2), make_problems(300), Growth(directory)
+        with VerifierPool(workers=1) as pool, Store(directory) as store:
             async with start_engine(job.model, FLAGS) as engine:
+                await engine.ready()
+                assert surroundings() == before
+                await engine.prompts()
+                await sample_twice(job, problems[0], engine)
+                await keep_tokens(job, problems[:8], engine, tmp_path / "kept")
 
                 async def murder() -> None:
                     while growth.num_lines() < 100:
@@ -108,7 +166,8 @@ def test_a_dead_engine_is_started_again_and_nothing_is_lost(
     tally, restarts = asyncio.run(collection())
     assert restarts == 1
     assert tally.sampled == 600
-    assert set(keys_in(tmp_path).values()) == {1}
+    assert set(keys_in(tmp_path / "store").values()) == {1}
+    assert surroundings() == before
 
 
 @dataclass(frozen=True)
@@ -189,9 +248,10 @@ def test_one_of_two_vllm_servers_is_killed_in_mid_run(
     growth = Growth(directory)
 
     async def collection() -> tuple[Tally, dict[str, dict[str, int]]]:
-        flags = EngineFlags("server", urls=urls, concurrency=64)
+        flags = EngineFlags(engine="server", urls=urls, concurrency=64)
         with VerifierPool(workers=1) as pool, Store(directory) as store:
             async with start_engine(job.model, flags) as engine:
+                await keep_tokens(job, problems[:8], engine, tmp_path / "kept")
 
                 async def murder() -> None:
                     while growth.num_lines() < 100:
@@ -213,7 +273,10 @@ def test_one_of_two_vllm_servers_is_killed_in_mid_run(
     assert set(found) == {(problem.id, i) for problem in problems for i in range(2)}
     assert set(found.values()) == {1}
     traces = list(Store(directory).traces())
-    assert sum(trace.finish_reason == "stop" and bool(trace.thinking) for trace in traces) > 400
+    splits = [
+        split_response(trace.response, job.model.tags) for trace in traces if trace.finish_reason == STOP
+    ]
+    assert sum(split.closing == "closed" and bool(split.thinking) for split in splits) > 400
     assert to_json(traces[0])
     processes = with_children(second.pid)
     second.terminate()

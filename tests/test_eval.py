@@ -12,13 +12,15 @@ from subprocess import CompletedProcess
 import pytest
 from tokenizers import Tokenizer
 
-from pipeline.cards import sampled_student
-from pipeline.sampling.processes import kill, with_children
+from pipeline.recipe.cards import Tags, sampled_student, student_card
+from pipeline.render import split_response
+from pipeline.sampling.engines.processes import kill, with_children
 from tests.conftest import RECIPE, ROOT
 from tests.served import free_port, wait_until_served
 
 pytestmark = pytest.mark.slow
 
+BASE = sampled_student("base", student_card("embedded-dense"))
 Retort = Callable[..., CompletedProcess[str]]
 
 TASKS = "tasks: [{reasoning_gym: chain_sum, size: 30, config: {min_terms: 2, max_terms: 2}}]"
@@ -72,6 +74,10 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def thinking(row: dict) -> str:
+    return split_response(row["response"], Tags()).thinking or ""
+
+
 def test_an_extra_model_is_compared_by_its_checkpoint(retort: Retort, directory: Path) -> None:
     done = run_eval(retort, directory)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -80,7 +86,7 @@ def test_an_extra_model_is_compared_by_its_checkpoint(retort: Retort, directory:
     assert (entry["teacher"]["n"], entry["teacher"]["k"]) == (30, 2)
     assert entry["paired"]["copy-teacher"]["ci95"][1] < 0
     assert entry["teacher"]["failed"] == entry["copy"]["failed"] == 0
-    assert results["models"]["copy"]["content"] == sampled_student("embedded-dense").identity["content"]
+    assert results["models"]["copy"]["content"] == BASE.identity["content"]
 
 
 def test_every_sample_is_stored_with_its_verdict(directory: Path) -> None:
@@ -99,12 +105,13 @@ def test_forced_thinking_is_no_longer_than_its_budget(directory: Path) -> None:
         (r["problem_id"], r["sample"]): r for r in rows(directory / "chain_sum.teacher.samples-00000.jsonl")
     }
     forced = rows(directory / "chain_sum.teacher.forced-8.samples-00000.jsonl")
-    cut = [row for row in forced if row["thinking"] != free[row["problem_id"], row["sample"]]["thinking"]]
+    pairs = [(thinking(row), thinking(free[row["problem_id"], row["sample"]])) for row in forced]
+    cut = [pair for pair in pairs if pair[0] != pair[1]]
     assert cut
     tokenizer = Tokenizer.from_file(str(ROOT / "teachers/embedded/tokenizer.json"))
-    for row in cut:
-        assert len(tokenizer.encode(row["thinking"], add_special_tokens=False).ids) == 8
-        assert free[row["problem_id"], row["sample"]]["thinking"].startswith(row["thinking"])
+    for kept, whole in cut:
+        assert len(tokenizer.encode(kept, add_special_tokens=False).ids) == 8
+        assert whole.startswith(kept)
     points = json.loads((directory / "results.json").read_text())["tasks"]["chain_sum"]["forced_budget"][
         "teacher"
     ]

@@ -1,4 +1,4 @@
-"""What eval refuses before an engine starts, each with a message that says what to do."""
+"""What eval refuses before an engine starts, each with a message that says what to do; and what its plan holds."""
 
 import dataclasses
 import json
@@ -7,52 +7,66 @@ from pathlib import Path
 
 import pytest
 
-from eval.flags import EvalFlags, names_by_model, urls_by_model
-from eval.models import check_model, check_template, compared_models
-from eval.stage import flags_of, load_tasks, plan_of
-from pipeline.cards import sampled_student
+from eval.flags import EvalFlags
+from eval.models import check_card, check_model, check_student, compared_models
+from eval.stage import load_tasks, plan_of
+from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import Recipe, load_recipe
-from pipeline.sampling import EngineFlags
-from pipeline.stage import Counts, Plan, Start, begin, hash_file
+from pipeline.flags import EngineFlags, ModelFlags
+from pipeline.recipe.cards import Cards, Tags, TaskCard, sampled_student, student_card
+from pipeline.recipe.schema import Eval, FileSource, Sampling
+from pipeline.recipe.strict_yaml import validate
+from pipeline.run.contract import Counts, Plan, begin
+from pipeline.verify.table import VERSIONS
 from tests.conftest import ROOT
 
 
-def recipe_with(recipe_file: Path, *overrides: str) -> Recipe:
-    return load_recipe(recipe_file, list(overrides))
+def context_with(recipe_file: Path, *overrides: str) -> Context:
+    return load_context(recipe_file, recipe_file.parent / "runs", overrides=list(overrides))
+
+
+def fingerprint(context: Context) -> str:
+    """Of a plan without the student, whose checkpoint is another matter."""
+    return plan_of(context, {"teacher": context.teacher}, {}, {}).fingerprint
+
+
+def with_student_card(context: Context, **changes: object) -> Context:
+    """The same with another card of its student."""
+    name = context.recipe.train.student
+    card = context.student_card.model_copy(update=changes)
+    return dataclasses.replace(context, cards=dataclasses.replace(context.cards, students={name: card}))
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> Path:
-    """A finished train directory whose checkpoint is a copy of the embedded base."""
-    train = tmp_path / "train"
-    model = sampled_student("embedded-dense")
-    stage = begin(train, Plan("train", 1, {"student": {**model.identity, "eos": model.eos}}, {}, 0), Start())
+def trained(recipe_file: Path) -> Context:
+    """A run whose train stage is finished; the checkpoint is a copy of the embedded base."""
+    context = context_with(recipe_file)
+    tags = context.base.tags
+    student = {"thinking": {"open": tags.open, "close": tags.close}, "eos": context.base.eos}
+    stage = begin(context.directory("train"), Plan("train", 1, {"student": student}, {}, 0), context.start)
     assert stage is not None
     with stage:
-        shutil.copytree(
-            ROOT / "students/embedded", train / "checkpoint", ignore=shutil.ignore_patterns("*.py")
-        )
-        stage.finish(Counts(1, 1), {"checkpoint/chat_template.jinja": None})
-    return train
+        shutil.copytree(ROOT / "students/embedded", context.checkpoint, ignore=shutil.ignore_patterns("*.py"))
+        names = ("chat_template.jinja", "config.json")
+        stage.finish(Counts(1, 1), {f"checkpoint/{name}": None for name in names})
+    return context
 
 
 def test_a_task_without_questions_is_refused(recipe_file: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.touch()
-    recipe = recipe_with(recipe_file, f"eval.tasks=[{{path: {empty}}}]")
+    context = context_with(recipe_file, f"eval.tasks=[{{path: {empty}}}]")
     with pytest.raises(RecipeError, match="eval task empty: has no question with an answer"):
-        load_tasks(recipe, {}, tmp_path)
+        load_tasks(context, {})
 
 
-def test_a_model_without_an_end_token_is_refused(trained: Path) -> None:
-    checkpoint = trained / "checkpoint"
-    carded = dataclasses.replace(sampled_student("embedded-dense"), model=str(checkpoint))
+def test_a_model_without_an_end_token_is_refused(trained: Context) -> None:
+    carded = trained.student
     model = dataclasses.replace(carded, eos=None)
     check_model("student", model, 384)
     for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
-        values = json.loads((checkpoint / name).read_text())
-        (checkpoint / name).write_text(
+        values = json.loads((trained.checkpoint / name).read_text())
+        (trained.checkpoint / name).write_text(
             json.dumps({k: v for k, v in values.items() if not k.startswith("eos")})
         )
     with pytest.raises(RecipeError, match=r"student .* names no end-of-sequence token"):
@@ -60,72 +74,137 @@ def test_a_model_without_an_end_token_is_refused(trained: Path) -> None:
     check_model("student", carded, 384)
 
 
-def test_another_end_token_than_the_trained_one_is_refused(trained: Path) -> None:
-    student = sampled_student("embedded-dense", checkpoint=trained / "checkpoint")
-    with pytest.raises(StageError, match=r"the student's card says eos <\|other\|>, and .* trained with"):
-        check_template(trained, dataclasses.replace(student, eos="<|other|>"))
-
-
 def test_a_token_budget_that_a_model_cannot_hold_is_refused() -> None:
-    model = sampled_student("embedded-dense")
+    model = sampled_student("base", student_card("embedded-dense"))
     with pytest.raises(RecipeError, match=r"base holds .* no room is left for a question"):
         check_model("base", model, model.max_model_len)
 
 
-def test_another_template_than_the_trained_one_is_refused(trained: Path) -> None:
-    student = sampled_student("embedded-dense", checkpoint=trained / "checkpoint")
-    check_template(trained, student)
-    template = trained / "checkpoint/chat_template.jinja"
+def test_the_student_as_it_was_trained_passes(trained: Context) -> None:
+    check_student(trained)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eos": "<|other|>"}, r"card says eos <\|other\|>, and .* trained with .* run train again"),
+        ({"thinking": Tags(open="<reason>")}, r"card says thinking .*<reason>.* was trained with"),
+        ({"template_options": {"a": 1}}, r"card says template_options {'a': 1}, and .* trained with None"),
+    ],
+    ids=["end token", "thinking tags", "template options"],
+)
+def test_another_card_than_the_trained_one_is_refused(trained: Context, change: dict, message: str) -> None:
+    changed, manifest = with_student_card(trained, **change), trained.manifest("train")
+    assert manifest is not None
+    with pytest.raises(StageError, match=message):
+        check_card(changed, manifest)
+
+
+def test_another_template_than_the_trained_one_is_refused(trained: Context) -> None:
+    template = trained.checkpoint / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
     with pytest.raises(
         StageError, match=r"chat_template.jinja: is not the chat template that the student was"
     ):
-        check_template(trained, student)
+        check_student(trained)
 
 
-def test_a_student_that_train_did_not_write_is_refused(trained: Path) -> None:
-    student = sampled_student("embedded-dense", checkpoint=trained / "checkpoint")
-    manifest = json.loads((trained / "manifest.json").read_text())
-    config = trained / "checkpoint/config.json"
-    manifest["outputs"]["checkpoint/config.json"] = {"sha256": hash_file(config), "rows": None}
-    (trained / "manifest.json").write_text(json.dumps(manifest))
-    check_template(trained, student)
+def test_a_student_that_train_did_not_write_is_refused(trained: Context) -> None:
+    config = trained.checkpoint / "config.json"
     config.write_text(config.read_text() + " ")
     with pytest.raises(StageError, match=r"config.json: was changed after train finished"):
-        check_template(trained, student)
+        check_student(trained)
+
+
+def test_a_student_whose_stage_is_not_finished_is_refused(recipe_file: Path) -> None:
+    with pytest.raises(StageError, match=r"eval needs .*train/manifest.json.* make train"):
+        check_student(context_with(recipe_file))
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"'], ids=["torn", "list", "text"])
-def test_a_checkpoint_file_that_is_no_json_object_is_named(trained: Path, text: str) -> None:
-    checkpoint = trained / "checkpoint"
-    (checkpoint / "generation_config.json").write_text(text)
-    model = dataclasses.replace(sampled_student("embedded-dense"), model=str(checkpoint))
+def test_a_checkpoint_file_that_holds_no_json_object_is_named(trained: Context, text: str) -> None:
+    (trained.checkpoint / "generation_config.json").write_text(text)
     with pytest.raises(
-        RecipeError, match=r"generation_config.json: is no JSON object .* write the checkpoint"
+        RecipeError, match=r"generation_config.json: is not a JSON object .* write the checkpoint"
     ):
-        check_model("student", model, 384)
+        check_model("student", trained.student, 384)
 
 
 def test_a_renamed_task_keeps_the_version_of_its_card(recipe_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "copy.jsonl"
     path.write_text("{}")
-    recipe = recipe_with(recipe_file, f"eval.tasks=[{{task: gsm8k, name: mine, path: {path}}}]")
-    assert plan_of(recipe, {}, {}, {}).config["task_cards"]["mine"]["version"] == 1
+    context = context_with(recipe_file, f"eval.tasks=[{{task: gsm8k, name: mine, path: {path}}}]")
+    assert plan_of(context, {}, {}, {}).config["task_cards"]["mine"]["version"] == 1
 
 
-def test_other_thinking_tags_than_the_trained_ones_are_refused(trained: Path) -> None:
-    student = sampled_student("embedded-dense", checkpoint=trained / "checkpoint")
-    identity = {**student.identity, "thinking": {**student.identity["thinking"], "open": "<reason>"}}
-    with pytest.raises(StageError, match=r"the student's card says thinking .*<reason>.* was trained with"):
-        check_template(trained, dataclasses.replace(student, identity=identity))
+def test_the_usual_number_of_samples_of_a_card_counts_only_where_the_recipe_states_none(
+    recipe_file: Path,
+) -> None:
+    for samples, same in (4, True), ("null", False):
+        context = context_with(recipe_file, "eval.tasks=[{task: math500}]", f"eval.samples={samples}")
+        card = context.cards.tasks["math500"]
+        cards = dataclasses.replace(context.cards, tasks={"math500": card.model_copy(update={"k": 9})})
+        assert (fingerprint(dataclasses.replace(context, cards=cards)) == fingerprint(context)) is same
 
 
-def test_a_changed_checkpoint_changes_the_plan(recipe_file: Path, trained: Path) -> None:
-    recipe = recipe_with(recipe_file)
-    before = plan_of(recipe, compared_models(recipe, trained), {}, {}).fingerprint
-    config = trained / "checkpoint/generation_config.json"
+def test_a_card_with_an_unknown_prompt_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"prompt: unknown prompt style; did you mean 'boxed'"):
+        validate(TaskCard, {"licence": "MIT", "prompt": "boxd"}, "mine.yaml")
+
+
+def test_a_changed_checkpoint_changes_the_plan(trained: Context) -> None:
+    before = plan_of(trained, compared_models(trained), {}, {}).fingerprint
+    config = trained.checkpoint / "generation_config.json"
     config.write_text(config.read_text() + "\n")
-    assert plan_of(recipe, compared_models(recipe, trained), {}, {}).fingerprint != before
+    assert plan_of(trained, compared_models(trained), {}, {}).fingerprint != before
+
+
+def test_corrected_thinking_tags_leave_the_plan_as_it_is(recipe_file: Path) -> None:
+    """But not where the thinking is closed by force, with those tags."""
+    for overrides, same in ((), True), (("eval.forced_budgets=[8]",), False):
+        context = context_with(recipe_file, *overrides)
+        corrected = with_student_card(context, thinking=Tags(close="</thought>"))
+        plans = [plan_of(each, {"base": each.base}, {}, {}) for each in (context, corrected)]
+        assert (plans[0].fingerprint == plans[1].fingerprint) is same
+
+
+def test_a_new_key_with_a_default_leaves_the_plan_as_it_is(recipe_file: Path) -> None:
+    class NewSampling(Sampling):
+        penalty: float = 0.0
+
+    class NewEval(Eval):
+        repetitions: int = 1
+
+    class NewTask(FileSource):
+        language: str = "en"
+
+    (recipe_file.parent / "sums.jsonl").write_text("{}")
+    context = context_with(recipe_file, f"eval.tasks=[{{path: {recipe_file.parent / 'sums.jsonl'}}}]")
+    section, sampling = context.recipe.eval, context.recipe.generate.sampling
+    new = {
+        "tasks": [NewTask(**section.tasks[0].model_dump())],
+        "sampling": NewSampling(**sampling.model_dump()),
+    }
+    recipe = context.recipe.model_copy(
+        update={"eval": NewEval(**section.model_dump()).model_copy(update=new)}
+    )
+    assert fingerprint(dataclasses.replace(context, recipe=recipe)) == fingerprint(context)
+
+
+def test_a_verifier_counts_where_a_task_uses_it(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = context_with(recipe_file)
+    before = fingerprint(context)
+    monkeypatch.setitem(VERSIONS, "proof", "1")
+    monkeypatch.setitem(VERSIONS, "math", "of tomorrow")
+    assert fingerprint(context) == before
+    monkeypatch.setitem(VERSIONS, "reasoning_gym", "of tomorrow")
+    assert fingerprint(context) != before
+
+
+def test_a_card_that_no_task_names_is_not_in_the_plan(recipe_file: Path) -> None:
+    context = context_with(recipe_file)
+    none = dataclasses.replace(context, cards=Cards(context.cards.teachers, context.cards.students, {}))
+    assert fingerprint(none) == fingerprint(context)
 
 
 def test_files_of_one_name_are_told_apart_and_a_missing_one_is_refused(
@@ -133,17 +212,27 @@ def test_files_of_one_name_are_told_apart_and_a_missing_one_is_refused(
 ) -> None:
     paths = [tmp_path / folder / "test.jsonl" for folder in ("a", "b")]
     tasks = ", ".join(f"{{path: {path}, name: {path.parent.name}}}" for path in paths)
-    recipe = recipe_with(recipe_file, f"eval.tasks=[{tasks}]")
+    context = context_with(recipe_file, f"eval.tasks=[{tasks}]")
     for path in paths:
         path.parent.mkdir()
         path.write_text("{}")
-    before = plan_of(recipe, {}, {}, {})
-    assert set(before.inputs) == set(map(str, paths))
+    before = plan_of(context, {}, {}, {})
+    assert set(before.inputs) == {"task a", "task b"}
     paths[0].write_text("{ }")
-    assert plan_of(recipe, {}, {}, {}).fingerprint != before.fingerprint
+    assert plan_of(context, {}, {}, {}).fingerprint != before.fingerprint
     paths[1].unlink()
     with pytest.raises(RecipeError, match=r"b/test\.jsonl: there is no such file"):
-        plan_of(recipe, {}, {}, {})
+        plan_of(context, {}, {}, {})
+
+
+def test_a_task_file_may_stand_elsewhere(recipe_file: Path, tmp_path: Path) -> None:
+    prints = set()
+    for folder in ("a", "b"):
+        path = tmp_path / folder / "test.jsonl"
+        path.parent.mkdir()
+        path.write_text("{}")
+        prints.add(fingerprint(context_with(recipe_file, f"eval.tasks=[{{path: {path}}}]")))
+    assert len(prints) == 1
 
 
 @pytest.mark.parametrize(
@@ -158,9 +247,9 @@ def test_files_of_one_name_are_told_apart_and_a_missing_one_is_refused(
     ],
     ids=["forced budget", "task called all", "tasks of one name"],
 )
-def test_an_impossible_plan_is_refused(recipe_file: Path, override: str, message: str) -> None:
+def test_an_impossible_section_is_refused(recipe_file: Path, override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        plan_of(recipe_with(recipe_file, override), {}, {}, {})
+        context_with(recipe_file, override)
 
 
 @pytest.mark.parametrize(
@@ -177,31 +266,62 @@ def test_an_impossible_plan_is_refused(recipe_file: Path, override: str, message
 )
 def test_an_extra_model_must_be_named_and_described(recipe_file: Path, extra: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        recipe_with(recipe_file, f"eval.extra=[{extra}]")
+        context_with(recipe_file, f"eval.extra=[{extra}]")
 
 
-def test_an_extra_model_is_compared_by_its_checkpoint(recipe_file: Path, trained: Path) -> None:
-    extra = f"{{name: other, student: embedded-dense, checkpoint: {trained / 'checkpoint'}}}"
-    recipe = recipe_with(recipe_file, f"eval.extra=[{extra}]", "eval.compare=[base]")
-    models = compared_models(recipe, trained)
+def test_an_extra_model_is_compared_by_its_checkpoint(recipe_file: Path, trained: Context) -> None:
+    extra = f"{{name: other, student: embedded-dense, checkpoint: {trained.checkpoint}}}"
+    models = compared_models(context_with(recipe_file, f"eval.extra=[{extra}]", "eval.compare=[base]"))
     assert list(models) == ["base", "other"]
-    assert models["other"].model == str(trained / "checkpoint")
+    assert models["other"].model == str(trained.checkpoint)
     assert models["other"].name == "other"
 
 
-def test_a_missing_checkpoint_of_an_extra_model_is_named(recipe_file: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_found_from_where_the_command_runs(
+    recipe_file: Path, trained: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only from the project, whose directories cards name."""
+    monkeypatch.chdir(trained.checkpoint.parent)
+    extra = "eval.extra=[{name: other, student: embedded-dense, checkpoint: checkpoint}]"
+    context = context_with(recipe_file, extra, "eval.compare=[student]")
+    models = compared_models(context)
+    assert models["other"].identity == models["student"].identity == trained.student.identity
+    assert models["other"].model == str(trained.checkpoint)
+
+
+def test_every_compared_model_has_its_card(recipe_file: Path) -> None:
+    extra = "{name: one, teacher: embedded-moe}, {name: two, student: embedded-dense}"
+    context = context_with(recipe_file, f"eval.extra=[{extra}]")
+    names = {name: context.card(name)[0] for name in context.recipe.eval.models}
+    teachers, students = ("teacher", "one"), ("base", "student", "two")
+    assert names == dict.fromkeys(students, "embedded-dense") | dict.fromkeys(teachers, "embedded-moe")
+    assert all(context.card(name)[1] is context.teacher_card for name in teachers)
+    assert all(context.card(name)[1] is context.student_card for name in students)
+    assert context.model("one") == dataclasses.replace(context.teacher, name="one")
+
+
+def test_a_missing_checkpoint_of_an_extra_model_is_named(recipe_file: Path) -> None:
     extra = "{name: other, student: embedded-dense, checkpoint: /nowhere/at/all}"
-    recipe = recipe_with(recipe_file, f"eval.extra=[{extra}]", "eval.compare=[base]")
+    context = context_with(recipe_file, f"eval.extra=[{extra}]", "eval.compare=[base]")
     with pytest.raises(RecipeError, match="other: there is no checkpoint directory /nowhere/at/all"):
-        compared_models(recipe, tmp_path)
+        compared_models(context)
+
+
+def flags_of(urls: tuple[str, ...], names: tuple[str, ...] = ()) -> EvalFlags:
+    return EvalFlags(EngineFlags(), ModelFlags(model_urls=urls, model_names=names))
 
 
 def test_a_url_serves_the_model_that_it_names() -> None:
-    urls = urls_by_model(["teacher=http://a/v1", "teacher=http://b/v1"], ["base", "teacher"])
-    flags = EvalFlags(urls=urls)
+    flags = flags_of(("teacher=http://a/v1", "teacher=http://b/v1"))
+    flags.check(["base", "teacher"], [])
     assert flags.of("teacher").engine == "server"
     assert flags.of("teacher").urls == ("http://a/v1", "http://b/v1")
     assert flags.of("base").engine == "vllm"
+
+
+def test_engine_flags_go_for_every_model() -> None:
+    flags = EvalFlags(EngineFlags(tensor_parallel=2), ModelFlags(model_urls=("base=http://a/v1",)))
+    assert [flags.of(name).tensor_parallel for name in ("base", "teacher")] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -216,12 +336,17 @@ def test_a_url_serves_the_model_that_it_names() -> None:
 )
 def test_a_url_without_a_known_model_or_server_is_refused(url: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        urls_by_model([url], ["base", "teacher"])
+        flags_of((url,)).check(["base", "teacher"], [])
+
+
+def test_a_url_that_stands_twice_is_refused() -> None:
+    with pytest.raises(RecipeError, match="one server stands twice"):
+        flags_of(("base=http://a/v1", "base=http://a/v1/")).check(["base"], [])
 
 
 def test_a_server_may_call_a_model_by_another_name() -> None:
-    urls = {"teacher": ("http://a/v1",), "student": ("http://b/v1",)}
-    flags = EvalFlags(urls=urls, served_names=names_by_model(["student=demo=1"], urls))
+    flags = flags_of(("teacher=http://a/v1", "student=http://b/v1"), ("student=demo=1",))
+    flags.check(["teacher", "student"], [])
     assert flags.of("student").served_name == "demo=1"
     assert flags.of("teacher").served_name is None
 
@@ -229,21 +354,19 @@ def test_a_server_may_call_a_model_by_another_name() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["demo"], "--served-name demo: say whose name it is, for example student=demo"),
-        (["student="], "--served-name student=: say whose name it is"),
-        (["base=demo"], r"no --url is given for 'base' \(given for: student\)"),
-        (["student=a", "student=b"], "student has two names, a and b"),
+        (("demo",), "--served-name demo: say whose name it is, for example student=demo"),
+        (("student=",), "--served-name student=: say whose name it is"),
+        (("base=demo",), r"no --url is given for 'base' \(given for: student\)"),
+        (("student=a", "student=b"), "student has two names, a and b"),
     ],
     ids=["no model", "no name", "not served", "two names"],
 )
-def test_a_name_at_no_known_server_is_refused(names: list[str], message: str) -> None:
+def test_a_name_at_no_known_server_is_refused(names: tuple[str, ...], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        names_by_model(names, ["student"])
+        flags_of(("student=http://a/v1",), names).check(["student"], [])
 
 
-def test_a_served_model_cannot_be_closed_by_force(recipe_file: Path) -> None:
-    recipe = recipe_with(recipe_file, "eval.forced_budgets=[8]")
-    urls = {"teacher": ("http://a/v1",)}
+def test_a_served_model_cannot_be_closed_by_force() -> None:
     with pytest.raises(RecipeError, match=r"--url teacher=...: eval.forced_budgets is set"):
-        flags_of(recipe, EngineFlags(), urls, [])
-    assert flags_of(recipe, EngineFlags(), {}, []).urls == {}
+        flags_of(("teacher=http://a/v1",)).check(["teacher"], [8])
+    flags_of(()).check(["teacher"], [8])

@@ -2,26 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from eval.contamination import flagged_questions, overlap_of
-from pipeline.records import Problem, problem_id, to_json
+from pipeline.problems.overlap import TrainedText, flagged_questions, overlap_of, trained_texts
+from pipeline.recipe.cards import Tags
+from pipeline.records import Problem, problem_id, read_filtered
 
 LONG = "A train leaves the old harbour at nine and arrives at noon after {} stops; how long did it travel?"
 
 
 def problem(question: str, verifier: str = "math", source: str = "train") -> Problem:
-    return Problem(problem_id(question, "3", verifier), question, "3", verifier, source, "CC0", {})
+    return Problem(problem_id(question), question, "3", verifier, source, "CC0", {})
 
 
 def flags_of(
-    tmp_path: Path, asked: list[Problem], trained: list[Problem], traces: list[dict] | None = None
+    asked: list[Problem], training: list[Problem], *texts: str, procedural: bool = False
 ) -> dict[str, str]:
-    problems, kept = tmp_path / "problems.jsonl", tmp_path / "kept.jsonl"
-    problems.write_text("".join(to_json(item) + "\n" for item in trained))
-    kept.write_text("".join(json.dumps(row) + "\n" for row in traces or []))
-    return flagged_questions({"task": asked}, problems, kept)["task"]
+    traces = [TrainedText(text, "train", procedural) for text in texts]
+    return flagged_questions({"task": asked}, training, traces)["task"]
 
 
 @pytest.mark.parametrize(
@@ -45,31 +45,62 @@ def flags_of(
         "another question",
     ],
 )
-def test_each_rule_flags_what_it_says(tmp_path: Path, question: str, trained: str, rule: str | None) -> None:
+def test_each_rule_flags_what_it_says(question: str, trained: str, rule: str | None) -> None:
     asked = problem(question)
-    assert flags_of(tmp_path, [asked], [problem(trained)]) == ({asked.id: rule} if rule else {})
+    assert flags_of([asked], [problem(trained)]) == ({asked.id: rule} if rule else {})
 
 
-def test_procedural_questions_are_only_flagged_as_a_whole(tmp_path: Path) -> None:
+def test_the_closest_rule_names_a_question_whichever_problem_comes_first() -> None:
+    asked = problem(LONG.format(2))
+    near, same = problem(LONG.format(3)), problem(LONG.format(2), source="other")
+    assert flags_of([asked], [near, same]) == {asked.id: "exact"}
+
+
+def test_procedural_questions_are_only_flagged_as_a_whole() -> None:
     first, second = (problem(LONG.format(n), "reasoning_gym") for n in (2, 3))
-    assert flags_of(tmp_path, [first, second], [first]) == {first.id: "exact"}
+    assert flags_of([first, second], [first]) == {first.id: "exact"}
 
 
-def test_a_question_inside_a_trace_is_flagged(tmp_path: Path) -> None:
+def test_a_question_inside_a_trace_is_flagged() -> None:
     asked = problem(LONG.format(4), "reasoning_gym")
-    row = {"thinking": f"As in: {LONG.format(4)} so 3.", "answer": "3", "source": "train"}
-    assert flags_of(tmp_path, [asked], [problem("other")], [row]) == {asked.id: "in a trace"}
+    flags = flags_of([asked], [problem("other")], f"As in: {LONG.format(4)} so 3.", procedural=True)
+    assert flags == {asked.id: "in a trace"}
 
 
-def test_eight_words_of_a_written_question_inside_a_trace_are_flagged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("procedural", [False, True], ids=["written", "procedural"])
+def test_eight_words_of_a_written_question_inside_a_trace_are_flagged(procedural: bool) -> None:
     asked = problem(LONG.format(4))
-    row = {"thinking": "leaves the old harbour at nine and arrives at", "answer": "", "source": "train"}
-    assert flags_of(tmp_path, [asked], [problem("other")], [row]) == {asked.id: "ngram in a trace"}
+    text = "leaves the old harbour at nine and arrives at"
+    flags = flags_of([asked], [problem("other")], text, procedural=procedural)
+    assert flags == ({} if procedural else {asked.id: "ngram in a trace"})
 
 
-def test_every_eval_question_that_one_training_problem_matches_is_flagged(tmp_path: Path) -> None:
+def test_every_eval_question_that_one_training_problem_matches_is_flagged() -> None:
     asked = [problem(LONG.format(n)) for n in (2, 3, 4)]
-    assert set(flags_of(tmp_path, asked, [problem(LONG.format(5))])) == {item.id for item in asked}
+    assert set(flags_of(asked, [problem(LONG.format(5))])) == {item.id for item in asked}
+
+
+def test_a_template_of_a_source_flags_nothing_in_its_problems_and_traces() -> None:
+    asked = problem("A farmer in the small town of Arles owns seven goats; what do they eat?")
+    trained = [problem(f"A farmer in the small town of Arles owns {10**n}, and so on") for n in range(6)]
+    assert flags_of([asked], trained, trained[0].question) == {}
+    other = TrainedText(trained[0].question, "other", False)
+    assert flagged_questions({"task": [asked]}, trained, [other])["task"] == {asked.id: "ngram in a trace"}
+
+
+def test_the_traces_that_were_trained_on_are_read_without_their_tags(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.jsonl"
+    verdict = {"status": "correct", "verifier": "math"}
+    rows: list[dict[str, Any]] = [
+        {"response": "Add.</think>\n\n3", "source": "train", "verdict": verdict},
+        {"response": "4", "source": "gym", "verdict": {**verdict, "verifier": "reasoning_gym"}},
+        {"messages": [], "verdict": None, "source": "mix", "kind": "mix"},
+    ]
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(trained_texts(read_filtered(kept), Tags(opened_by_prompt=False))) == [
+        TrainedText("Add.\n3", "train", False),
+        TrainedText("4", "gym", True),
+    ]
 
 
 def test_flags_become_the_rows_of_their_questions() -> None:

@@ -4,23 +4,30 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.cards import FOLDERS, student_card
+from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
-from pipeline.examples import tokenizer_file
-from pipeline.filter import run
-from pipeline.lookup import VerdictReader
-from pipeline.mix import chat_of, mix_lines
-from pipeline.recipe import MixSource, Recipe
-from pipeline.records import to_json
-from pipeline.stage import Context, read_manifest
+from pipeline.filter.examples import tokenizer_file
+from pipeline.filter.first_pass import VerdictReader
+from pipeline.filter.mix import chat_of, mix_lines
+from pipeline.filter.stage import run
+from pipeline.flags import WorkerFlags
+from pipeline.recipe.cards import Cards, Tags, student_card
+from pipeline.recipe.schema import MixSource, Recipe
+from pipeline.records import Problem, Verdict, problem_id, read_examples, to_json
+from pipeline.render import Split, join_response
+from pipeline.run.contract import Manifest, read_manifest
+from pipeline.verify import table
+from pipeline.verify.basis import basis_of, tags_digest
 from tests.conftest import ROOT
 from tests.filter_fixtures import (
     Stages,
     context_of,
+    make_context,
     make_problem,
     make_recipe,
     make_trace,
@@ -35,27 +42,34 @@ __all__ = ["context_of"]
 
 MakeContext = Callable[[Recipe], Context]
 
+ONE = WorkerFlags(workers=1)
+
 
 def filtered(context: Context, stages: Stages) -> Path:
     """Write the stages before, run filter in this process, check that its files add up."""
-    write_stages(context.runs, stages)
-    run(context, workers=0)
+    write_stages(context.runs, stages, context.recipe.name)
+    run(context, ONE)
     directory = context.directory("filter")
     conserve(directory, len([line for line in stages.traces if line.strip()]))
     return directory
+
+
+def manifest_of(directory: Path) -> Manifest:
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    return manifest
 
 
 def conserve(directory: Path, num_in: int) -> None:
     """in == kept + dropped + failed, and each file has the rows that the manifest states."""
     rows = {name: read_rows(directory / name) for name in ("kept.jsonl", "dropped.jsonl", "failed.jsonl")}
     assert sum(map(len, rows.values())) == num_in
-    manifest = read_manifest(directory)
-    assert manifest is not None
-    counts = manifest["counts"]
-    assert counts["in"] == num_in
-    assert counts["kept"] == len(rows["kept.jsonl"])
-    assert counts["dropped"] == Counter(row["reason"] for row in rows["dropped.jsonl"])
-    assert counts["failed"] == Counter(row["kind"] for row in rows["failed.jsonl"])
+    manifest = manifest_of(directory)
+    counts = manifest.counts
+    assert counts.num_in == num_in
+    assert counts.kept == len(rows["kept.jsonl"])
+    assert counts.dropped == Counter(row["reason"] for row in rows["dropped.jsonl"])
+    assert counts.failed == Counter(row["kind"] for row in rows["failed.jsonl"])
     keys = [
         (row["problem_id"], row["sample"])
         for name in ("kept.jsonl", "dropped.jsonl")
@@ -78,21 +92,58 @@ def test_every_trace_is_kept_or_dropped_for_one_reason(context_of: MakeContext) 
     assert all(row["verdict"] and row["question"] and row["gold"] for row in dropped)
 
 
-def test_examples_hold_the_thinking_once_in_the_students_tags(context_of: MakeContext) -> None:
-    import datasets
-
+def test_examples_hold_thinking_and_answer_apart(context_of: MakeContext) -> None:
     directory = filtered(context_of(make_recipe()), ordinary_stages())
-    rows = datasets.load_dataset("parquet", data_files=str(directory / "examples.parquet"), split="train")
-    assert len(rows) == 12
-    row = next(row for row in rows if row["sample"] == 2 and row["source"] == "sums")
-    user, assistant = row["messages"]
+    examples = list(read_examples(directory / "examples.parquet"))
+    assert len(examples) == 12
+    example = next(e for e in examples if e.sample == 2 and e.source == "sums")
+    user, assistant = example.messages
     assert user["role"] == "user"
     assert user["content"].endswith("within \\boxed{}.")
-    assert assistant["content"].startswith("<think>\nword word word \n</think>\n\n\\boxed{")
-    assert row["kind"] == "trace"
+    assert assistant["content"].startswith("\\boxed{")
+    assert assistant["reasoning_content"] == "word word word "
+    assert example.kind == "trace"
     # the embedded student reads characters, so tokens are about as many as characters
-    assert len(assistant["content"]) * 0.5 < row["trained_tokens"] <= len(assistant["content"])
-    assert row["num_tokens"] > row["trained_tokens"]
+    text = join_response(Split(assistant["reasoning_content"], assistant["content"], "closed"), Tags())
+    assert len(text) * 0.5 < example.trained_tokens <= len(text)
+    assert example.num_tokens > example.trained_tokens
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        ("<think>\nHm.\n</think>\n\nIt is 1.", {"content": "It is 1.", "reasoning_content": "Hm."}),
+        ("Hm.</think>It is 1.", {"content": "It is 1.", "reasoning_content": "Hm."}),
+        ("Hm, and so on", {"content": "", "reasoning_content": "Hm, and so on"}),
+        ("</think>It is 1.", {"content": "It is 1.", "reasoning_content": ""}),
+    ],
+    ids=["tags", "tag in the prompt", "unclosed", "empty"],
+)
+def test_a_response_becomes_an_example(
+    context_of: MakeContext, response: str, message: dict[str, str]
+) -> None:
+    problem = make_problem(0)
+    trace = make_trace(problem, 0, response=response)
+    context = context_of(make_recipe(filter={"rules": ["finished"]}))
+    directory = filtered(context, Stages([problem], [to_json(trace)], [to_json(make_verdict(problem, 0))]))
+    [example] = read_examples(directory / "examples.parquet")
+    assert example.messages[-1] == {"role": "assistant", **message}
+
+
+def test_a_teacher_without_thinking_gives_examples_without_thinking(context_of: MakeContext) -> None:
+    problem, tags = make_problem(0), Tags(opened_by_prompt=False)
+    context = with_tags(context_of(make_recipe(filter={"rules": ["finished", "correct"]})), tags)
+    trace = make_trace(problem, 0, response="So \\boxed{1}.")
+    directory = filtered(context, Stages([problem], [to_json(trace)]))
+    [example] = read_examples(directory / "examples.parquet")
+    assert example.messages[-1] == {"role": "assistant", "content": "So \\boxed{1}."}
+
+
+def with_tags(context: Context, tags: Tags) -> Context:
+    """The context with another card of the teacher."""
+    cards, name = context.cards, context.recipe.generate.teacher
+    card = cards.teachers[name].model_copy(update={"thinking": tags})
+    return replace(context, cards=Cards({name: card}, cards.students, cards.tasks))
 
 
 def test_a_second_run_does_nothing_and_a_changed_recipe_is_refused(
@@ -105,28 +156,28 @@ def test_a_second_run_does_nothing_and_a_changed_recipe_is_refused(
         run(context)
     assert "filter: up to date" in caplog.text
     assert (directory / "manifest.json").stat().st_mtime_ns == before
-    changed = make_recipe(filter={"select": {"per_problem": 1}})
-    with pytest.raises(StageError, match=r"config\.filter\.select\.per_problem: 2 -> 1"):
-        run(Context(changed, context.runs, context.start))
+    changed = make_recipe(filter={"select": {"per_problem": 3}})
+    with pytest.raises(StageError, match=r"config\.filter\.select\.per_problem: 2 -> 3"):
+        run(replace(context, recipe=changed))
 
 
-def test_worker_processes_change_nothing(tmp_path: Path, context_of: MakeContext) -> None:
+def test_worker_processes_change_nothing(tmp_path: Path) -> None:
     recipe, digests = make_recipe(), []
-    for workers in (0, 2):
-        context = Context(recipe, tmp_path / str(workers), context_of(recipe).start)
+    for workers in (1, 2):
+        context = make_context(recipe, tmp_path / str(workers))
         write_stages(context.runs, ordinary_stages(200))
-        run(context, workers=workers)
+        run(context, WorkerFlags(workers=workers))
         conserve(context.directory("filter"), 800)
         digests.append(hashlib.sha256((context.directory("filter") / "examples.parquet").read_bytes()))
     assert digests[0].hexdigest() == digests[1].hexdigest()
 
 
-def test_the_order_of_traces_does_not_change_the_examples(tmp_path: Path, context_of: MakeContext) -> None:
+def test_the_order_of_traces_does_not_change_the_examples(tmp_path: Path) -> None:
     recipe = make_recipe(filter={"select": {"per_problem": 1, "prefer": "random"}})
     stages = ordinary_stages(20)
     digests = set()
     for number, order in enumerate((1, -1)):
-        context = Context(recipe, tmp_path / str(number), context_of(recipe).start)
+        context = make_context(recipe, tmp_path / str(number))
         directory = filtered(context, Stages(stages.problems, stages.traces[::order], stages.verdicts))
         digests.add(hashlib.sha256((directory / "examples.parquet").read_bytes()).hexdigest())
     assert len(digests) == 1
@@ -142,7 +193,7 @@ def test_faulty_lines_are_counted_by_kind_and_named(
         stages.traces[5][:40],
         stranger,
         stages.traces[0],
-        json.dumps({**values, "sample": 9, "answer": None}),
+        json.dumps({**values, "sample": 9, "response": None}),
         json.dumps({**values, "sample": -1}),
         "[1, 2]",
         "",
@@ -160,7 +211,7 @@ def test_faulty_lines_are_counted_by_kind_and_named(
         (6, "broken_line"),
     }
     assert "traces-00000.jsonl:26: no_problem" in caplog.text
-    assert "$.answer" in next(row["detail"] for row in failed if row["line"] == 28)
+    assert "$.response" in next(row["detail"] for row in failed if row["line"] == 28)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +225,7 @@ def test_no_byte_of_a_trace_ends_the_run(
 ) -> None:
     stages = ordinary_stages(1)
     trace = make_trace(stages.problems[0], 9, thinking="HERE")
-    verdicts = [*stages.verdicts, *([to_json(make_verdict(trace))] if with_verdict else [])]
+    verdicts = [*stages.verdicts, *([to_json(make_verdict(stages.problems[0], 9))] if with_verdict else [])]
     traces = [*stages.traces, to_json(trace).replace("HERE", thinking)]
     recipe = make_recipe(filter={"select": {"per_problem": 4}})
     directory = filtered(context_of(recipe), Stages(stages.problems, traces, verdicts))
@@ -198,9 +249,8 @@ def test_a_verdict_of_bad_utf8_is_made_again(context_of: MakeContext) -> None:
     stages = ordinary_stages(1)
     verdicts = [stages.verdicts[0].replace("equal", "\udcff"), *stages.verdicts[1:]]
     directory = filtered(context_of(make_recipe()), Stages(stages.problems, stages.traces, verdicts))
-    manifest = read_manifest(directory)
-    assert manifest is not None
-    assert manifest["usage"]["verified_again"] == 1
+    manifest = manifest_of(directory)
+    assert manifest.usage.verified_again == 1
 
 
 @pytest.mark.parametrize("form", ["{}", "0x{}", " {}", "{}_", "-1", "", "f{}", "UPPER"])
@@ -227,25 +277,24 @@ def test_a_student_whose_id_the_hub_cannot_have_is_named() -> None:
 
 @pytest.mark.parametrize("text", [POINTER, '{"version": "1.0", "tru', "", "[1]", "{}"])
 def test_a_tokenizer_that_cannot_be_read_is_named_before_a_worker_starts(
-    context_of: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    context_of: MakeContext, tmp_path: Path, text: str
 ) -> None:
-    cards, student = tmp_path / "cards", tmp_path / "student"
-    cards.mkdir()
+    student = tmp_path / "student"
     student.mkdir()
-    whole = (ROOT / student_card("embedded-dense").model / "tokenizer.json").read_text()
+    context = context_of(make_recipe())
+    card = context.student_card
+    whole = (ROOT / card.model / "tokenizer.json").read_text()
     (student / "tokenizer.json").write_text(text)
     (student / "model.safetensors").write_bytes(b"")
-    values = {**student_card("embedded-dense").model_dump(), "model": str(student)}
-    (cards / "mine.yaml").write_text(json.dumps(values))
-    monkeypatch.setitem(FOLDERS, "student", cards)
-    context = context_of(make_recipe(train={"student": "mine"}))
+    mine = {context.recipe.train.student: card.model_copy(update={"model": str(student)})}
+    context = replace(context, cards=Cards(context.cards.teachers, mine, {}))
     write_stages(context.runs, ordinary_stages())
     with pytest.raises(
         RecipeError, match=r"student/tokenizer\.json: cannot be read as a tokenizer \(.*git lfs"
     ):
-        run(context, workers=2)
+        run(context, WorkerFlags(workers=2))
     (student / "tokenizer.json").write_text(whole)
-    run(context, workers=0)  # once mended, the same command is enough
+    run(context, ONE)  # once the file is whole, the same command is enough
     conserve(context.directory("filter"), 24)
 
 
@@ -257,30 +306,128 @@ def test_missing_and_outdated_verdicts_are_made_again(context_of: MakeContext) -
     ]
     verdicts = [*outdated[:4], "{broken", *outdated[6:]]
     directory = filtered(context_of(make_recipe()), Stages(stages.problems, stages.traces, verdicts))
-    manifest = read_manifest(directory)
-    assert manifest is not None
-    assert manifest["usage"]["verified_again"] == 3
+    manifest = manifest_of(directory)
+    assert manifest.usage.verified_again == 3
     again = [row for row in read_rows(directory / "dropped.jsonl") if row["sample"] == 1]
     assert {row["verdict"]["status"] for row in again} == {"wrong"}
 
 
+@pytest.mark.parametrize("tags", ["0" * 8, tags_digest(Tags(close="</thought>"))], ids=["unknown", "before"])
+def test_verdicts_of_other_thinking_tags_are_made_again(context_of: MakeContext, tags: str) -> None:
+    stages = ordinary_stages(3)
+    today = tags_digest(Tags())
+    verdicts = [line.replace(f"-{today}", f"-{tags}") for line in stages.verdicts]
+    directory = filtered(context_of(make_recipe()), Stages(stages.problems, stages.traces, verdicts[:5]))
+    assert manifest_of(directory).usage.verified_again == 12
+    rows = [row for name in ("kept", "dropped") for row in read_rows(directory / f"{name}.jsonl")]
+    bases = {problem.id: basis_of(problem, today) for problem in stages.problems}
+    assert all(row["verdict"]["basis"] == bases[row["problem_id"]] for row in rows)
+
+
+def test_verdicts_on_a_gold_that_was_corrected_since_are_made_again(context_of: MakeContext) -> None:
+    stages = ordinary_stages(3)
+    corrected = [replace(problem, gold=f"{problem.gold}000") for problem in stages.problems]
+    context = context_of(make_recipe())
+    write_stages(context.runs, Stages(corrected, stages.traces, stages.verdicts))
+    with pytest.raises(
+        StageError, match=r"none of 12 traces is left \(dropped: \{'wrong': 9, 'truncated': 3\}"
+    ):
+        run(context, ONE)
+
+
+def test_a_corrected_tag_is_what_a_new_filter_splits_by(context_of: MakeContext) -> None:
+    """Traces sampled between other tags, with verdicts of the card's wrong ones."""
+    problem = make_problem(0)
+    traces = [to_json(make_trace(problem, n, response=f"Hm{n}.</thought>\\boxed{{1}}")) for n in range(2)]
+    wrong = [to_json(make_verdict(problem, n, "unverifiable")) for n in range(2)]
+    context = with_tags(context_of(make_recipe()), Tags(open="<thought>", close="</thought>"))
+    directory = filtered(context, Stages([problem], traces, wrong))
+    assert manifest_of(directory).usage.verified_again == 2
+    examples = list(read_examples(directory / "examples.parquet"))
+    assert {example.messages[-1]["reasoning_content"] for example in examples} == {"Hm0.", "Hm1."}
+
+
+def test_a_verdict_of_any_rests_on_the_verifier_that_compares(
+    context_of: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question, gold = "Name a root of x^2 = 4!", '["2", "-2"]'
+    problem = Problem(problem_id(question), question, gold, "any", "roots", "MIT", {})
+    basis = basis_of(problem, tags_digest(Tags()))
+    version = table.VERSIONS["any"]
+    verdict = Verdict(problem.id, 0, "correct", basis, "equal", "2", "string", "any", version, 0.001)
+    trace = make_trace(problem, 0, "-2")
+    stages = Stages([problem], [to_json(trace)], [to_json(verdict)])
+    directory = filtered(context_of(make_recipe(name="same")), stages)
+    assert manifest_of(directory).usage.verified_again == 0
+    monkeypatch.setitem(table.VERSIONS, "math", "999")
+    directory = filtered(context_of(make_recipe(name="newer")), stages)
+    assert manifest_of(directory).usage.verified_again == 1
+
+
+def test_what_is_no_part_of_the_experiment_leaves_it_up_to_date(
+    context_of: MakeContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = ["finished", "closed_thinking", "correct"]
+    context = context_of(make_recipe())
+    filtered(context, ordinary_stages())
+    spelled = make_recipe(
+        filter={
+            "rules": [{rules[0]: {}}, {rules[1]: {"required": True}}, rules[2]],
+            "select": {"per_problem": 2, "prefer": "shortest", "difficulty": []},
+            "mix": [],
+        }
+    )
+    monkeypatch.setitem(table.VERSIONS, "newest", "1")
+    corrected = with_tags(replace(context, recipe=spelled), Tags(close="</thought>"))
+    with caplog.at_level("INFO"):
+        run(corrected)
+    assert "filter: up to date" in caplog.text
+
+
+def test_a_new_version_of_the_verifier_in_use_is_another_experiment(
+    context_of: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(make_recipe())
+    filtered(context, ordinary_stages())
+    monkeypatch.setitem(table.VERSIONS, "reasoning_gym", "999")
+    with pytest.raises(StageError, match=r'config\.verifiers\.reasoning_gym: "\d+" -> "999"'):
+        run(context)
+
+
 def test_verdicts_may_stand_in_another_order(tmp_path: Path) -> None:
-    traces = [make_trace(make_problem(n), 0) for n in range(5)]
+    problems = [make_problem(n) for n in range(5)]
     path = tmp_path / "verdicts.jsonl"
-    path.write_text("".join(to_json(make_verdict(trace)) + "\n" for trace in reversed(traces)))
-    reader = VerdictReader(path)
-    for trace in traces:
-        line = reader.get((trace.problem_id, 0))
-        assert line is not None
-        assert json.loads(line)["problem_id"] == trace.problem_id
-    assert reader.get((traces[0].problem_id, 0)) is None
+    path.write_text("".join(to_json(make_verdict(problem, 0)) + "\n" for problem in reversed(problems)))
+    reader = VerdictReader(path, lambda verdict: verdict.problem_id != problems[3].id)
+    for problem in problems:
+        line = reader.get((problem.id, 0))
+        assert (json.loads(line)["problem_id"] if line else None) == (
+            None if problem is problems[3] else problem.id
+        )
+    assert reader.get((problems[0].id, 0)) == b""
 
 
-def test_nothing_left_is_an_error_that_says_why(context_of: MakeContext) -> None:
+def test_nothing_left_says_why_and_a_changed_filter_is_run_as_it_advises(context_of: MakeContext) -> None:
     context = context_of(make_recipe(filter={"rules": [{"max_tokens": {"limit": 1}}]}))
     write_stages(context.runs, ordinary_stages())
-    with pytest.raises(StageError, match=r"none of 24 traces is left \(dropped: {'too_long': 24}"):
-        run(context, workers=0)
+    with pytest.raises(
+        StageError,
+        match=r"none of 24 traces is left \(dropped: {'too_long': 24}.*then run make filter again",
+    ):
+        run(context, ONE)
+    assert len(read_rows(context.directory("filter") / "dropped.jsonl")) == 24  # which the message names
+    run(replace(context, recipe=make_recipe()), ONE)
+    conserve(context.directory("filter"), 24)
+
+
+def test_an_unknown_rule_is_named_before_anything_is_written(context_of: MakeContext) -> None:
+    context = context_of(make_recipe(filter={"rules": ["corect", {"min_tokens": {}}]}))
+    write_stages(context.runs, ordinary_stages())
+    with pytest.raises(
+        RecipeError, match=r"^recipes/small\.yaml: filter\.rules\[0\]: .*'correct'\?.*; filter\.rules\[1\]: "
+    ):
+        run(context, ONE)
+    assert not context.directory("filter").exists()
 
 
 def test_unfinished_stages_before_are_named(context_of: MakeContext) -> None:
@@ -325,15 +472,14 @@ def test_a_mix_is_drawn_by_weight_and_marked(context_of: MakeContext, tmp_path: 
     }
     context = context_of(make_recipe(filter={"mix": [entry]}))
     write_stages(context.runs, ordinary_stages())
-    run(context, workers=0)
+    run(context, ONE)
     directory = context.directory("filter")
-    manifest = read_manifest(directory)
-    assert manifest is not None
-    assert manifest["counts"]["in"] == 24 + 32
-    assert manifest["counts"]["dropped"]["mix_not_drawn"] == 24
-    assert manifest["counts"]["dropped"]["mix_no_chat"] == 1
-    assert manifest["counts"]["failed"] == {"broken_line": 1}
-    assert manifest["notes"]["mix"] == {"chat": 6}
+    manifest = manifest_of(directory)
+    assert manifest.counts.num_in == 24 + 32
+    assert manifest.counts.dropped["mix_not_drawn"] == 24
+    assert manifest.counts.dropped["mix_no_chat"] == 1
+    assert manifest.counts.failed == {"broken_line": 1}
+    assert manifest.notes["mix"] == {"chat": 6}
     kept = read_rows(directory / "kept.jsonl")
     assert len(kept) == 18
     mixed = [row for row in kept if row["kind"] == "mix"]
@@ -341,7 +487,7 @@ def test_a_mix_is_drawn_by_weight_and_marked(context_of: MakeContext, tmp_path: 
     assert {row["licence"] for row in mixed} == {"CC0-1.0"}
     assert [turn["role"] for turn in mixed[0]["messages"]] == ["user", "assistant"]
     num_rows = sum(len(read_rows(directory / f"{name}.jsonl")) for name in ("kept", "dropped", "failed"))
-    assert num_rows == manifest["counts"]["in"]
+    assert num_rows == manifest.counts.num_in
 
 
 def test_no_chat_is_mixed_in_twice(context_of: MakeContext, tmp_path: Path) -> None:
@@ -354,12 +500,11 @@ def test_no_chat_is_mixed_in_twice(context_of: MakeContext, tmp_path: Path) -> N
         mix.append({"name": name, "path": path, "weight": 1.0, "licence": "CC0-1.0"})
     context = context_of(make_recipe(filter={"mix": mix}))
     write_stages(context.runs, ordinary_stages())
-    run(context, workers=0)
+    run(context, ONE)
     directory = context.directory("filter")
     conserve(directory, 24 + 5 + 3)
-    manifest = read_manifest(directory)
-    assert manifest is not None
-    assert manifest["notes"]["mix"] == {"first": 3, "second": 1}
+    manifest = manifest_of(directory)
+    assert manifest.notes["mix"] == {"first": 3, "second": 1}
     repeated = [row for row in read_rows(directory / "dropped.jsonl") if row["reason"] == "mix_duplicate"]
     assert [(row["source"], row["line"]) for row in repeated] == [
         ("first", 3),
@@ -427,4 +572,4 @@ def test_a_mix_that_cannot_be_read_is_an_error(
     context = context_of(make_recipe(filter={"mix": [entry]}))
     write_stages(context.runs, ordinary_stages())
     with pytest.raises(RecipeError, match=message):
-        run(context, workers=0)
+        run(context, ONE)

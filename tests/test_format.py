@@ -7,18 +7,20 @@ import pytest
 import trl
 
 from pipeline.errors import RecipeError, StageError
+from pipeline.recipe.cards import Tags
 from pipeline.records import Example
+from pipeline.render import Split, join_response
 from pipeline.sampling.prompts import ChatPrompts
 from students.examples import STRAY_END, STRAY_TAG, TOO_LONG, why_dropped
-from students.format import IGNORED, Format, load_format
-from tests.students_fixtures import CHATML, CHATML_THINK, build_tokenizer, card_of, sampled
+from students.format import IGNORED, Format, load_format, split_message
+from tests.students_fixtures import CHATML, CHATML_THINK, build_tokenizer, card_of, example_of, sampled
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 THINKING, ANSWER = "3 + 4\nis 7", "\\boxed{7}"
-CHAT = [
-    {"role": "user", "content": "What is 3 + 4?"},
-    {"role": "assistant", "content": f"<think>\n{THINKING}\n</think>\n\n{ANSWER}"},
-]
+ASKED = {"role": "user", "content": "What is 3 + 4?"}
+CHAT = [ASKED, {"role": "assistant", "content": ANSWER, "reasoning_content": THINKING}]
+# as a row of a mix may hold it
+INLINE = [ASKED, {"role": "assistant", "content": f"<think>\n{THINKING}\n</think>\n\n{ANSWER}"}]
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 DEEPSEEK = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
 LLAMA = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
@@ -100,26 +102,49 @@ def test_nothing_special_is_doubled(style: Format) -> None:
     assert begin is None or encoded.ids.count(begin) <= 1
 
 
-def test_reasoning_content_gives_the_same_ids_as_tags_in_the_content(style: Format) -> None:
-    split = [CHAT[0], {"role": "assistant", "content": ANSWER, "reasoning_content": THINKING}]
-    assert style.encode(split) == style.encode(CHAT)
+def test_tags_in_the_content_give_the_same_ids_as_reasoning_content(style: Format) -> None:
+    assert style.encode(INLINE) == style.encode(CHAT)
+
+
+OPENING = "<think>\n"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "opening", "text"),
+    [
+        ("a", "", "<think>\na\n</think>\n\nb"),
+        ("a", OPENING, "a\n</think>\n\nb"),
+        ("a", "<think>", "\na\n</think>\n\nb"),
+        ("a", "<think> ", "\na\n</think>\n\nb"),
+        ("", "", "<think>\n\n</think>\n\nb"),
+        ("", OPENING, "\n</think>\n\nb"),
+        (None, "", "b"),
+        (None, OPENING, "\n</think>\n\nb"),
+    ],
+    ids=["whole", "opened", "tag alone", "another blank", "empty", "empty opened", "none", "none opened"],
+)
+def test_the_trained_turn_is_joined_once(thinking: str | None, opening: str, text: str) -> None:
+    turn = {"role": "assistant", "content": "b"}
+    split = split_message(turn if thinking is None else {**turn, "reasoning_content": thinking}, Tags())
+    assert split == Split(thinking, "b", "none" if thinking is None else "closed")
+    assert join_response(split, Tags(), opening) == text
 
 
 def test_a_completion_without_thinking_closes_what_the_prompt_opened() -> None:
     style = style_of("chatml-think")
-    encoded = style.encode([CHAT[0], {"role": "assistant", "content": ANSWER}])
+    encoded = style.encode([ASKED, {"role": "assistant", "content": ANSWER}])
     assert whole(style, encoded.ids[encoded.num_prompt :]) == f"\n</think>\n\n{ANSWER}<|im_end|>"
 
 
 def test_without_thinking_and_without_an_opened_block_there_are_no_tags() -> None:
     style = style_of("chatml")
-    encoded = style.encode([CHAT[0], {"role": "assistant", "content": ANSWER}])
+    encoded = style.encode([ASKED, {"role": "assistant", "content": ANSWER}])
     assert whole(style, encoded.ids[encoded.num_prompt :]) == f"{ANSWER}<|im_end|>"
 
 
 def test_earlier_turns_stay_as_the_template_writes_them() -> None:
     style = style_of("deepseek_r1_distill")
-    encoded = style.encode([*CHAT, {"role": "user", "content": "And 1 + 1?"}, CHAT[1]])
+    encoded = style.encode([*INLINE, {"role": "user", "content": "And 1 + 1?"}, CHAT[1]])
     assert whole(style, encoded.ids).count(THINKING) == 1
 
 
@@ -132,8 +157,8 @@ def test_pad_equal_to_eos_keeps_the_end_of_turn_in_the_loss() -> None:
 @pytest.mark.parametrize(
     ("content", "limit", "reason"),
     [
-        (CHAT[1]["content"], 512, None),
-        (CHAT[1]["content"], 20, TOO_LONG),
+        (INLINE[1]["content"], 512, None),
+        (INLINE[1]["content"], 20, TOO_LONG),
         ("<think>\nno end", 512, STRAY_TAG),
         ("<think>\n<think>\ntwice\n</think>\n\n7", 512, STRAY_TAG),
         ("<think>\none\n</think>\n\n7</think>", 512, STRAY_TAG),
@@ -145,8 +170,25 @@ def test_examples_that_teach_the_wrong_thing_are_dropped(
     content: str, limit: int, reason: str | None
 ) -> None:
     style = style_of("chatml")
-    chat = [CHAT[0], {"role": "assistant", "content": content}]
+    chat = [ASKED, {"role": "assistant", "content": content}]
     assert why_dropped(Example("x", 0, chat, 0), style.encode(chat), style, limit) == reason
+
+
+@pytest.mark.parametrize(
+    ("thinking", "answer", "reason"),
+    [
+        (THINKING, ANSWER, None),
+        ("", ANSWER, None),
+        ("<think>\ntwice", ANSWER, STRAY_TAG),
+        ("one\n</think>\n\n7", ANSWER, STRAY_TAG),
+        (THINKING, "7</think>", STRAY_TAG),
+        ("one<|im_end|>", ANSWER, STRAY_END),
+    ],
+    ids=["good", "empty", "opened twice", "closed twice", "closed in the answer", "ended twice"],
+)
+def test_thinking_apart_is_held_to_the_same(thinking: str, answer: str, reason: str | None) -> None:
+    style, example = style_of("chatml"), example_of("3 + 4?", thinking, answer)
+    assert why_dropped(example, style.encode(example.messages), style, 512) == reason
 
 
 def test_a_chat_that_does_not_end_with_the_assistant_is_refused() -> None:

@@ -8,17 +8,19 @@ from subprocess import CompletedProcess
 import pytest
 import yaml
 
-from pipeline.ablate import ablate
+from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError, StageError
-from pipeline.exports import ExportFormat, as_alpaca, as_sharegpt, export
-from pipeline.filter import run
-from pipeline.funnel import difficulty_of, shorten, show_funnel
-from pipeline.recipe import load_recipe
+from pipeline.filter.exports import ExportFormat, as_alpaca, as_sharegpt, export
+from pipeline.filter.funnel import difficulty_of, shorten, show_funnel
+from pipeline.filter.stage import run
+from pipeline.flags import WorkerFlags
 from pipeline.records import to_json
+from pipeline.report.ablate import ablate
 from pipeline.report.against import recall
-from pipeline.stage import Context, Start, read_manifest
+from pipeline.run.contract import read_manifest
 from tests.filter_fixtures import (
     Stages,
+    make_context,
     make_recipe,
     make_trace,
     make_verdict,
@@ -26,6 +28,8 @@ from tests.filter_fixtures import (
     read_rows,
     write_stages,
 )
+
+ONE = WorkerFlags(workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def recipe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def context(recipe_path: Path) -> Context:
     """A filtered run of 24 traces, one of which tries to write to the terminal and one to the page."""
-    context = Context(load_recipe(recipe_path), recipe_path.parent / "runs", Start(recipe=str(recipe_path)))
+    context = load_context(recipe_path, recipe_path.parent / "runs")
     stages = ordinary_stages()
     nasty = make_trace(stages.problems[0], 7, "0.5", thinking="\x1b[31mred\x1b[0m [bold]not bold[/bold]")
     write_stages(
@@ -46,10 +50,10 @@ def context(recipe_path: Path) -> Context:
         Stages(
             stages.problems,
             [*stages.traces, to_json(nasty), "{torn"],
-            [*stages.verdicts, to_json(make_verdict(nasty, "wrong"))],
+            [*stages.verdicts, to_json(make_verdict(stages.problems[0], 7, "wrong"))],
         ),
     )
-    run(context, workers=0)
+    run(context, ONE)
     return context
 
 
@@ -76,10 +80,16 @@ def test_examples_of_a_reason_are_shown_without_control_characters(
     assert out.startswith("5 of 7 rows with wrong")
     assert out.count("question: What is") == 5
     assert "\x1b" not in out
+    show_funnel(context, "truncated")
+    out = capsys.readouterr().out
+    assert out.count("thinking: word word word word") == 5
+    assert out.count("answer: \\boxed{") == 5
     show_funnel(context, "finished")
     assert "finish_reason length" in capsys.readouterr().out
     show_funnel(context, "broken_line")
     assert "1 of 1 rows" in capsys.readouterr().out
+    show_funnel(context, "kept")
+    assert capsys.readouterr().out.startswith("5 of 12 rows with kept")
     with pytest.raises(
         RecipeError, match=r"--show wrnog: nothing was dropped for it; did you mean 'wrong'\?"
     ):
@@ -114,6 +124,7 @@ def test_exports_hold_every_example(context: Context) -> None:
     assert [turn["role"] for turn in trl["prompt"] + trl["completion"]] == ["user", "assistant"]
     assert [turn["from"] for turn in sharegpt["conversations"]] == ["human", "gpt"]
     assert trl["completion"][0]["content"] == sharegpt["conversations"][1]["value"] == alpaca["output"]
+    assert trl["completion"][0]["content"].startswith("<think>\nword \n</think>\n\n\\boxed{")
     assert trl["prompt"][0]["content"] == alpaca["instruction"]
     assert alpaca["input"] == ""
     assert {p.name for p in context.directory("export").iterdir()} == {
@@ -170,9 +181,9 @@ def test_an_export_loads_block_by_block(tmp_path: Path, kind: ExportFormat) -> N
     mix = tmp_path / "chat.jsonl"
     mix.write_text("".join(json.dumps({"messages": c}) + "\n" for c in (long, pair)))
     entry = {"name": "chat", "path": str(mix), "weight": 1.0, "licence": "CC0-1.0"}
-    context = Context(make_recipe(filter={"mix": [entry]}), tmp_path / "runs", Start())
+    context = make_context(make_recipe(filter={"mix": [entry]}), tmp_path / "runs")
     write_stages(context.runs, ordinary_stages(60))
-    run(context, workers=0)
+    run(context, ONE)
     path = str(export(context, kind))
     rows = datasets.load_dataset(
         "json", data_files=path, split="train", chunksize=4096, cache_dir=str(tmp_path / "cache")
@@ -182,22 +193,22 @@ def test_an_export_loads_block_by_block(tmp_path: Path, kind: ExportFormat) -> N
 
 def test_an_ablation_differs_in_one_field_and_shares_the_traces(context: Context, recipe_path: Path) -> None:
     sibling = ablate(context, recipe_path, [("drop-rule", "correct")])
-    child = Context(load_recipe(sibling), context.runs, Start(recipe=str(sibling)))
+    child = load_context(sibling, context.runs)
     manifest = read_manifest(context.directory("filter"))
     assert manifest is not None
-    tokens = manifest["usage"]["trained_tokens"]
+    tokens = manifest.usage.trained_tokens or 0
     expected = context.recipe.model_dump()
     expected["name"] = "small-without-correct"
     expected["filter"]["rules"] = ["finished", "closed_thinking"]
     expected["filter"]["select"]["max_tokens"] = tokens
     assert child.recipe.model_dump() == expected
-    assert recall(child.run) == context.run  # which its report is set against
+    assert recall(child) == context.run  # which its report is set against
     for name in ("problems/problems.jsonl", "generate/traces-00000.jsonl", "generate/manifest.json"):
         assert (context.runs / "small" / name).samefile(context.runs / "small-without-correct" / name)
-    run(child, workers=0)
+    run(child, ONE)
     manifest = read_manifest(child.directory("filter"))
     assert manifest is not None
-    assert tokens - 40 < manifest["usage"]["trained_tokens"] <= tokens
+    assert tokens - 40 < (manifest.usage.trained_tokens or 0) <= tokens
     assert any(
         row["verdict"]["status"] == "wrong" for row in read_rows(child.directory("filter") / "kept.jsonl")
     )
@@ -232,7 +243,7 @@ def test_a_sibling_is_never_overwritten(context: Context, recipe_path: Path) -> 
 
 def test_an_unfinished_run_cannot_be_shown(recipe_path: Path, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"filter has not run\. Run: make filter"):
-        show_funnel(Context(load_recipe(recipe_path), tmp_path, Start(recipe="x.yaml")))
+        show_funnel(load_context(recipe_path, tmp_path))
 
 
 def test_the_command_line(

@@ -6,15 +6,29 @@ from typing import Any
 
 import pytest
 
-from pipeline.cards import student_card
-from pipeline.errors import RecipeError
-from pipeline.examples import token_counter, tokenizer_file
+from pipeline.context import Context
+from pipeline.errors import RecipeError, StageError
+from pipeline.filter.examples import token_counter, tokenizer_file
+from pipeline.flags import WorkerFlags
+from pipeline.recipe.cards import Tags, student_card
 from pipeline.records import Trace
+from pipeline.render import Split, split_response
+from pipeline.run.contract import Manifest, Usage
 from pipeline.sampling import Store
-from pipeline.sampling.engine import completion_of
+from pipeline.verify.basis import basis_of, tags_digest
 from teachers import import_traces
 from teachers.layouts import LAYOUTS, Columns, bare_question, bare_solution
-from tests.test_generate import context_of, manifest_of, with_problems
+from tests.test_generate import (
+    ProblemFile,
+    bytes_in,
+    context_of,
+    forced,
+    manifest_of,
+    with_card,
+    with_problems,
+)
+
+TAGS = Tags()  # the embedded teacher's
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +40,27 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def imported(
     prepared: Path, directory: Path, rows: list[dict[str, Any]], layout: str, columns: Columns | None = None
-) -> tuple[dict[str, Any], list[Trace]]:
+) -> tuple[Manifest, list[Trace]]:
     """Manifest and traces of an import of `rows`."""
-    context, file = context_of(prepared, directory), directory / "traces.jsonl"
+    context = context_of(prepared, directory)
+    import_into(context, rows_in(directory, rows), layout, columns)
+    return manifest_of(context), traces_of(context)
+
+
+def rows_in(directory: Path, rows: list[dict[str, Any]]) -> Path:
+    file = directory / "traces.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    import_traces.run(context, import_traces.Imported(file, layout, columns or Columns()))
-    return manifest_of(context), list(Store(context.directory("generate")).traces())
+    return file
+
+
+def import_into(context: Context, file: Path, layout: str, columns: Columns | None = None) -> None:
+    import_traces.run(
+        context, import_traces.Imported(file, layout, columns or Columns()), WorkerFlags(workers=1)
+    )
+
+
+def traces_of(context: Context) -> list[Trace]:
+    return list(Store(context.directory("generate")).traces())
 
 
 IMPORTS = {
@@ -65,15 +94,138 @@ def test_each_layout_gives_question_and_split_response(layout: str) -> None:
     read, tags = LAYOUTS[layout]
     row = read(IMPORTS[layout], Columns("prompt", "text"))
     assert bare_question(row.question) == "What is 7 + 21?"
-    done = completion_of(row.responses[0], "stop", (0, 0), tags)
-    assert (done.thinking, bare_solution(done.answer)) == ("7 + 21", "\\boxed{28}")
+    split = split_response(row.responses[0], tags)
+    assert (split.thinking, bare_solution(split.answer)) == ("7 + 21", "\\boxed{28}")
+
+
+TEACHERS = {
+    "opened by the prompt": Tags(),
+    "opened by itself": Tags(opened_by_prompt=False),
+    "others": Tags(open="[THINK]", close="[/THINK]", opened_by_prompt=False),
+    "of many tokens": Tags(
+        open="<|channel|>analysis<|message|>", close="<|end|>final", opened_by_prompt=False
+    ),
+}
+
+
+@pytest.mark.parametrize("tags", TEACHERS.values(), ids=TEACHERS)
+@pytest.mark.parametrize("layout", IMPORTS)
+def test_a_response_is_written_in_the_tags_of_the_teacher(
+    layout: str, tags: Tags, prepared: Path, tmp_path: Path
+) -> None:
+    context = with_card(context_of(prepared, tmp_path), thinking=tags)
+    import_into(context, rows_in(tmp_path, [IMPORTS[layout]]), layout, Columns("prompt", "text"))
+    first, *others = traces_of(context)
+    assert split_response(first.response, tags) == Split("7 + 21", "\\boxed{28}", "closed")
+    assert first.response.startswith(tags.open) != tags.opened_by_prompt
+    assert [split_response(trace.response, tags) for trace in others] == (
+        [Split("endless", "", "unclosed")] if layout == "openr1" else []
+    )
+    verdict = next(Store(context.directory("generate")).verdicts())
+    problems = ProblemFile(context.directory("problems") / "problems.jsonl")
+    problem = next(problem for problem in problems if problem.id == first.problem_id)
+    assert (verdict.status, verdict.basis) == ("correct", basis_of(problem, tags_digest(tags)))
+
+
+@pytest.mark.parametrize("tags", TEACHERS.values(), ids=TEACHERS)
+@pytest.mark.parametrize(
+    ("layout", "response", "split"),
+    [
+        ("openr1", "28", ("", "28")),
+        ("openr1", "<think></think>28", ("", "28")),
+        ("openr1", "<think>\n\n  a\n\n b \n\n</think>\n\n28\n", ("  a\n\n b ", "28")),
+        ("openr1", "  <think>a</think><b>28</b>", ("a", "<b>28</b>")),
+        ("openthoughts", "<|begin_of_thought|>a<|end_of_thought|>\n28", ("a", "28")),
+    ],
+    ids=["no thinking", "empty thinking", "blanks", "blanks before", "no solution tags"],
+)
+def test_the_split_survives_the_teachers_tags(
+    layout: str, response: str, split: tuple[str, str], tags: Tags
+) -> None:
+    text = import_traces.retagged(response, LAYOUTS[layout][1], tags)
+    assert text is not None
+    again = split_response(text, tags)
+    assert (again.thinking or "", again.answer) == split
+
+
+def test_a_response_that_holds_a_tag_in_its_text_is_dropped(prepared: Path, tmp_path: Path) -> None:
+    """It would be split at that tag. After the closing tag it is a part of the answer."""
+    thoughts = "<|begin_of_thought|>\n{}\n<|end_of_thought|>\n\n{}"
+    texts = [thoughts.format("a </think> b", "28"), thoughts.format("a", "28 </think>"), "28 </think>"]
+    rows = [
+        {"messages": [{"role": "user", "content": "What is 7 + 21?"}, {"role": "assistant", "content": text}]}
+        for text in texts
+    ]
+    manifest, traces = imported(prepared, tmp_path, rows, "openthoughts")
+    assert manifest.counts.dropped == {"tags_in_text": 1}
+    assert [(trace.sample, split_response(trace.response, TAGS)) for trace in traces] == [
+        (0, Split("a", "28 </think>", "closed")),
+        (1, Split("", "28 </think>", "closed")),
+    ]
+
+
+def test_an_interrupted_import_goes_on_where_it_was(prepared: Path, tmp_path: Path) -> None:
+    rows = [
+        json.loads(
+            json.dumps(IMPORTS["openr1"]).replace("7 + 21", f"{i} + {3 * i}").replace("28", str(4 * i))
+        )
+        for i in range(40)
+    ]
+    context, file = context_of(prepared, tmp_path), rows_in(tmp_path, rows)
+    import_into(context, file, "openr1")
+    directory, whole = context.directory("generate"), traces_of(context)
+    finished, verdicts = manifest_of(context), list(Store(directory).verdicts())
+    lines = {
+        name: (directory / name).read_bytes().splitlines(True)
+        for name in ("traces-00000.jsonl", "verdicts.jsonl")
+    }
+
+    plan = import_traces.plan_of(
+        context, import_traces.Imported(file, "openr1"), context.require("problems", "import-traces")
+    )
+    (directory / "manifest.json").unlink()
+    (directory / "progress.json").write_text(json.dumps({"fingerprint": plan.fingerprint, "carried": {}}))
+    (directory / "traces-00000.jsonl").write_bytes(b"".join(lines["traces-00000.jsonl"][:21])[:-9])
+    (directory / "verdicts.jsonl").write_bytes(b"".join(lines["verdicts.jsonl"][:12])[:-9])
+    import_into(context, file, "openr1")
+    assert traces_of(context) == whole
+    assert (directory / "traces-00000.jsonl").read_bytes() == b"".join(lines["traces-00000.jsonl"])
+    again = manifest_of(context)
+    assert (again.counts, again.usage, again.notes) == (finished.counts, finished.usage, finished.notes)
+    assert {(v.problem_id, v.sample): v.status for v in Store(directory).verdicts()} == {
+        (v.problem_id, v.sample): v.status for v in verdicts
+    }
+    assert sum(1 for _ in Store(directory).verdicts()) == len(verdicts)
+
+
+def test_corrected_tags_of_the_teacher_are_another_import(prepared: Path, tmp_path: Path) -> None:
+    """Its responses are written with them; generate's are as they were sampled."""
+    context, file = context_of(prepared, tmp_path), rows_in(tmp_path, [IMPORTS["openr1"]])
+    import_into(context, file, "openr1")
+    other = with_card(context, thinking=TEACHERS["others"])
+    with pytest.raises(StageError, match=r"(?s)config\.thinking\.close: .*FORCE=1"):
+        import_into(other, file, "openr1")
+    import_into(forced(other), file, "openr1")
+    assert [split_response(trace.response, TEACHERS["others"]).thinking for trace in traces_of(other)] == [
+        "7 + 21", "endless",
+    ]  # fmt: skip
+
+
+def test_an_import_that_fails_leaves_the_directory_as_it_was(prepared: Path, tmp_path: Path) -> None:
+    context = context_of(prepared, tmp_path)
+    import_into(context, rows_in(tmp_path, [IMPORTS["openr1"]]), "openr1")
+    before = bytes_in(context.run)
+    elsewhere = json.loads(json.dumps(IMPORTS["openr1"]).replace("7 + 21", "8 + 99"))
+    with pytest.raises(StageError, match="none of its questions is one of the problems"):
+        import_into(forced(context), rows_in(tmp_path, [elsewhere]), "openr1")
+    assert bytes_in(context.run) == before
 
 
 def test_imported_traces_take_the_place_of_generate(prepared: Path, tmp_path: Path) -> None:
     other = json.loads(json.dumps(IMPORTS["openr1"]).replace("7 + 21", "8 + 99"))
     manifest, traces = imported(prepared, tmp_path, [IMPORTS["openr1"], other], "openr1")
-    assert manifest["counts"]["kept"] == 2
-    assert manifest["counts"]["dropped"] == {"no_such_problem": 2}
+    assert manifest.counts.kept == 2
+    assert manifest.counts.dropped == {"no_such_problem": 2}
     assert [trace.finish_reason for trace in traces] == ["stop", "length"]
     verdicts = Store(tmp_path / "runs/small/generate").verdicts()
     assert next(verdict.status for verdict in verdicts) == "correct"
@@ -85,8 +237,8 @@ def test_tokens_are_counted_as_filter_counts_them(prepared: Path, tmp_path: Path
     assert [trace.output_tokens for trace in traces] == [
         count(text) for text in IMPORTS["openr1"]["generations"]
     ]
-    assert manifest["usage"] == {"output_tokens": sum(trace.output_tokens for trace in traces)}
-    assert manifest["notes"]["tokens"] == {"counted": 2}
+    assert manifest.usage == Usage(output_tokens=sum(trace.output_tokens for trace in traces))
+    assert manifest.notes["tokens"] == {"counted": 2}
 
 
 def test_tokens_that_the_file_states_are_taken(prepared: Path, tmp_path: Path) -> None:
@@ -94,29 +246,25 @@ def test_tokens_that_the_file_states_are_taken(prepared: Path, tmp_path: Path) -
     manifest, traces = imported(prepared, tmp_path, [row], "columns", Columns("q", "r", "n"))
     assert [trace.output_tokens for trace in traces][::2] == [3000, 0]
     assert traces[1].output_tokens > 0
-    assert manifest["notes"]["tokens"] == {"stated": 2, "counted": 1}
+    assert manifest.notes["tokens"] == {"stated": 2, "counted": 1}
 
 
 def test_tokens_that_nobody_can_count_are_not_stated(
     prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    context, file = (
-        context_of(prepared, tmp_path, **{"train.student": "llama-3.2-1b"}),
-        tmp_path / "traces.jsonl",
-    )
-    file.write_text(json.dumps(IMPORTS["openr1"]) + "\n")
-    import_traces.run(context, import_traces.Imported(file, "openr1"))
+    context = context_of(prepared, tmp_path, **{"train.student": "llama-3.2-1b"})
+    import_into(context, rows_in(tmp_path, [IMPORTS["openr1"]]), "openr1")
     manifest = manifest_of(context)
-    assert manifest["usage"] == {}
-    assert manifest["notes"]["tokens"] == {"unknown": 2}
+    assert manifest.usage == Usage()
+    assert manifest.notes["tokens"] == {"unknown": 2}
     assert "output tokens are not counted: " in caplog.text
 
 
 def test_half_a_surrogate_pair_is_stored_as_a_question_mark(prepared: Path, tmp_path: Path) -> None:
     row = {"question": "What is 7 + 21?", "response": "<think>\ud83d</think>28"}
     _, traces = imported(prepared, tmp_path, [row], "columns")
-    assert (traces[0].thinking, traces[0].answer) == ("?", "28")
+    assert split_response(traces[0].response, TAGS) == Split("?", "28", "closed")
 
 
 R1 = IMPORTS["openr1"]
@@ -125,14 +273,14 @@ R1 = IMPORTS["openr1"]
 @pytest.mark.parametrize(
     ("row", "layout", "columns", "message"),
     [
-        ({"a": 1}, "openr1", "", r"traces.jsonl:1: is no row of layout openr1 \(KeyError: 'generations'\); .* columns a"),
+        ({"a": 1}, "openr1", "", r"traces.jsonl:1: is not a row of layout openr1 \(KeyError: 'generations'\); .* columns a"),
         ({}, "openr", "", "did you mean 'openr1'"),
         ({**R1, "finish_reasons": ["stop"]}, "openr1", "", "2 responses, 1 finish reasons"),
         ({**R1, "generations": "28"}, "openr1", "", "expected a list of texts, found '28'"),
         ({**R1, "generations": [None]}, "openr1", "", "expected a text, found None"),
         ({"messages": []}, "sharegpt", "", r"no turn of human or user in it"),
         ({"messages": [{"role": "user", "content": None}]}, "sharegpt", "", "expected a text, found None"),
-        ({"messages": ["hello"]}, "sharegpt", "", "is no row of layout sharegpt"),
+        ({"messages": ["hello"]}, "sharegpt", "", "is not a row of layout sharegpt"),
         ({"q": "a", "r": "b", "n": "many"}, "columns", "q,r,n", "expected a number of tokens, found 'many'"),
         ({"q": "a", "r": ["b", "c"], "n": [1]}, "columns", "q,r,n", "2 responses, 1 token counts"),
         ({"q": "a", "r": "b"}, "columns", "q,r,n", "KeyError: 'n'"),

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.render import split_response
 from pipeline.sampling import Store, request_fingerprint
+from pipeline.verify.basis import tags_digest
 from tests.collect_child import JOB, make_problems
 from tests.scripted_teacher import answer
 from tests.test_sampling import keys_in, outcomes, tries_by_rule
@@ -133,7 +135,8 @@ def test_kill_9_at_50_random_moments(tmp_path: Path) -> None:
     assert asked <= len(expected) + num_kills * CONCURRENCY
     by_id = {problem.id: problem for problem in problems}
     for trace in Store(tmp_path).traces():
-        assert trace.answer == answer(by_id[trace.problem_id].question, trace.seed)[1]
+        answered = split_response(trace.response, JOB.model.tags).answer
+        assert answered == answer(by_id[trace.problem_id].question, trace.seed)[1]
     assert {(v.problem_id, v.sample) for v in Store(tmp_path).verdicts()} == expected
 
 
@@ -148,6 +151,6 @@ def test_an_interrupt_keeps_what_is_finished(name: str, tmp_path: Path) -> None:
     assert "launching nothing more" in errors
     assert "KeyboardInterrupt" in errors
     store = Store(tmp_path)
-    store.load(request_fingerprint(JOB))
+    store.load(request_fingerprint(JOB), tags_digest(JOB.model.tags))
     store.close()
     assert 5 <= store.keys.num_traces < 2000

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +11,24 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pipeline.cards import FOLDERS, ModelSize, card_names, student_card, task_card, teacher_card
+from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError
-from pipeline.recipe import Samples, load_recipe
-from pipeline.rows import count_rows
-from pipeline.stage import Context, Start
-from teachers.assumed import Assumed
-from teachers.bill import Part
-from teachers.estimate import (
-    Devices,
+from pipeline.plan.command import Part, assumed_from, plan_parts, run
+from pipeline.plan.estimate import (
+    Assumed,
+    expected_tries,
     kept_per_problem,
     layout_for,
     size_of,
+    solved_share,
     stored_weights,
     training_hours,
 )
-from teachers.forecast import Forecast, write_forecast
-from teachers.plan import plan_parts
+from pipeline.plan.forecast import Forecast, write_forecast
+from pipeline.recipe.cards import ModelSize, card_names, student_card, task_card, teacher_card
+from pipeline.recipe.schema import Samples
+from pipeline.rows import count_rows
+from pipeline.run.contract import Counts, Plan, begin
 from tests.conftest import ROOT
 
 HUB = "{hub: openai/gsm8k, subset: main, columns: {question: question, gold: answer}, answer: hashes}"
@@ -53,8 +56,8 @@ eval:
   tasks: [{tasks}]
   compare: [base, student, teacher]
 """)
-    recipe = load_recipe(path, [f"{key}={value}" for key, value in override.items()])
-    return Context(recipe, directory / "runs", Start(str(path), False, []))
+    overrides = [f"{key}={value}" for key, value in override.items()]
+    return load_context(path, directory / "runs", overrides=overrides)
 
 
 def value(parts: list[Part], title: str, name: str) -> str:
@@ -123,14 +126,10 @@ def test_what_the_recipe_states_goes_before_what_the_cards_say(tmp_path: Path) -
     assert value(parts, "train", "memory of the student") == f"{2 * 0.6e9 / 2**30:.2f} GiB"
 
 
-def test_what_is_not_counted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cards = tmp_path / "tasks"
-    cards.mkdir()
-    text = (FOLDERS["task"] / "gsm8k.yaml").read_text()
-    (cards / "own.yaml").write_text(text.replace("size: 1319\n", ""))
-    monkeypatch.setitem(FOLDERS, "task", cards)
-    context = context_of(tmp_path, GYM, "{task: own}, {reasoning_gym: gcd, size: 40}")
-    parts = plan_parts(context, Assumed())
+def test_what_is_not_counted_is_named(tmp_path: Path) -> None:
+    context = context_of(tmp_path, GYM, "{task: gsm8k, name: own}, {reasoning_gym: gcd, size: 40}")
+    cards = {name: card.model_copy(update={"size": None}) for name, card in context.cards.tasks.items()}
+    parts = plan_parts(replace(context, cards=replace(context.cards, tasks=cards)), Assumed())
     assert value(parts, "eval", "other tasks") == "own"
     assert value(parts, "eval", "samples of base") == "40"
     forced = context_of(
@@ -171,25 +170,103 @@ def test_a_pilots_rate_paces_every_model(tmp_path: Path) -> None:
     assert value(paced, "train", "examples") == "70"  # 2 tries x 0.6 correct, but select takes one a problem
 
 
-def test_kept_traces_are_those_of_all_outcomes() -> None:
-    samples, rate = Samples(keep=3, max=5), 0.3
-    kept = 0.0
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("pass_rate=1.5", "out of range, expected 0 to 1"),
+        ("pass_rate=nan", "out of range"),
+        ("bandwidth=0", "out of range"),
+        ("memory=inf", "out of range"),
+        ("devices=0", "out of range"),
+        ("concurrency=1", "out of range, expected 8 to"),
+        ("devices=two", "expected a number after '=', found 'two'"),
+        ("devices", "expected a number after '=', found ''"),
+        ("device=2", "unknown name; did you mean 'devices'"),
+    ],
+)
+def test_what_cannot_be_assumed_is_refused(pair: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=f"--assume {pair}: {message}"):
+        assumed_from([pair])
+
+
+def test_a_plan_is_printed_with_its_assumptions_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = context_of(tmp_path, GYM)
+    run(context, assumed_from(["problems=600", "devices=4"]))
+    printed = capsys.readouterr().out
+    assert "assumed (pass_rate)" in printed
+    assert "stated (--assume problems)" in printed
+    assert "4 devices of 80 GiB" in printed
+    assert not context.runs.exists()
+
+
+def test_the_problems_of_a_finished_stage_are_counted(tmp_path: Path) -> None:
+    context = context_of(tmp_path, GYM)
+    stage = begin(context.directory("problems"), Plan("problems", 1, {}, {}, 0), context.start)
+    assert stage is not None
+    with stage:
+        stage.finish(Counts(70, 55, {"duplicate": 15}), {})
+    assert value(plan_parts(context, Assumed()), "problems", "problems") == "55"
+
+
+def test_a_pilot_is_scaled_to_the_problems_that_are_assumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = context_of(tmp_path, GYM)
+    context.directory("generate").mkdir(parents=True)
+    figures = Forecast(20, 60, 0.6, 0.9, 3.0, 100.0, 18_000, 15_000, 21_000, 1000.0)
+    write_forecast(context.directory("generate"), figures)
+    run(context, assumed_from(["problems=600"]))
+    printed = capsys.readouterr().out
+    assert re.search(r"output tokens +180,000 +pilot of 20", printed)
+    assert re.search(r"95% interval of them +150,000 to 210,000", printed)
+
+
+def test_the_means_of_a_budget_are_those_of_all_outcomes() -> None:
+    samples, rate = Samples(keep=2, max=5), 0.3
+    tries = solved = kept = 0.0
     for outcome in itertools.product([0, 1], repeat=samples.max):
         weight = rate ** sum(outcome) * (1 - rate) ** (samples.max - sum(outcome))
-        kept += weight * min(sum(outcome), samples.keep, 2)
-    assert kept_per_problem(rate, samples, 2) == pytest.approx(kept)
+        taken = next((n for n in range(samples.max + 1) if sum(outcome[:n]) == samples.keep), samples.max)
+        tries += weight * taken
+        solved += weight * (sum(outcome) >= samples.keep)
+        kept += weight * min(sum(outcome), samples.keep, 1)
+    assert expected_tries(rate, samples) == pytest.approx(tries)
+    assert solved_share(rate, samples) == pytest.approx(solved)
+    assert kept_per_problem(rate, samples, 1) == pytest.approx(kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "fits"),
+    [
+        ("qwen3-30b-a3b-thinking-2507", 1, True),
+        ("deepseek-r1-0528", 8, False),
+        ("deepseek-r1-0528", 16, True),
+    ],
+)
+def test_layouts_hold_the_weights(name: str, count: int, fits: bool) -> None:
+    size, _ = size_of(teacher_card(name))
+    if not fits:
+        with pytest.raises(RecipeError, match="cannot hold"):
+            layout_for(size, 8000, Assumed(devices=count))
+        return
+    layout = layout_for(size, 8000, Assumed(devices=count))
+    assert layout.replicas * layout.tensor_parallel <= count
+    assert layout.sequences >= 8
+    assert layout.tokens_per_second > 0
 
 
 def test_training_hours_fall_with_devices_and_frozen_weights() -> None:
-    full = training_hours(BILLION, 1e9, "full", Devices(8))
+    full = training_hours(BILLION, 1e9, "full", Assumed())
     assert full == pytest.approx(6e18 / (8 * 989e12 * 0.4) / 3600)
-    assert training_hours(BILLION, 1e9, "full", Devices(16)) == pytest.approx(full / 2)
-    assert training_hours(BILLION, 1e9, "lora", Devices(8)) == pytest.approx(full * 4 / 6)
+    assert training_hours(BILLION, 1e9, "full", Assumed(devices=16)) == pytest.approx(full / 2)
+    assert training_hours(BILLION, 1e9, "lora", Assumed()) == pytest.approx(full * 4 / 6)
 
 
 def test_a_small_model_waits_for_its_steps_not_for_its_memory() -> None:
     size, _ = size_of(student_card("embedded-dense"))
-    layout = layout_for(size, Devices(1), 300, 256)
+    layout = layout_for(size, 300, Assumed(devices=1))
     assert 0.9 * 256 / 0.003 < layout.tokens_per_second < 256 / 0.003
 
 

@@ -1,4 +1,4 @@
-"""Each thing that spoils a run without a word elsewhere is a fault here, with its mending."""
+"""Each thing that spoils a run without a word elsewhere is a fault here, with what to do next."""
 
 import json
 from collections.abc import Callable
@@ -11,18 +11,15 @@ import torch
 import trl
 from safetensors.torch import load_file, save_file
 
-from pipeline.cards import StudentCard
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import load_recipe
-from pipeline.records import Example
+from pipeline.recipe.cards import StudentCard
 from pipeline.sampling.prompts import ChatPrompts
+from students.examples import Shown, build
 from students.format import Encoded, load_format
 from students.model import load_student
 from students.preflight import (
     CHECKS,
-    Shown,
     Subject,
-    choose,
     lora_targets_match,
     mask_not_empty,
     preflight,
@@ -40,6 +37,8 @@ from tests.students_fixtures import (
     build_student,
     build_tokenizer,
     card_of,
+    context_of,
+    example_of,
     finished_filter,
     sampled,
     sums,
@@ -54,14 +53,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def subject_of(root: Path, card: StudentCard, *overrides: str) -> Subject:
-    path = root / "r.yaml"
-    path.write_text(RECIPE)
-    recipe = load_recipe(path, list(overrides))
+    recipe = context_of(root, *overrides, card=card).recipe
     model = sampled(card)
     style = load_format(card, model)
-    shown = choose([Example(**row) for row in sums(4)], style, recipe.train)
+    data = build(sums(4), style, recipe.train, recipe.seed)
     student = load_student(card, model, recipe.train, "cpu")
-    return Subject(recipe, card, model, style, student, shown, max(max(one.encoded.ids) for one in shown))
+    return Subject(recipe, card, model, style, student, data.shown, data.largest_id)
 
 
 def with_ids(subject: Subject, change: Callable[[Encoded], Encoded]) -> Subject:
@@ -132,7 +129,7 @@ CARDS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     ),
     "targets": ({"lora_targets": ["q_proj", "wq"]}, ["train.method=lora"], r"wq match no layer .*q_proj"),
     "target pattern": ({"lora_targets": "q_prj"}, ["train.method=lora"], r"q_prj match no layer .*q_proj"),
-    "broken pattern": ({"lora_targets": "("}, ["train.method=lora"], r"'\(' is no pattern"),
+    "broken pattern": ({"lora_targets": "("}, ["train.method=lora"], r"'\(' cannot be read as a pattern"),
     "no targets": ({"lora_targets": []}, ["train.method=lora"], r"an empty list match no layer"),
     "a norm": ({"lora_targets": ["q_norm"]}, ["train.method=lora"], r"q_norm is a .*Norm, which takes no"),
     "prompt in eval": ({}, ["eval.prompt=plain"], r"eval.prompt is 'plain' .*Remove eval.prompt"),
@@ -186,6 +183,7 @@ def test_code_that_comes_with_a_model_is_refused(tmp_path: Path) -> None:
         subject_of(tmp_path, card_of(directory))
 
 
+@pytest.mark.slow
 def test_the_command_shows_examples_before_anything_is_generated(tmp_path: Path, retort: Any) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
     done = retort("preflight", "--recipe", tmp_path / "r.yaml", "--runs", tmp_path / "runs")
@@ -229,11 +227,10 @@ def test_every_template_that_trl_ships_is_fit_or_refused(loaded: Subject, path: 
 
 
 def test_an_example_that_would_be_dropped_is_not_what_is_checked(base: Path, tmp_path: Path) -> None:
-    rows = sums(4)
-    rows[0]["messages"][1]["content"] = "<think>\n<think>\ntwice\n</think>\n\n7"
+    examples = [example_of("What is 3 + 4?", "<think>\ntwice", "7"), *sums(11)]
     subject = subject_of(tmp_path, card_of(base))
-    shown = choose([Example(**row) for row in rows], subject.style, subject.recipe.train)
-    assert [one.messages for one in shown] == [row["messages"] for row in rows[1:]]
+    data = build(examples, subject.style, subject.recipe.train, 0)
+    assert [one.messages for one in data.shown] == [one.messages for one in examples[1:4]]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +306,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "list for a tokenizer": (written("tokenizer.json", "[1]"), r"base/tokenizer\.json: its tokenizer cannot"),
     "empty tokenizer": (written("tokenizer.json", "{}"), r"base: its tokenizer cannot be loaded .*KeyError"),
-    "template's grammar": (template("{% if"), r"its chat template fails on the roles user .*Mend it"),
+    "template's grammar": (template("{% if"), r"its chat template fails on the roles user .*Correct it"),
     "template's refusal": (
         template("{{ raise_exception('no users here') }}"),
         r"fails on the roles user \(no users here\)",

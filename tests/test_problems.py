@@ -5,22 +5,27 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
-from pipeline.problems import run, weighted_sizes
-from pipeline.recipe import FileSource, Recipe
-from pipeline.sources import is_reserved
-from pipeline.stage import Context, read_manifest
+from pipeline.flags import WorkerFlags
+from pipeline.problems.sources import is_reserved
+from pipeline.problems.stage import run, weighted_sizes
+from pipeline.recipe.schema import FileSource, Recipe
+from pipeline.run.contract import read_manifest
+from pipeline.verify.table import VERSIONS
 from tests.filter_fixtures import context_of, make_problem, make_recipe, read_rows
 
 __all__ = ["context_of"]
 
 MakeContext = Callable[[Recipe], Context]
 
+ONE = WorkerFlags(workers=1)
 
 NOUNS = [
     "apples",
@@ -64,9 +69,9 @@ def conserve(directory: Path) -> None:
     manifest = read_manifest(directory)
     assert manifest is not None
     kept, dropped = read_rows(directory / "problems.jsonl"), read_rows(directory / "dropped.jsonl")
-    assert manifest["counts"]["in"] == len(kept) + len(dropped)
-    assert manifest["counts"]["kept"] == len(kept)
-    assert manifest["counts"]["dropped"] == Counter(row["reason"] for row in dropped)
+    assert manifest.counts.num_in == len(kept) + len(dropped)
+    assert manifest.counts.kept == len(kept)
+    assert manifest.counts.dropped == Counter(row["reason"] for row in dropped)
 
 
 def test_every_row_is_kept_or_dropped_for_a_reason(context_of: MakeContext, tmp_path: Path) -> None:
@@ -85,7 +90,7 @@ def test_every_row_is_kept_or_dropped_for_a_reason(context_of: MakeContext, tmp_
     source = {"path": write(tmp_path / "train.jsonl", rows), "limit": 25, "licence": "MIT"}
     tasks = [{"path": write(tmp_path / "test.jsonl", task)}]
     context = context_of(make_recipe(problems={"sources": [source]}, eval={"tasks": tasks}))
-    run(context, workers=1)
+    run(context, ONE)
     directory = context.directory("problems")
     conserve(directory)
     dropped = read_rows(directory / "dropped.jsonl")
@@ -111,7 +116,7 @@ def test_a_second_run_does_nothing_and_a_changed_file_is_refused(
     path = tmp_path / "train.jsonl"
     source = {"path": write(path, free_questions(5))}
     context = context_of(make_recipe(problems={"sources": [source]}))
-    run(context, workers=1)
+    run(context, ONE)
     with caplog.at_level("INFO"):
         run(context)
     assert "problems: up to date" in caplog.text
@@ -128,9 +133,9 @@ def test_training_on_eval_questions_fails_unless_they_are_taken_out(
     sections = {"eval": {"tasks": [{"path": test}]}}
     problems = {"sources": [{"path": train}], "decontaminate": False}
     with pytest.raises(StageError, match=r"2 of 5 training problems are questions of the eval task test"):
-        run(context_of(make_recipe(problems=problems, **sections)), workers=1)
+        run(context_of(make_recipe(problems=problems, **sections)), ONE)
     context = context_of(make_recipe(name="clean", problems={"sources": [{"path": train}]}, **sections))
-    run(context, workers=1)
+    run(context, ONE)
     conserve(context.directory("problems"))
     assert len(read_rows(context.directory("problems") / "problems.jsonl")) == 3
 
@@ -140,7 +145,7 @@ def test_a_gold_that_is_no_list_is_a_bad_gold_of_any(context_of: MakeContext, tm
     rows[1]["answer"], rows[2]["answer"] = "7", "seven"
     source = {"path": write(tmp_path / "train.jsonl", rows), "verifier": "any"}
     context = context_of(make_recipe(problems={"sources": [source]}))
-    run(context, workers=1)
+    run(context, ONE)
     conserve(context.directory("problems"))
     dropped = read_rows(context.directory("problems") / "dropped.jsonl")
     assert {(row["gold"], row["reason"]) for row in dropped} == {("7", "bad_gold"), ("seven", "bad_gold")}
@@ -151,10 +156,10 @@ def test_a_broken_line_stops_the_stage_and_is_named(context_of: MakeContext, tmp
     path.write_text(json.dumps(free_questions(1)[0]) + "\n{torn")
     context = context_of(make_recipe(problems={"sources": [{"path": str(path)}]}))
     with pytest.raises(RecipeError, match=r"train\.jsonl:2: is not valid JSON"):
-        run(context, workers=1)
+        run(context, ONE)
     assert read_manifest(context.directory("problems")) is None
     write(path, free_questions(3))
-    run(context, workers=1)
+    run(context, ONE)
     conserve(context.directory("problems"))
 
 
@@ -181,8 +186,8 @@ def test_a_bad_row_is_named_and_leaves_nothing_behind(
     with pytest.raises(
         RecipeError, match=rf"^recipes/small\.yaml: problems\.sources\[0\]: .*train\.jsonl:2: .*{message}"
     ):
-        run(context, workers=1)
-    assert list(context.directory("problems").iterdir()) == []
+        run(context, ONE)
+    assert not context.directory("problems").exists()
 
 
 @pytest.mark.parametrize(
@@ -193,19 +198,81 @@ def test_a_bad_row_is_named_and_leaves_nothing_behind(
             "problems.sources[1]",
         ),
         ({"problems": {"sources": [{"reasoning_gym": "gdc", "size": 1}]}}, "problems.sources[0]"),
+        ({"problems": {"sources": [{"path": __file__, "verifier": "maths"}]}}, "problems.sources[0]"),
         ({"eval": {"tasks": [{"path": "no.jsonl"}]}}, "eval.tasks[0]"),
         ({"eval": {"tasks": [{"reasoning_gym": "gdc", "size": 1}]}}, "eval.tasks[0]"),
     ],
-    ids=["missing file", "unknown family", "missing file of a task", "unknown family of a task"],
+    ids=[
+        "missing file",
+        "unknown family",
+        "unknown verifier",
+        "missing file of a task",
+        "unknown family of a task",
+    ],
 )
 def test_a_fault_of_a_source_names_recipe_and_key(
     context_of: MakeContext, section: dict[str, Any], key: str
 ) -> None:
     with pytest.raises(RecipeError, match="^" + re.escape(f"recipes/small.yaml: {key}: ")):
-        run(context_of(make_recipe(**section)), workers=1)
+        run(context_of(make_recipe(**section)), ONE)
+
+
+def test_a_revision_that_the_recipe_states_is_loaded_beside_one_that_was_resolved(
+    context_of: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sources of one data set, one of them pinned."""
+    loaded: list[tuple[str | None, str | None]] = []
+
+    def load_dataset(hub: str, subset: str | None, *, split: str, revision: str) -> list[dict[str, str]]:
+        loaded.append((subset, revision))
+        return free_questions(3)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    sources = [{"hub": "a/b", "subset": "old", "revision": "0" * 40}, {"hub": "a/b", "subset": "new"}]
+    context = context_of(make_recipe(problems={"sources": sources}))
+    context.run.mkdir(parents=True)
+    (context.run / "revisions.json").write_text(json.dumps({"a/b": "1" * 40}))
+    run(context, ONE)
+    assert loaded == [("old", "0" * 40), ("new", "1" * 40)]
 
 
 def test_weights_are_proportions_of_what_there_is() -> None:
     problems = {"a": [make_problem(n) for n in range(90)], "b": [make_problem(n) for n in range(50)], "c": []}
     sources = [FileSource(path="a", weight=2.0), FileSource(path="b", weight=1.0), FileSource(path="c")]
     assert weighted_sizes(problems, ["a", "b", "c"], list(sources)) == {"a": 90, "b": 45}
+
+
+def test_what_is_no_part_of_the_experiment_leaves_it_up_to_date(
+    context_of: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, task = (
+        {"path": write(tmp_path / f"{name}.jsonl", free_questions(size))}
+        for name, size in (("a", 9), ("b", 3))
+    )
+    recipe = make_recipe(problems={"sources": [source]}, eval={"tasks": [task]})
+    context = context_of(recipe)
+    run(context, ONE)
+    defaults: dict[str, Any] = {"verifier": "math", "columns": {"metadata": []}, "weight": None}
+    spelled = make_recipe(
+        problems={"sources": [{**source, **defaults}], "decontaminate": True},
+        eval={"tasks": [{**task, **defaults}]},
+    )
+    monkeypatch.setitem(VERSIONS, "newest", "1")
+    with caplog.at_level("INFO"):
+        run(replace(context, recipe=spelled))
+    assert "problems: up to date" in caplog.text
+    monkeypatch.setitem(VERSIONS, "math", "999")
+    with pytest.raises(StageError, match=r'config\.verifiers\.math: "\d+" -> "999"'):
+        run(context)
+
+
+def test_a_source_that_leaves_no_problem_is_corrected_and_run_again(
+    context_of: MakeContext, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.jsonl"
+    context = context_of(make_recipe(problems={"sources": [{"path": write(path, [reserved_question()])}]}))
+    with pytest.raises(StageError, match=r"none of 1 problems is left \(dropped: {'reserved': 1}\)"):
+        run(context, ONE)
+    write(path, free_questions(3))
+    run(context, ONE)
+    conserve(context.directory("problems"))

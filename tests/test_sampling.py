@@ -8,6 +8,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,23 @@ import pytest
 from aiohttp import web
 
 from pipeline.errors import EngineError, RecipeError, StageError
-from pipeline.recipe import Samples, Sampling
-from pipeline.records import Problem, Trace, to_json
-from pipeline.sampling import (
-    EngineFlags,
-    Job,
-    Options,
-    Store,
-    Tally,
-    collect,
-    request_fingerprint,
-    start_engine,
-)
+from pipeline.flags import EngineFlags
+from pipeline.recipe.cards import Tags
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import Samples, Sampling
+from pipeline.records import Problem, Tokens, Trace, to_json, trace_row
+from pipeline.render import Split, split_response
+from pipeline.sampling import Job, Options, Store, Tally, collect, request_fingerprint, start_engine
 from pipeline.sampling.adopt import AdoptedRun
 from pipeline.sampling.job import sample_seed
 from pipeline.sampling.progress import describe
 from pipeline.verify import VerifierPool
+from pipeline.verify.basis import tags_digest
 from tests.collect_child import MODEL, make_problems
-from tests.scripted_teacher import BEHAVIOURS, ScriptedTeacher, answer
+from tests.scripted_teacher import BEHAVIOURS, ScriptedTeacher, answer, kept_tokens, with_odd_blanks
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=100)
+TAGS = tags_digest(MODEL.tags)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +42,17 @@ def pool() -> Iterator[VerifierPool]:
 
 
 def make_job(keep: int, most: int, **more: Any) -> Job:
-    return Job(MODEL, "plain", SAMPLING, Samples(keep=keep, max=most, **more), 0)
+    return Job(MODEL, PROMPTS["plain"], SAMPLING, Samples(keep=keep, max=most, **more), 0)
+
+
+def split_of(trace: Trace) -> Split:
+    return split_response(trace.response, MODEL.tags)
 
 
 def outcomes(job: Job, problem: Problem, count: int) -> list[bool]:
     """Whether each of the first samples is right, from the script itself."""
     return [
-        answer(problem.question, sample_seed(job.seed, problem.id, i))[1] == f"\\boxed{{{problem.gold}}}"
+        answer(problem.question, sample_seed(job.seed, problem, i))[1] == f"\\boxed{{{problem.gold}}}"
         for i in range(count)
     ]
 
@@ -75,7 +77,7 @@ class Run:
         directory: Path,
         pool: VerifierPool | None,
         sources: tuple[Any, ...] = (),
-        watcher: "Watch | None" = None,
+        watcher: "Release | None" = None,
     ) -> Tally:
         return asyncio.run(self._run(job, problems, directory, pool, Options(16, sources, watcher)))
 
@@ -85,24 +87,28 @@ class Run:
         runner = web.AppRunner(self.teacher.application())
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1).start()
-        flags = EngineFlags("server", urls=(f"http://127.0.0.1:{runner.addresses[0][1]}/v1",), **self.flags)
+        flags = EngineFlags(
+            engine="server", urls=(f"http://127.0.0.1:{runner.addresses[0][1]}/v1",), **self.flags
+        )
         try:
             with Store(directory) as store:
-                async with start_engine(MODEL, flags) as engine:
+                async with start_engine(job.model, flags) as engine:
                     self.notes = engine.notes
                     return await collect(job, problems, engine, store, pool, options)
         finally:
             await runner.cleanup()
 
 
-class Watch:
-    """How many traces there were after a second."""
+class Release:
+    """Lets the teacher answer what it holds when there are `sampled` traces."""
 
-    sampled_while_hanging = 0
+    def __init__(self, teacher: ScriptedTeacher, sampled: int) -> None:
+        self.teacher, self.sampled = teacher, sampled
 
     async def watch(self, tally: Tally) -> None:
-        await asyncio.sleep(1.5)
-        self.sampled_while_hanging = tally.sampled
+        while tally.sampled < self.sampled:
+            await asyncio.sleep(0.01)
+        self.teacher.released.set()
 
 
 def keys_in(directory: Path) -> Counter[tuple[str, int]]:
@@ -162,37 +168,37 @@ def test_a_torn_tail_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     job = make_job(1, 1)
     (tmp_path / "traces-00000.jsonl").write_text('{"problem_id": "0123')
     store = Store(tmp_path)
-    store.load(request_fingerprint(job))
+    store.load(request_fingerprint(job), TAGS)
     store.close()
     assert "the last line was torn by a kill; cut 20 bytes" in caplog.text
     assert (tmp_path / "traces-00000.jsonl").read_bytes() == b""
 
 
 def a_trace(problem: str, sample: int, request: str, text: str = "1") -> Trace:
-    return Trace(problem, sample, 5, request, "so", text, "stop", 3, 4, "scripted")
+    return Trace(problem, sample, 5, request, f"so\n</think>\n\n{text}", "stop", 3, 4, "scripted")
 
 
 def test_a_foreign_request_is_refused(tmp_path: Path) -> None:
     (tmp_path / "traces-00000.jsonl").write_text(to_json(a_trace("p", 0, "another")) + "\n")
     with pytest.raises(StageError, match=r"traces-00000.jsonl:1: this trace is of request another"):
-        Store(tmp_path).load("this")
+        Store(tmp_path).load("this", TAGS)
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "traces-00000.jsonl").write_text((to_json(a_trace("p", 0, "r")) + "\n") * 2)
     with pytest.raises(StageError, match="a second trace of problem p, sample 0"):
-        Store(tmp_path).load("r")
+        Store(tmp_path).load("r", TAGS)
 
 
 def test_a_line_that_is_no_trace_is_named(tmp_path: Path) -> None:
     (tmp_path / "traces-00000.jsonl").write_text('{"problem_id": "p"}\n')
-    with pytest.raises(StageError, match=r"traces-00000.jsonl:1: is no trace"):
-        Store(tmp_path).load("r")
+    with pytest.raises(StageError, match=r"traces-00000.jsonl:1: is not a trace"):
+        Store(tmp_path).load("r", TAGS)
 
 
 def test_shards_rotate_at_their_size_and_stream_in_order(tmp_path: Path) -> None:
     with Store(tmp_path, "tasks.base.samples", max_shard_bytes=1000) as store:
-        store.load("r")
+        store.load("r", TAGS)
         for i in range(50):
             store.add_trace(a_trace("p", i, "r", "x" * 50))
     shards = sorted(path.name for path in tmp_path.glob("tasks.base.samples-*.jsonl"))
@@ -200,7 +206,7 @@ def test_shards_rotate_at_their_size_and_stream_in_order(tmp_path: Path) -> None
     assert (tmp_path / "tasks.base.verdicts.jsonl").exists()
     again = Store(tmp_path, "tasks.base.samples")
     assert [trace.sample for trace in again.traces()] == list(range(50))
-    again.load("r")
+    again.load("r", TAGS)
     assert again.keys.num_traces == 50
     assert again.keys.output_tokens == 200
     again.close()
@@ -209,12 +215,12 @@ def test_shards_rotate_at_their_size_and_stream_in_order(tmp_path: Path) -> None
 def test_text_that_looks_like_a_field_does_not_fool_the_reader(tmp_path: Path) -> None:
     text = '", "finish_reason": "stop", "prompt_tokens": 9, "output_tokens": 9, "teacher": "x"}\n'
     with Store(tmp_path) as store:
-        store.load("r")
+        store.load("r", TAGS)
         store.add_trace(a_trace("p", 0, "r", text * 20))
     again = Store(tmp_path)
-    again.load("r")
+    again.load("r", TAGS)
     assert (again.keys.prompt_tokens, again.keys.output_tokens) == (3, 4)
-    assert next(again.traces()).answer == text * 20
+    assert next(again.traces()).response == f"so\n</think>\n\n{text * 20}"
     again.close()
 
 
@@ -227,7 +233,6 @@ def test_each_behaviour_ends_as_a_trace_or_a_failure_kind(
         "empty_choices": "empty_choices", "wrong_model": "wrong_model", "error_400": "http_400",
         "odd_reason": "invalid_answer",
     }  # fmt: skip
-    reasons = {"cut_thinking": "length", "unclosed": "unclosed", "no_tags": "unclosed"}
     run = Run(request_timeout_seconds=0.3 if behaviour == "hang" else 5.0, outage_seconds=10.0)
     tally = run(make_job(2, 2), make_problems(2, f"[{behaviour}]"), tmp_path, pool)
     traces = list(Store(tmp_path).traces())
@@ -237,11 +242,94 @@ def test_each_behaviour_ends_as_a_trace_or_a_failure_kind(
         assert {row["kind"] for row in rows} == {kinds[behaviour]}
         assert not traces
     else:
-        assert {trace.finish_reason for trace in traces} == {reasons.get(behaviour, "stop")}
+        cut = "length" if behaviour == "cut_thinking" else "stop"
+        assert {trace.finish_reason for trace in traces} == {cut}
         assert len(traces) == 4
-        if behaviour in ("good", "busy", "in_text", "old_field"):
-            assert all(trace.thinking and trace.thinking.startswith("adding [") for trace in traces)
-            assert all(trace.answer.startswith("\\boxed{") for trace in traces)
+        closed = behaviour not in ("cut_thinking", "unclosed", "no_tags")
+        assert {split_of(trace).closing for trace in traces} == {"closed" if closed else "unclosed"}
+        assert all("adding [" in str(split_of(trace).thinking) for trace in traces) == (
+            behaviour != "no_tags"
+        )
+        assert all(split_of(trace).answer.startswith("\\boxed{") == closed for trace in traces)
+
+
+def test_a_response_is_stored_byte_for_byte(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problems = make_job(3, 3), make_problems(3, "[odd_blanks]")
+    tally = Run()(job, problems, tmp_path, pool)
+    questions = {problem.id: problem.question for problem in problems}
+    for trace in Store(tmp_path).traces():
+        thinking, text, _ = answer(questions[trace.problem_id], trace.seed)
+        assert trace.response == with_odd_blanks(thinking, text)
+        assert split_of(trace) == Split(f" \n\t{thinking}  ", text, "closed")
+    assert tally.correct == sum(sum(outcomes(job, problem, 3)) for problem in problems) > 0
+
+
+def test_a_reasoning_parser_is_undone(tmp_path: Path, pool: VerifierPool) -> None:
+    Run("good")(make_job(1, 1), make_problems(1), tmp_path / "taken apart", pool)
+    Run("in_text")(make_job(1, 1), make_problems(1), tmp_path / "whole", pool)
+    apart, whole = (next(Store(tmp_path / name).traces()) for name in ("taken apart", "whole"))
+    assert apart == whole
+    tags = Tags(open="<a>", close="</a>", opened_by_prompt=False)
+    job = replace(make_job(1, 1), model=replace(MODEL, tags=tags))
+    Run("good")(job, make_problems(1), tmp_path / "other tags", pool)
+    other = next(Store(tmp_path / "other tags").traces())
+    assert other.response.startswith("<a>\nadding [")
+    assert split_response(other.response, tags) == split_of(whole)
+
+
+def run_with_tokens(behaviour: str = "good", owner: str = "vllm") -> Run:
+    run = Run(behaviour)
+    run.teacher.owner = owner
+    return run
+
+
+def test_tokens_are_kept_where_the_recipe_asks(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problems = replace(make_job(2, 3), keep_tokens=True), make_problems(20)
+    first = run_with_tokens()(job, problems, tmp_path / "kept", pool)
+    traces = list(Store(tmp_path / "kept").traces())
+    assert all(Tokens(*kept_tokens(trace.output_tokens)) == trace.tokens for trace in traces)
+    lines = (tmp_path / "kept/traces-00000.jsonl").read_bytes().splitlines(keepends=True)
+    assert [trace_row(line)[:2] for line in lines] == [(trace.problem_id, trace.sample) for trace in traces]
+
+    (tmp_path / "kept/traces-00000.jsonl").write_bytes(b"".join(lines[:15]) + lines[15][:-9])
+    resumed = run_with_tokens()(job, problems, tmp_path / "kept", pool)
+    assert (resumed.found, resumed.sampled) == (15, len(lines) - 15)
+    assert sorted(map(str, Store(tmp_path / "kept").traces())) == sorted(map(str, traces))
+
+    run = run_with_tokens()
+    plain = run(
+        replace(job, keep_tokens=False),
+        problems,
+        tmp_path / "plain",
+        pool,
+        (AdoptedRun(tmp_path / "kept", job),),
+    )
+    assert (plain.adopted, plain.sampled) == (first.sampled, 0)
+    assert not run.teacher.asked
+
+
+def test_traces_without_tokens_are_not_adopted_where_they_are_kept(
+    tmp_path: Path, pool: VerifierPool
+) -> None:
+    job, problems = make_job(2, 3), make_problems(5)
+    run_with_tokens()(job, problems, tmp_path / "plain", pool)
+    kept = replace(job, keep_tokens=True)
+    assert request_fingerprint(kept) == request_fingerprint(job)
+    source = AdoptedRun(tmp_path / "plain", kept)
+    tally = run_with_tokens()(kept, problems, tmp_path / "kept", pool, (source,))
+    assert (tally.adopted, tally.sampled) == (0, len(source))
+    assert all(trace.tokens for trace in Store(tmp_path / "kept").traces())
+
+
+def test_a_server_that_gives_no_tokens_is_refused_at_its_first_answer(
+    tmp_path: Path, pool: VerifierPool
+) -> None:
+    run, job = run_with_tokens(owner="script"), replace(make_job(2, 3), keep_tokens=True)
+    with pytest.raises(
+        EngineError, match=r"does not give a log-probability for each token id.*keep_tokens: false"
+    ):
+        run(job, make_problems(100), tmp_path, pool)
+    assert sum(run.teacher.asked.values()) <= 32, "two for each place at the server"
 
 
 def test_a_transient_error_is_asked_again(tmp_path: Path, pool: VerifierPool) -> None:
@@ -279,7 +367,7 @@ def test_a_refused_key_ends_the_collection(status: int, tmp_path: Path, pool: Ve
 
 def test_no_server_is_an_error_that_says_what_to_start(tmp_path: Path, pool: VerifierPool) -> None:
     async def attempt() -> None:
-        flags = EngineFlags("server", urls=("http://127.0.0.1:9/v1",))
+        flags = EngineFlags(engine="server", urls=("http://127.0.0.1:9/v1",))
         with Store(tmp_path) as store:
             async with start_engine(MODEL, flags) as engine:
                 await collect(make_job(1, 1), make_problems(1), engine, store, pool)
@@ -314,7 +402,7 @@ def test_flags_that_cannot_be_are_refused(flags: dict[str, Any], message: str) -
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Store(tmp_path) as store:
-        store.load("r")
+        store.load("r", TAGS)
         store.add_trace(a_trace("p", 0, "r"))
         path = tmp_path / "traces-00000.jsonl"
         whole = path.read_bytes()
@@ -350,23 +438,25 @@ def test_keys_are_contents_and_not_places(tmp_path: Path, pool: VerifierPool) ->
     assert all(question.startswith(edited.question) for question in run.teacher.asked)
     questions = {problem.id: problem.question for problem in [*problems, edited]}
     for trace in Store(tmp_path).traces():
-        assert trace.answer == answer(questions[trace.problem_id], trace.seed)[1]
+        assert split_of(trace).answer == answer(questions[trace.problem_id], trace.seed)[1]
 
 
 def test_samples_of_one_problem_and_of_one_number_have_seeds_of_their_own() -> None:
-    seeds = {sample_seed(0, problem.id, i) for problem in make_problems(500) for i in range(8)}
+    problems = make_problems(500)
+    seeds = {sample_seed(0, problem, i) for problem in problems for i in range(8)}
     assert len(seeds) == 4000
-    assert sample_seed(0, "p", 1) != sample_seed(1, "p", 1)
+    assert sample_seed(0, problems[0], 1) != sample_seed(1, problems[0], 1)
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
 def test_a_slow_answer_holds_no_other_up(tmp_path: Path, pool: VerifierPool) -> None:
-    problems = [*make_problems(2, "[hang]"), *make_problems(60)]
-    run = Run(request_timeout_seconds=2.0, outage_seconds=10.0, concurrency=4)
-    watch = Watch()
-    tally = run(make_job(1, 1), problems, tmp_path, pool, watcher=watch)
-    assert (tally.sampled, tally.failed) == (60, {"timeout": 2})
-    assert watch.sampled_while_hanging == 60
+    """Two answers are held back until all others are there; were those waiting for them, all would time out."""
+    problems = [*make_problems(2, "[hold]"), *make_problems(60)]
+    run = Run(request_timeout_seconds=30.0, outage_seconds=10.0, concurrency=4)
+    tally = run(make_job(1, 1), problems, tmp_path, pool, watcher=Release(run.teacher, 60))
+    assert (tally.sampled, tally.failed) == (62, {})
+    last = [trace.problem_id for trace in Store(tmp_path).traces()][60:]
+    assert set(last) == {problem.id for problem in problems[:2]}
 
 
 def test_a_cut_trace_is_never_enough(tmp_path: Path, pool: VerifierPool) -> None:
@@ -385,7 +475,7 @@ def test_a_cut_trace_is_never_enough(tmp_path: Path, pool: VerifierPool) -> None
         (Tally(solved=6, found=6), r"6/10 .* 6 found 0 adopted waiting"),
         # 5 of the 6 were there before: 1 in 10 seconds, so 4 take 40 and not 7
         (Tally(solved=6, found=5, sampled=1, done_before=5, first_launch=-10.0), r"0:00:40 left"),
-        (Tally(solved=6, adopted=9, sampled=1, output_tokens=10, correct=10, judged_tokens=500, first_launch=-1.0), r" 50 tok/kept"),
+        (Tally(solved=6, adopted=9, sampled=1, output_tokens=10, correct=10, verified_tokens=500, first_launch=-1.0), r" 50 tok/kept"),
         (Tally(solved=10, sampled=10, first_launch=-1.0), r"tok/s$"),
     ],
     ids=["start", "found", "time left", "tokens", "end"],
@@ -431,14 +521,55 @@ def test_a_broken_line_is_not_adopted_but_named(tmp_path: Path, pool: VerifierPo
     Run()(job, problems, tmp_path / "first", pool)
     path = tmp_path / "first/traces-00000.jsonl"
     path.write_text(path.read_text().replace('"teacher": ', '"taecher": '))
-    with pytest.raises(StageError, match=r"traces-00000.jsonl: the line at byte \d+ is no trace .*--adopt"):
+    with pytest.raises(
+        StageError, match=r"traces-00000.jsonl: the line at byte \d+ is not a trace .*remove that line"
+    ):
         Run()(job, problems, tmp_path / "second", pool, (AdoptedRun(tmp_path / "first", job),))
 
 
 def test_another_sampling_adopts_nothing(tmp_path: Path, pool: VerifierPool) -> None:
     Run()(make_job(1, 1), make_problems(3), tmp_path / "first", pool)
-    other = Job(MODEL, "plain", SAMPLING, Samples(keep=1, max=1), seed=1)
+    other = replace(make_job(1, 1), seed=1)
     assert len(AdoptedRun(tmp_path / "first", other)) == 0
+
+
+def test_a_verdict_is_adopted_where_it_still_holds(tmp_path: Path, pool: VerifierPool) -> None:
+    job, problem = make_job(1, 1), make_problems(1)[0]
+    Run()(job, [problem], tmp_path, pool)
+    retagged = replace(job, model=replace(MODEL, tags=Tags(close="</thought>")))
+    cases = {
+        "as it was": (job, problem, True),
+        "another gold": (job, replace(problem, gold="5"), False),
+        "another verifier": (job, replace(problem, verifier="math"), False),
+        "other metadata": (job, replace(problem, metadata={"a": 1}), False),
+        "other tags": (retagged, problem, False),
+    }
+    for name, (wanted, asked, holds) in cases.items():
+        source = AdoptedRun(tmp_path, wanted)
+        taken = source.take(asked, 0)
+        source.close()
+        assert taken is not None, name
+        assert (taken[1] is not None) == holds, name
+
+
+def test_a_store_verifies_again_where_the_tags_were_corrected(tmp_path: Path, pool: VerifierPool) -> None:
+    """No answer is read with the first tags, all are with the second ones: the same traces, split anew."""
+    problems = make_problems(10, "[odd_blanks]")
+    wrong = replace(make_job(4, 4), model=replace(MODEL, tags=Tags(close="</thought>")))
+    before = Run()(wrong, problems, tmp_path, pool)
+    assert (before.sampled, before.correct) == (40, 0)
+    right, run = make_job(4, 4), Run()
+    assert request_fingerprint(right) == request_fingerprint(wrong)
+    after = run(right, problems, tmp_path, pool)
+    assert (after.found, after.sampled) == (40, 0)
+    assert after.correct == sum(sum(outcomes(right, problem, 4)) for problem in problems)
+    assert not run.teacher.asked
+    again = Run()(right, problems, tmp_path, pool)
+    assert (again.solved, again.found) == (after.solved, 40)
+    assert sum(1 for _ in Store(tmp_path).verdicts()) == 80, "no verdict was asked for a third time"
+    Run()(wrong, problems, tmp_path, pool)
+    last = {(verdict.problem_id, verdict.sample): verdict for verdict in Store(tmp_path).verdicts()}
+    assert {verdict.basis[-8:] for verdict in last.values()} == {tags_digest(wrong.model.tags)}
 
 
 def test_a_smaller_budget_adopts_only_what_it_would_have_sampled(tmp_path: Path, pool: VerifierPool) -> None:
@@ -451,18 +582,27 @@ def test_a_smaller_budget_adopts_only_what_it_would_have_sampled(tmp_path: Path,
 
 
 def test_one_of_two_servers_dies_and_the_other_takes_over(tmp_path: Path, pool: VerifierPool) -> None:
+    teachers = [ScriptedTeacher("good", 0.05) for _ in range(2)]
+
     async def collection() -> tuple[Tally, dict[str, Any]]:
         runners = []
-        for _ in range(2):
-            runner = web.AppRunner(ScriptedTeacher("good", 0.05).application())
+        for teacher in teachers:
+            runner = web.AppRunner(teacher.application())
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0).start()
             runners.append(runner)
         urls = tuple(f"http://127.0.0.1:{runner.addresses[0][1]}/v1" for runner in runners)
-        asyncio.get_running_loop().call_later(0.3, lambda: asyncio.ensure_future(runners[0].cleanup()))
+
+        async def end_the_first() -> None:
+            while sum(teachers[0].asked.values()) < 30:
+                await asyncio.sleep(0.01)
+            await runners[0].cleanup()
+
+        end = asyncio.create_task(end_the_first())
         with Store(tmp_path) as store:
-            async with start_engine(MODEL, EngineFlags("server", urls=urls, concurrency=16)) as engine:
+            async with start_engine(MODEL, EngineFlags(engine="server", urls=urls, concurrency=16)) as engine:
                 tally = await collect(make_job(2, 4), make_problems(100), engine, store, pool, Options(16))
+        await end
         await runners[1].cleanup()
         return tally, engine.notes["servers"]
 
@@ -477,12 +617,12 @@ def test_one_of_two_servers_dies_and_the_other_takes_over(tmp_path: Path, pool: 
 def test_a_million_keys_are_read_in_bounded_memory(tmp_path: Path) -> None:
     """A hundredth of the size here; the whole size is measured by tests.bench.bench_resume."""
     with Store(tmp_path) as store:
-        store.load("r")
+        store.load("r", TAGS)
         for i in range(2_500):
             for sample in range(4):
                 store.add_trace(a_trace(f"{i:016x}", sample, "r"))
     again = Store(tmp_path)
-    again.load("r")
+    again.load("r", TAGS)
     assert again.keys.num_traces == 10_000
     assert len(again.keys) == 2_500
     again.close()

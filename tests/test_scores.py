@@ -24,6 +24,10 @@ from eval.scores import (
 from pipeline.errors import StageError
 
 
+def width(interval: tuple[float, float]) -> float:
+    return interval[1] - interval[0]
+
+
 @pytest.mark.parametrize("samples", [1, 4, 10])
 def test_pass_at_k_is_the_closed_form_of_chen_et_al(samples: int) -> None:
     for k in range(1, samples + 1):
@@ -81,19 +85,20 @@ def test_wilson_is_scipys(share: float, trials: int) -> None:
 def test_an_interval_at_the_boundary_has_a_width(k: int, right: int) -> None:
     estimate = pass_at_1(np.full(50, right * k), k)
     assert estimate.value == right
-    assert estimate.high - estimate.low > 0.05
-    assert 0 <= estimate.low <= estimate.high <= 1
+    low, high = estimate.ci95
+    assert high - low > 0.05
+    assert 0 <= low <= high <= 1
 
 
 def test_an_interval_of_one_question_is_nearly_everything() -> None:
     estimate = pass_at_1(np.array([2.0]), 4)
-    assert estimate.high - estimate.low > 0.8
+    assert width(estimate.ci95) > 0.8
 
 
 def test_correlated_samples_do_not_narrow_the_interval() -> None:
     questions = np.repeat([0.0, 1.0], 100)
     once, often = mean_score(questions, 1), mean_score(questions, 16)
-    assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.05)
+    assert width(often.ci95) == pytest.approx(width(once.ci95), rel=0.05)
 
 
 def test_zero_questions_are_refused() -> None:
@@ -136,7 +141,7 @@ def test_the_detectable_difference_at_a_fifth_of_questions_discordant(n: int, po
 def test_no_disagreement_does_not_mean_that_everything_could_be_detected() -> None:
     same = np.full(500, 0.5)
     result = paired(same, same, 4)
-    assert result.delta.low < 0 < result.delta.high
+    assert result.ci95[0] < 0 < result.ci95[1]
     assert result.mde > 0.005
     assert result.p == 1.0
 
@@ -145,32 +150,31 @@ def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
     rng = np.random.default_rng(3)
     ability = rng.beta(1, 1, 400)
     first, second = (rng.binomial(4, ability) / 4 for _ in range(2))
-    width = (lambda e: e.high - e.low)(paired(first, second, 4).delta)
-    alone = (lambda e: e.high - e.low)(mean_score(first, 4))
-    assert width < 0.8 * np.sqrt(2) * alone
+    assert width(paired(first, second, 4).ci95) < 0.8 * np.sqrt(2) * width(mean_score(first, 4).ci95)
 
 
 def test_the_recovered_gap_has_an_interval_around_its_value() -> None:
     rng = np.random.default_rng(5)
     base, student, teacher = (rng.binomial(4, p, 500) / 4 for p in (0.05, 0.7, 0.85))
-    gap = gap_recovered(base, student, teacher, 4)
-    assert gap.estimate is not None
-    assert gap.estimate.low < gap.estimate.value < gap.estimate.high
-    assert gap.estimate.value == pytest.approx(0.65 / 0.8, abs=0.06)
+    gap = gap_recovered(base, student, teacher)
+    assert gap.value is not None
+    assert gap.ci95 is not None
+    assert gap.ci95[0] < gap.value < gap.ci95[1]
+    assert gap.value == pytest.approx(0.65 / 0.8, abs=0.06)
 
 
 def test_the_recovered_gap_of_no_gap_is_not_a_number() -> None:
     same = np.random.default_rng(6).binomial(4, 0.5, 100) / 4
-    gap = gap_recovered(same, same, same, 4)
-    assert gap.estimate is None
+    gap = gap_recovered(same, same, same)
+    assert (gap.value, gap.ci95) == (None, None)
     assert "not separated from zero" in str(gap.reason)
 
 
 def test_there_is_no_gap_to_recover_from_a_teacher_below_the_base() -> None:
     rng = np.random.default_rng(7)
     base, student, teacher = (rng.binomial(4, p, 300) / 4 for p in (0.8, 0.6, 0.2))
-    gap = gap_recovered(base, student, teacher, 4)
-    assert gap.estimate is None
+    gap = gap_recovered(base, student, teacher)
+    assert (gap.value, gap.ci95) == (None, None)
     assert "below zero" in str(gap.reason)
 
 

@@ -8,18 +8,9 @@ import numpy
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.recipe import Select
-from pipeline.selection import (
-    REASONS,
-    BestTraces,
-    ByPosition,
-    Passed,
-    Selected,
-    mix_array,
-    mix_bits,
-    select_examples,
-)
-from pipeline.strict_yaml import validate
+from pipeline.filter.selection import REASONS, Selected, Selection, mix_bits
+from pipeline.recipe.schema import Select
+from pipeline.recipe.strict_yaml import validate
 
 NUM_PROBLEMS = 200
 SAMPLES = 4
@@ -31,23 +22,19 @@ def traces() -> list[tuple[int, int, int]]:
     return [(p, s, rng.randint(10, 500)) for p in range(NUM_PROBLEMS) for s in range(SAMPLES)]
 
 
-def ids() -> Any:
+def lots() -> Any:
     return numpy.array([mix_bits(p) for p in range(NUM_PROBLEMS)], dtype=numpy.uint64)
 
 
 def choose(rows: list[tuple[int, int, int]], seed: int = 0, **options: Any) -> tuple[Selected, list[int]]:
     """The selection, and the indices into `rows` of what was selected, in its order."""
-    select = validate(Select, options, "select")
-    best = BestTraces(NUM_PROBLEMS, select, seed)
-    for ordinal, (position, sample, tokens) in enumerate(rows):
-        best.add(Passed(position, int(ids()[position]), sample, tokens, ordinal, offset=ordinal))
-    problems = ByPosition(
-        ids(),
-        numpy.linspace(0, 1, NUM_PROBLEMS),
-        numpy.arange(NUM_PROBLEMS, dtype=numpy.uint16) % 2,
-        ["even", "odd"],
-    )
-    selected = select_examples(best, select, len(rows), problems)
+    selection = Selection(lots(), validate(Select, options, "select"), seed)
+    for position in range(NUM_PROBLEMS):
+        for number in range(NUM_PROBLEMS - 1):
+            selection.saw(position, ("even", "odd")[position % 2], correct=number < position)
+    for offset, (position, sample, tokens) in enumerate(rows):
+        selection.add(position, sample, tokens, offset)
+    selected = selection.choose()
     return selected, [int(offset) for offset in selected.offsets]
 
 
@@ -112,10 +99,9 @@ def test_shares_by_length_and_by_difficulty() -> None:
     assert len(rates) == 100
 
 
-def test_both_forms_of_the_scatter_agree() -> None:
+def test_the_scatter_of_an_array_is_that_of_its_numbers() -> None:
     values = [0, 1, 2**63, 2**64 - 1, 12345]
-    with numpy.errstate(over="ignore"):
-        array = mix_array(numpy.array(values, dtype=numpy.uint64))
+    array = mix_bits(numpy.array(values, dtype=numpy.uint64))
     assert array.tolist() == [mix_bits(value) for value in values]
 
 

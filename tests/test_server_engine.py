@@ -9,18 +9,24 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from pipeline.cards import sampled_teacher
 from pipeline.errors import EngineError
-from pipeline.recipe import Sampling
-from pipeline.sampling import EngineFlags, Store, Tally, collect, start_engine
+from pipeline.flags import EngineFlags
+from pipeline.recipe.cards import SampledModel, sampled_teacher, teacher_card
+from pipeline.recipe.schema import Sampling
+from pipeline.sampling import Request, Store, Tally, collect, start_engine
+from pipeline.sampling.engines.server import PROBE, request_body, timeout_seconds
 from pipeline.sampling.prompts import load_prompts
-from pipeline.sampling.server_engine import PROBE, request_body, timeout_seconds
 from pipeline.verify import VerifierPool
 from tests.collect_child import MODEL, make_problems
 from tests.scripted_teacher import ScriptedTeacher
 from tests.test_sampling import make_job
 
-EMBEDDED = sampled_teacher("embedded-moe")
+
+def teacher_of(name: str) -> SampledModel:
+    return sampled_teacher(name, teacher_card(name))
+
+
+EMBEDDED = teacher_of("embedded-moe")
 
 
 @asynccontextmanager
@@ -45,15 +51,16 @@ def free_port() -> int:
 
 
 async def collect_with_a_late_server(late: ScriptedTeacher, directory: Path) -> tuple[Tally, ScriptedTeacher]:
-    """A collection that begins with one server of two; the other one comes up after a moment."""
+    """A collection that begins with one server of two; the other one comes up after the first ten requests."""
     early, port = ScriptedTeacher("good", 0.05), free_port()
     flags_of = {"concurrency": 8, "outage_seconds": 10.0}
     with VerifierPool(workers=1) as pool, Store(directory) as store:
         async with serving(early) as first:
-            flags = EngineFlags("server", urls=(url(first), url(port)), **flags_of)  # type: ignore[arg-type]
+            flags = EngineFlags(engine="server", urls=(url(first), url(port)), **flags_of)  # type: ignore[arg-type]
             async with start_engine(MODEL, flags) as engine:
                 work = asyncio.create_task(collect(make_job(1, 2), make_problems(200), engine, store, pool))
-                await asyncio.sleep(0.3)
+                while sum(early.asked.values()) < 10:
+                    await asyncio.sleep(0.01)
                 async with serving(late, port):
                     return await work, early
 
@@ -75,7 +82,7 @@ def test_a_server_that_comes_up_with_another_model_is_not_used(
     tally, _ = asyncio.run(collect_with_a_late_server(late, tmp_path))
     assert not tally.failed
     assert not late.asked
-    assert caplog.text.count("answers and is not used: ") == 1
+    assert caplog.text.count("answers but is not used: ") == 1
     assert "does not serve scripted (scripted); it serves another" in caplog.text
 
 
@@ -83,7 +90,7 @@ async def ready_notes(teacher: ScriptedTeacher, end: str = "/v1") -> dict[str, o
     """What the engine notes of one server that serves `teacher` as the embedded one."""
     teacher.model = EMBEDDED.name
     async with serving(teacher) as port:
-        flags = EngineFlags("server", urls=(url(port, end),))
+        flags = EngineFlags(engine="server", urls=(url(port, end),))
         async with start_engine(EMBEDDED, flags) as engine:
             await engine.ready()
             return engine.notes
@@ -115,7 +122,7 @@ def test_the_address_of_a_server_ends_in_v1_and_may_end_in_a_slash() -> None:
     ids=["short", "long", "stated"],
 )
 def test_a_long_answer_has_its_time(stated: float | None, max_tokens: int, seconds: float) -> None:
-    flags = EngineFlags("server", urls=(url(1),), request_timeout_seconds=stated)
+    flags = EngineFlags(engine="server", urls=(url(1),), request_timeout_seconds=stated)
     assert timeout_seconds(flags, max_tokens) == seconds
 
 
@@ -128,6 +135,7 @@ def test_a_long_answer_has_its_time(stated: float | None, max_tokens: int, secon
     ],
 )
 def test_a_card_s_template_options_are_said_to_the_server(teacher: str, said: dict[str, object]) -> None:
-    body = request_body(PROBE, Sampling(temperature=1.0, max_tokens=9), 5, sampled_teacher(teacher))
+    request = Request(PROBE, Sampling(temperature=1.0, max_tokens=9), 5, ("p", 0))
+    body = request_body(request, teacher_of(teacher))
     assert body.keys() - said.keys() == {"messages", "temperature", "top_p", "max_tokens", "seed"}
     assert {name: body[name] for name in said} == said

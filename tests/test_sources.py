@@ -8,15 +8,31 @@ from typing import Any
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.recipe import Columns, FileSource, HubSource, ProceduralSource
+from pipeline.problems.sources import is_reserved, read_source, verifiers_in_use
+from pipeline.problems.tasks import task_problems
+from pipeline.recipe.schema import (
+    Columns,
+    FileSource,
+    HubSource,
+    Problems,
+    ProceduralSource,
+    Source,
+    Task,
+    task_name,
+)
 from pipeline.records import Problem
-from pipeline.revisions import latest_commit
-from pipeline.sources import is_reserved, load_source, read_source
-from pipeline.tasks import task_names, task_problems
+from pipeline.run.revisions import latest_commit
+from pipeline.verify.table import VERSIONS
+from tests.filter_fixtures import make_recipe
 
 SUMS = ProceduralSource(reasoning_gym="chain_sum", size=200, config={"min_terms": 2, "max_terms": 3})
 
 ROW = {"question": "What is 1 + 1?", "answer": "2"}
+
+
+def problems_of(source: Source, seed: int = 0) -> list[Problem]:
+    """The rows of a source that are problems."""
+    return [item for item in read_source(source, seed) if isinstance(item, Problem)]
 
 
 def write(path: Path, *rows: Any) -> str:
@@ -25,8 +41,8 @@ def write(path: Path, *rows: Any) -> str:
 
 
 def test_training_and_evaluation_share_no_question() -> None:
-    training = list(load_source(SUMS, 0))
-    evaluation = task_problems(SUMS, 0)
+    training = problems_of(SUMS)
+    evaluation = task_problems(SUMS, None, 0)
     assert len({p.question for p in training}) == len({p.question for p in evaluation.problems}) == 200
     assert not any(is_reserved(p.question) for p in training)
     assert all(is_reserved(p.question) for p in evaluation.problems)
@@ -40,9 +56,9 @@ def test_training_and_evaluation_share_no_question() -> None:
 
 
 def test_the_seed_decides_the_questions() -> None:
-    assert [p.id for p in load_source(SUMS, 0)] == [p.id for p in load_source(SUMS, 0)]
-    far = [p.id for p in load_source(SUMS, 10**6)]
-    assert len(set(far) & {p.id for p in load_source(SUMS, 0)}) < 60
+    assert [p.id for p in problems_of(SUMS)] == [p.id for p in problems_of(SUMS)]
+    far = [p.id for p in problems_of(SUMS, 10**6)]
+    assert len(set(far) & {p.id for p in problems_of(SUMS)}) < 60
 
 
 @pytest.mark.parametrize(
@@ -63,7 +79,7 @@ def test_the_seed_decides_the_questions() -> None:
 )
 def test_a_family_that_cannot_serve_is_an_error(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        list(load_source(SUMS.model_copy(update=change), 0))
+        problems_of(SUMS.model_copy(update=change))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +139,7 @@ def test_a_list_is_no_gold_of_a_verifier_of_one(tmp_path: Path) -> None:
     with pytest.raises(
         RecipeError, match=r"rows\.jsonl:2: .*'answer' holds a list, which verifier math .* any"
     ):
-        list(load_source(FileSource(path=path), 0))
+        problems_of(FileSource(path=path))
 
 
 @pytest.mark.parametrize(
@@ -137,8 +153,8 @@ def test_metadata_that_json_cannot_hold_is_named(tmp_path: Path, value: Any) -> 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{**ROW, "extra": value}]), path)
     columns = Columns(metadata=["extra"])
     with pytest.raises(RecipeError, match=r"rows\.parquet:1: the column 'extra' holds what JSON cannot"):
-        list(load_source(FileSource(path=path, columns=columns), 0))
-    assert len(list(load_source(FileSource(path=path), 0))) == 1
+        problems_of(FileSource(path=path, columns=columns))
+    assert len(problems_of(FileSource(path=path))) == 1
 
 
 def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
@@ -148,15 +164,15 @@ def test_parquet_reads_as_jsonl_does(tmp_path: Path) -> None:
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(20)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     lines = write(tmp_path / "rows.jsonl", *rows)
-    one = list(load_source(FileSource(path=str(tmp_path / "rows.parquet")), 0))
-    assert one == list(load_source(FileSource(path=lines), 0))
+    one = problems_of(FileSource(path=str(tmp_path / "rows.parquet")))
+    assert one == problems_of(FileSource(path=lines))
     assert 0 < len(one) <= 20
 
 
 def test_options_become_a_lettered_question(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", {"q": "Largest?", "right": "9", "x": "1", "y": "5", "z": "7"})
     columns = Columns(question="q", gold="right", options=["right", "x", "y", "z"])
-    [problem] = task_problems(FileSource(path=path, columns=columns, verifier="choice"), 0).problems
+    [problem] = task_problems(FileSource(path=path, columns=columns, verifier="choice"), None, 0).problems
     letter = next(letter for letter, text in problem.metadata["options"].items() if text == "9")
     assert problem.gold == letter
     assert f"{letter}. 9" in problem.question
@@ -168,7 +184,7 @@ def test_options_become_a_lettered_question(tmp_path: Path) -> None:
         (
             "rows.jsonl",
             [ROW, '{"question": "torn\n'],
-            r"rows\.jsonl:2: is not valid JSON .* Mend or remove that line",
+            r"rows\.jsonl:2: is not valid JSON .* Correct or remove that line",
         ),
         ("rows.jsonl", [ROW, "[1]\n"], r"rows\.jsonl:2: holds list, not an object"),
         (
@@ -183,40 +199,76 @@ def test_options_become_a_lettered_question(tmp_path: Path) -> None:
 )
 def test_a_faulty_file_names_file_and_line(tmp_path: Path, name: str, rows: list[Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        list(load_source(FileSource(path=write(tmp_path / name, *rows)), 0))
+        problems_of(FileSource(path=write(tmp_path / name, *rows)))
 
 
 def test_a_missing_file_says_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"a{300}: there is no such file; .* holds: nothing"):
-        list(load_source(FileSource(path=str(tmp_path / ("a" * 300))), 0))
+        problems_of(FileSource(path=str(tmp_path / ("a" * 300))))
     write(tmp_path / "other.jsonl", ROW)
     with pytest.raises(RecipeError, match=r"rows\.jsonl: there is no such file; .* holds: other\.jsonl"):
-        list(load_source(FileSource(path=str(tmp_path / "rows.jsonl")), 0))
+        problems_of(FileSource(path=str(tmp_path / "rows.jsonl")))
 
 
 def test_a_hub_data_set_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(RecipeError, match=r"hub: nobody/nothing: the data set cannot be loaded.*`path:`"):
-        list(load_source(HubSource(hub="nobody/nothing", revision="0" * 40), 0))
+        problems_of(HubSource(hub="nobody/nothing", revision="0" * 40))
 
 
 def test_tasks_must_have_questions_and_names_of_their_own(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", {"question": "?", "answer": ""})
     with pytest.raises(RecipeError, match=r"eval task rows: .*rows\.jsonl:1: no answer in its column"):
-        task_problems(FileSource(path=path), 0)
+        task_problems(FileSource(path=path), None, 0)
     with pytest.raises(RecipeError, match="eval task none: has no question"):
-        task_problems(FileSource(path=write(tmp_path / "none.jsonl")), 0)
+        task_problems(FileSource(path=write(tmp_path / "none.jsonl")), None, 0)
+
+
+def tasks_of(*tasks: Task) -> list[str]:
+    """The names of a recipe's eval tasks."""
+    return [
+        task_name(task)
+        for task in make_recipe(
+            eval={"tasks": [task.model_dump(exclude_defaults=True) for task in tasks]}
+        ).eval.tasks
+    ]
+
+
+def test_each_task_has_a_name_of_its_own() -> None:
     with pytest.raises(RecipeError, match="two tasks are called 'chain_sum'; give one of them a `name:`"):
-        task_names([SUMS, SUMS])
-    assert task_names([SUMS, SUMS.model_copy(update={"name": "long"})]) == ["chain_sum", "long"]
+        tasks_of(SUMS, SUMS)
+    assert tasks_of(SUMS, SUMS.model_copy(update={"name": "long"})) == ["chain_sum", "long"]
 
 
 @pytest.mark.parametrize("stem", ["my tests", "a" * 101, "-x"], ids=["space", "long", "dash"])
 def test_a_file_whose_name_cannot_name_a_task_needs_one(stem: str) -> None:
     task = FileSource(path=f"{stem}.jsonl")
     with pytest.raises(RecipeError, match=r"a task is called '.*give it a `name:`"):
-        task_names([task])
-    assert task_names([task.model_copy(update={"name": "mine"})]) == ["mine"]
+        tasks_of(task)
+    assert tasks_of(task.model_copy(update={"name": "mine"})) == ["mine"]
+
+
+def test_a_question_that_a_task_repeats_is_asked_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "rows.jsonl", ROW, ROW, {**ROW, "answer": "3"})
+    [problem] = task_problems(FileSource(path=path), None, 0).problems
+    assert problem.gold == "2"
+    assert "eval task rows: 1 rows repeat an earlier question with another answer" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (SUMS, {"reasoning_gym"}),
+        (FileSource(path="a"), {"math"}),
+        (FileSource(path="a", verifier="any"), {"any", "math"}),
+        (FileSource(path="a", verifier="any", columns=Columns(metadata=["verifier"])), set(VERSIONS)),
+    ],
+    ids=["procedural", "math", "any", "any that its rows name"],
+)
+def test_the_verifiers_in_use(source: Source, names: set[str]) -> None:
+    assert verifiers_in_use(Problems(sources=[source])) == {name: VERSIONS[name] for name in sorted(names)}
 
 
 @pytest.mark.parametrize("name", ["not a hub id!", "a/b/c"])

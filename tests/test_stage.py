@@ -1,20 +1,23 @@
 """The stage contract: finished, up to date, refused, forced, resumed, locked, conserved."""
 
+import errno
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StageError
-from pipeline.stage import (
+from pipeline.errors import EngineError, StageError
+from pipeline.run.contract import (
     Counts,
     Plan,
     Start,
+    Usage,
     begin,
     check_outputs,
     difference,
     fingerprint,
-    inputs_of,
     read_manifest,
     require,
 )
@@ -28,28 +31,21 @@ def finish(directory: Path, plan: Plan = PLAN, text: str = "one\n", force: bool 
     assert run is not None
     with run:
         (directory / "kept.jsonl").write_text(text)
-        run.finish(Counts(3, 1, {"wrong": 2}), {"kept.jsonl": 1}, {"tokens": 5})
+        run.finish(Counts(3, 1, {"wrong": 2}), {"kept.jsonl": 1}, Usage(trained_tokens=5))
 
 
 def test_the_manifest_holds_what_the_contract_names(tmp_path: Path) -> None:
     finish(tmp_path / "filter")
     manifest = read_manifest(tmp_path / "filter")
     assert manifest is not None
-    assert manifest["fingerprint"] == PLAN.fingerprint
-    assert manifest["counts"] == {"in": 3, "kept": 1, "dropped": {"wrong": 2}, "failed": {}}
-    assert manifest["outputs"]["kept.jsonl"]["rows"] == 1
-    wanted = {
-        "stage",
-        "stage_version",
-        "config",
-        "inputs",
-        "code",
-        "versions",
-        "hardware",
-        "started",
-        "seconds",
-    }
-    assert wanted | {"usage", "argv", "seed"} <= manifest.keys()
+    assert manifest.fingerprint == PLAN.fingerprint
+    assert manifest.counts == Counts(3, 1, {"wrong": 2})
+    assert manifest.outputs["kept.jsonl"].rows == 1
+    assert manifest.usage == Usage(trained_tokens=5)
+    held = json.loads((tmp_path / "filter/manifest.json").read_text())
+    assert held["counts"] == {"in": 3, "kept": 1, "dropped": {"wrong": 2}, "failed": {}}
+    assert held["usage"] == {"trained_tokens": 5}
+    assert manifest.to_json() == held
     assert not (tmp_path / "filter/progress.json").exists()
 
 
@@ -112,33 +108,117 @@ def test_force_moves_aside_what_it_cannot_read(tmp_path: Path, name: str) -> Non
     assert (tmp_path / "filter.1" / name).read_text() == "{"
 
 
-def test_an_abandoned_attempt_puts_back_what_force_moved(tmp_path: Path) -> None:
-    finish(tmp_path / "filter")
-    run = begin(tmp_path / "filter", OTHER, Start(force=True))
+FAULTS = [StageError("no server"), EngineError("dead"), RuntimeError("a bug"), KeyboardInterrupt()]
+
+
+def attempt(directory: Path, plan: Plan, fault: BaseException, text: str = "", force: bool = False) -> None:
+    """Begin, write `text` into a file (an empty one is opened as a store does), and fail."""
+    run = begin(directory, plan, Start(force=force))
     assert run is not None
-    with run:
-        run.abandon()
+    with pytest.raises(type(fault)), run:  # noqa: PT012
+        (directory / "part.jsonl").write_text(text)
+        raise fault
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_fault_before_anything_was_written_leaves_no_trap(tmp_path: Path, fault: BaseException) -> None:
+    attempt(tmp_path / "filter", PLAN, fault)
+    assert not (tmp_path / "filter").exists()
+    finish(tmp_path / "filter", OTHER)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_fault_before_anything_was_written_puts_back_what_force_moved(
+    tmp_path: Path, fault: BaseException
+) -> None:
+    finish(tmp_path / "filter")
+    attempt(tmp_path / "filter", OTHER, fault, force=True)
     assert begin(tmp_path / "filter", PLAN, Start()) is None
     assert not (tmp_path / "filter.1").exists()
 
 
-def test_an_abandoned_attempt_leaves_what_an_interrupted_one_wrote(tmp_path: Path) -> None:
-    for written in (True, False):
-        run = begin(tmp_path / "filter", PLAN, Start())
-        assert run is not None
-        with run:
-            if written:
-                (run.directory / "part.txt").write_text("part")  # as after a kill
-            else:
-                run.abandon()
+def test_a_full_disk_at_the_start_puts_back_what_force_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    finish(tmp_path / "filter")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        begin(tmp_path / "filter", OTHER, Start(force=True))
+    monkeypatch.undo()
+    assert begin(tmp_path / "filter", PLAN, Start()) is None
+    assert not (tmp_path / "filter.1").exists()
+    finish(tmp_path / "filter", OTHER, force=True)  # and the lock is free
+
+
+def test_what_another_process_finished_before_the_lock_was_taken_is_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def after_another(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        finish(tmp_path / "filter")
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_another)
+    assert begin(tmp_path / "filter", PLAN, Start()) is None
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_fault_leaves_what_an_interrupted_attempt_wrote(tmp_path: Path, fault: BaseException) -> None:
+    run = begin(tmp_path / "filter", PLAN, Start())
+    assert run is not None
+    with run:
+        (run.directory / "paid.jsonl").write_text("paid for\n")  # as after a kill
+    attempt(tmp_path / "filter", PLAN, fault)
+    assert (tmp_path / "filter/paid.jsonl").read_text() == "paid for\n"
+    with pytest.raises(StageError, match="was started and not finished under a different plan"):
+        begin(tmp_path / "filter", OTHER, Start())
     assert begin(tmp_path / "filter", PLAN, Start()) is not None
-    assert (tmp_path / "filter/part.txt").read_text() == "part"
+
+
+def test_an_attempt_that_failed_with_something_written_blocks_no_repaired_recipe(tmp_path: Path) -> None:
+    for _ in range(2):
+        attempt(tmp_path / "filter", PLAN, StageError("none is left; change filter in the recipe"), "row\n")
+    finish(tmp_path / "filter", OTHER)
+    assert (tmp_path / "filter.1/part.jsonl").read_text() == "row\n"
+
+
+def test_an_attempt_that_failed_goes_on_under_its_own_plan(tmp_path: Path) -> None:
+    attempt(tmp_path / "filter", PLAN, StageError("the server is down"), "row\n")
+    finish(tmp_path / "filter", PLAN)
+    assert (tmp_path / "filter/part.jsonl").read_text() == "row\n"
+    assert not (tmp_path / "filter.1").exists()
+
+
+@pytest.mark.parametrize("left", [".progress.json.tmp", "progress.json"], ids=["torn", "whole"])
+def test_a_kill_before_anything_was_written_blocks_nobody(tmp_path: Path, left: str) -> None:
+    run = begin(tmp_path / "filter", PLAN, Start())
+    assert run is not None
+    with run:
+        pass  # as after a kill: no error was seen
+    if left != "progress.json":
+        (tmp_path / "filter/progress.json").rename(tmp_path / "filter" / left)
+    finish(tmp_path / "filter", OTHER)
+
+
+def test_every_directory_that_lies_aside_is_known_the_last_one_first(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        finish(tmp_path / "filter", text=text, force=True)
+    (tmp_path / "filter.notes").mkdir()
+    run = begin(tmp_path / "filter", PLAN, Start(force=True))
+    assert run is not None
+    with run:
+        assert [path.name for path in run.aside] == ["filter.2", "filter.1"]
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "7"])
-def test_json_that_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
+def test_json_that_is_not_a_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(StageError, match="is no manifest, it has no fingerprint"):
+    with pytest.raises(StageError, match="is not a manifest of this version"):
         read_manifest(tmp_path)
 
 
@@ -178,12 +258,16 @@ def test_an_edited_output_is_noticed(tmp_path: Path, change: str, message: str) 
         check_outputs(tmp_path / "filter")
 
 
-def test_inputs_change_with_the_outputs_of_the_stage_before(tmp_path: Path) -> None:
+def test_a_digest_changes_with_the_outputs_that_are_read_and_with_no_other(tmp_path: Path) -> None:
     finish(tmp_path / "a" / "filter")
     finish(tmp_path / "b" / "filter", text="other\n")
-    one, two = (inputs_of({"filter": read_manifest(tmp_path / run / "filter") or {}}) for run in "ab")
-    assert one["filter"] == two["filter"]
-    assert one["filter.outputs"] != two["filter.outputs"]
+    one, two = (read_manifest(tmp_path / run / "filter") for run in "ab")
+    assert one is not None
+    assert two is not None
+    assert one.fingerprint == two.fingerprint
+    assert one.digest() != two.digest()
+    assert one.digest(["kept.jsonl"]) != two.digest(["kept.jsonl"])
+    assert one.digest(["absent.jsonl"]) == two.digest(["absent.jsonl"])
 
 
 def test_fingerprints_are_canonical_and_refuse_what_json_cannot_hold() -> None:
@@ -198,7 +282,11 @@ def test_fingerprints_are_canonical_and_refuse_what_json_cannot_hold() -> None:
 def test_difference_names_each_field() -> None:
     old = {"a": 1, "b": {"c": [1, 2]}, "gone": True}
     new = {"a": 1, "b": {"c": [1, 3]}, "new": "x"}
-    assert difference(old, new) == ["b.c[1]: 2 -> 3", "gone: true -> (absent)", 'new: (absent) -> "x"']
+    assert difference(old, new) == [
+        "b.c[1]: 2 -> 3",
+        "gone: true -> (not stated)",
+        'new: (not stated) -> "x"',
+    ]
 
 
 def test_the_manifest_is_plain_json(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cards import FOLDERS, card_names, sampled_student, student_card
 from pipeline.errors import RecipeError
+from pipeline.recipe.cards import StudentCard, card_names, sampled_student, student_card
+from pipeline.recipe.strict_yaml import validate
 from pipeline.sampling.prompts import ChatPrompts
 from students.format import Format
 from tests.conftest import ROOT
@@ -39,22 +40,16 @@ def test_a_card_is_named_and_never_a_path(name: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["a b", "a/b/c", "", "/nowhere/student", "students/none/here", "a" * 300])
-def test_a_model_that_can_be_nowhere_is_refused_with_the_card(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
-) -> None:
+def test_a_model_that_can_be_nowhere_is_refused_with_the_card(model: str) -> None:
     values = {**student_card("embedded-dense").model_dump(), "model": model}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
-    monkeypatch.setitem(FOLDERS, "student", tmp_path)
-    with pytest.raises(
-        RecipeError, match=r"students/cards/mine\.yaml: model: there is no such directory, and"
-    ):
-        student_card("mine")
+    with pytest.raises(RecipeError, match=r"mine\.yaml: model: there is no such directory, and"):
+        validate(StudentCard, values, "mine.yaml")
 
 
 def test_an_end_token_is_in_a_fingerprint_only_where_it_is_not_the_models_own() -> None:
-    embedded = sampled_student("embedded-dense")
+    embedded = sampled_student("base", student_card("embedded-dense"))
     assert (embedded.eos, "eos" in embedded.identity) == ("<|im_end|>", False)
-    pretrained = sampled_student("qwen3-0.6b-base")
+    pretrained = sampled_student("base", student_card("qwen3-0.6b-base"))
     assert pretrained.eos == pretrained.identity["eos"] == "<|im_end|>"
 
 

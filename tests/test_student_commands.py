@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 
-from pipeline.render import Tags
-from pipeline.stage import Context, Counts, Plan, Start, begin
+from pipeline.context import Context
+from pipeline.flags import TrainFlags
+from pipeline.recipe.cards import Tags
+from pipeline.run.contract import Counts, Plan, Start, begin
 from students.chat import DIM, PLAIN, show
-from students.flags import TrainFlags
 from students.train import run
 from tests.students_fixtures import finished_filter, sums
 
@@ -23,7 +23,7 @@ Retort = Callable[..., CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """A run that was trained on the CPU and has a report with a model card."""
-    context: Any = finished_filter(tmp_path_factory.mktemp("run"), sums(16), "train.method=lora")
+    context = finished_filter(tmp_path_factory.mktemp("run"), sums(16), "train.method=lora")
     run(context, TrainFlags(device="cpu"))
     stage = begin(context.directory("report"), Plan("report", 1, {}, {}, 0), Start())
     assert stage is not None
@@ -65,7 +65,7 @@ def test_publishing_without_a_repository_says_what_to_name(finished: Context, re
 
 
 def test_an_unfinished_run_cannot_be_published(tmp_path: Path, retort: Retort) -> None:
-    context: Any = finished_filter(tmp_path, sums(2))
+    context = finished_filter(tmp_path, sums(2))
     done = retort("publish", *arguments(context), "--dry-run")
     assert done.returncode == 1
     assert "publish needs" in done.stderr

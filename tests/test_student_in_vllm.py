@@ -9,14 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.cards import SampledModel, sampled_student, student_card
-from pipeline.recipe import Sampling
-from pipeline.render import messages
-from pipeline.sampling import EngineFlags, start_engine
-from pipeline.sampling.engine import Completion
-from students.flags import TrainFlags
+from pipeline.flags import EngineFlags, TrainFlags
+from pipeline.recipe.cards import SampledModel, sampled_student, student_card
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import Sampling
+from pipeline.sampling import Completion, Request, start_engine
+from pipeline.sampling.engines.serving import serve_command
 from students.format import load_format
-from students.serve import command_of, finished_student
 from students.train import run
 from tests.students_fixtures import (
     CHATML_THINK,
@@ -30,6 +29,7 @@ from tests.students_fixtures import (
 
 QUESTIONS = [f"Calculate {11 * i + 12} + {7 * i + 35}." for i in range(8)]
 GREEDY = Sampling(temperature=0.0, max_tokens=24)
+BOXED = PROMPTS["boxed"]
 
 
 async def in_vllm(model: SampledModel) -> list[tuple[list[int], str]]:
@@ -38,31 +38,31 @@ async def in_vllm(model: SampledModel) -> list[tuple[list[int], str]]:
     async with start_engine(model, EngineFlags(concurrency=8, kv_cache_gib=1)) as engine:
         await engine.ready()
         for question in QUESTIONS:
-            prompt = engine.prompt(messages(question, "boxed"))
-            done = await engine.sample(prompt, GREEDY, seed=0)
-            found.append((prompt, f"{done.thinking}|{done.answer}"))
+            prompt = engine.prompt(BOXED.messages(question))
+            done = await engine.sample(Request(prompt, GREEDY, 0, (question, 0)))
+            found.append((prompt, done.text))
     return found
 
 
 @pytest.mark.slow
 def test_a_trained_checkpoint_says_the_same_in_vllm_and_transformers(tmp_path: Path) -> None:
-    from pipeline.render import split_thinking
-
     context = finished_filter(tmp_path, sums(64), "train.epochs=2", "train.method=lora")
     run(context, TrainFlags(device="cpu"))
-    model = dataclasses.replace(finished_student(context), dtype="float32")
+    model = dataclasses.replace(context.finished_student("the test"), dtype="float32")
     theirs = asyncio.run(in_vllm(model))
-    card = student_card("embedded-dense")
-    style = load_format(card, sampled_student("embedded-dense"))
+    style = load_format(context.student_card, context.base)
     student = AutoModelForCausalLM.from_pretrained(model.model, dtype=torch.float32)
     same = 0
     for question, (prompt, text) in zip(QUESTIONS, theirs, strict=True):
-        assert prompt == style.prompts.ids(messages(question, "boxed"))
+        assert prompt == style.prompts.ids(BOXED.messages(question))
         out = student.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0][len(prompt) :]
         ids = [int(i) for i in out if int(i) != style.turn_end_id]
-        split = split_thinking(style.tokenizer.decode(ids, skip_special_tokens=False), model.tags)
-        same += f"{split.thinking}|{split.answer}" == text
+        same += style.prompts.decode(ids) == text
     assert same == len(QUESTIONS)
+
+
+def embedded() -> SampledModel:
+    return sampled_student("base", student_card("embedded-dense"))
 
 
 def always_writes(token: str, directory: Path) -> Path:
@@ -90,24 +90,23 @@ def test_the_end_token_of_the_card_ends_a_response_of_the_base(tmp_path: Path) -
     async def ask() -> Completion:
         async with start_engine(base, EngineFlags(concurrency=1, kv_cache_gib=1)) as engine:
             await engine.ready()
-            return await engine.sample(engine.prompt(messages("1 + 1?", "boxed")), GREEDY, seed=0)
+            return await engine.sample(Request(engine.prompt(BOXED.messages("1 + 1?")), GREEDY, 0, ("x", 0)))
 
     done = asyncio.run(ask())
-    assert (done.output_tokens, done.answer) == (1, "")
-    assert done.finish_reason in ("stop", "unclosed")
+    assert (done.output_tokens, done.text, done.finish_reason) == (1, "", "stop")
 
 
 def test_the_served_command_names_the_checkpoint_and_its_limits(tmp_path: Path) -> None:
-    model = dataclasses.replace(sampled_student("embedded-dense"), model=str(tmp_path))
-    command = command_of(model, "demo", "127.0.0.1", 8001)
+    model = dataclasses.replace(embedded(), model=str(tmp_path))
+    command = serve_command(model, EngineFlags(), served_model_name="demo", port=8001)
     assert command[command.index("--model") + 1] == str(tmp_path)
     assert command[command.index("--max-model-len") + 1] == "1024"
 
 
 @pytest.mark.slow  # imports vLLM
 def test_the_base_is_served_with_the_positions_that_its_card_gives_it() -> None:
-    from pipeline.sampling.vllm_engine import engine_arguments
+    from pipeline.sampling.engines.vllm import engine_arguments
 
-    arguments = engine_arguments(sampled_student("qwen2.5-math-1.5b"), EngineFlags())
+    arguments = engine_arguments(sampled_student("base", student_card("qwen2.5-math-1.5b")), EngineFlags())
     assert arguments["hf_overrides"] == {"max_position_embeddings": 131072}
-    assert "hf_overrides" not in engine_arguments(sampled_student("embedded-dense"), EngineFlags())
+    assert "hf_overrides" not in engine_arguments(embedded(), EngineFlags())

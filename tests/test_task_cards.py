@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cards import card_names, task_card
-from pipeline.recipe import CardTask
-from pipeline.render import PROMPTS
-from pipeline.tasks import task_problems
+from pipeline.problems.tasks import task_problems
+from pipeline.recipe.cards import card_names, task_card
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import CardTask
 from pipeline.verify.table import VERSIONS
 
 # one row of each data set as its columns are on the hub, with made-up content, and the gold answer it must give
@@ -58,7 +58,7 @@ def test_an_offline_copy_serves_a_card(name: str, tmp_path: Path) -> None:
     row, gold = ROWS[name]
     path = tmp_path / "copy.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    (problem,) = task_problems(CardTask(task=name, path=str(path)), seed=0).problems
+    (problem,) = task_problems(CardTask(task=name, path=str(path)), task_card(name), seed=0).problems
     assert problem.licence == task_card(name).licence
     assert gold is None or problem.gold == gold
 
@@ -66,8 +66,8 @@ def test_an_offline_copy_serves_a_card(name: str, tmp_path: Path) -> None:
 def test_the_options_of_gpqa_are_in_the_question_and_the_gold_is_a_letter(tmp_path: Path) -> None:
     path = tmp_path / "copy.jsonl"
     path.write_text(json.dumps(ROWS["gpqa_diamond"][0]) + "\n")
-    task = CardTask(task="gpqa_diamond", path=str(path))
-    (problem,) = task_problems(task, seed=0).problems
+    task, card = CardTask(task="gpqa_diamond", path=str(path)), task_card("gpqa_diamond")
+    (problem,) = task_problems(task, card, seed=0).problems
     assert f"{problem.gold}. neon" in problem.question
-    assert "letter" in PROMPTS[str(task_card("gpqa_diamond").prompt)]
-    assert task_problems(task, seed=1).problems[0].question == problem.question
+    assert "letter" in PROMPTS[str(card.prompt)].user
+    assert task_problems(task, card, seed=1).problems[0].question == problem.question

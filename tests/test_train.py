@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,29 +18,31 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from pipeline.cards import StudentCard
+from pipeline.context import CHECKPOINT, Context
 from pipeline.errors import RecipeError, StageError
-from pipeline.stage import Context, read_manifest
+from pipeline.flags import TrainFlags
+from pipeline.recipe.cards import StudentCard
+from pipeline.recipe.schema import Train
+from pipeline.records import read_examples
+from pipeline.run.contract import Manifest, begin
 from students.attention import register
 from students.batching import global_batches
-from students.examples import TrainingSet, build, read_examples
-from students.export import ADAPTER, CHECKPOINT
-from students.fit import fit, last_checkpoint, train
-from students.flags import TrainFlags
+from students.examples import build
+from students.export import ADAPTER
 from students.format import load_format
 from students.model import load_base, load_student
-from students.train import run
-from students.trainer import Job, build_trainer, plan_steps, rows
+from students.train import EXAMPLES, STEPS, plan_of, run
+from students.trainer import Job, OrderedTrainer, build_trainer, last_checkpoint, plan_steps, rows, train
 from tests.conftest import ROOT
 from tests.students_fixtures import (
     CHATML_THINK,
     build_student,
     build_tokenizer,
     card_of,
+    context_of,
     finished_filter,
     sampled,
     sums,
-    write_examples,
 )
 
 CPU = TrainFlags(device="cpu", log_every=1)
@@ -50,15 +53,26 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> StudentCard:
     return card_of(build_student(tmp_path_factory.mktemp("base")))
 
 
-def prepared(root: Path, *overrides: str, num: int = 32) -> Context:
-    context = finished_filter(root, sums(num), "train.learning_rate=3.0e-3", *overrides)
-    context.directory("train").mkdir()
-    return context
+def prepared(root: Path, card: StudentCard, *overrides: str, num: int = 32) -> Context:
+    return finished_filter(root, sums(num), "train.learning_rate=3.0e-3", *overrides, card=card)
 
 
-def trained(root: Path, card: StudentCard, *overrides: str, flags: TrainFlags = CPU) -> tuple[Context, Any]:
-    context = prepared(root, *overrides)
-    return context, fit(context, card, sampled(card), flags)
+def trained(
+    root: Path, card: StudentCard, *overrides: str, flags: TrainFlags = CPU, num: int = 32
+) -> tuple[Context, Manifest]:
+    context = prepared(root, card, *overrides, num=num)
+    run(context, flags)
+    return context, context.require("train", "the test")
+
+
+def trainer_of(context: Context) -> tuple[OrderedTrainer, Job]:
+    """The trainer of a prepared run, as `fit` makes it."""
+    recipe, card = context.recipe, context.student_card
+    style = load_format(card, context.base)
+    data = build(read_examples(context.directory("filter") / EXAMPLES), style, recipe.train, recipe.seed)
+    student = load_student(card, context.base, recipe.train, "cpu")
+    job = Job(recipe.name, recipe.train, recipe.seed, CPU, "cpu", context.directory("train"))
+    return build_trainer(job, data, student, style.tokenizer, card.lora_targets), job
 
 
 def metrics(context: Context) -> list[dict[str, Any]]:
@@ -81,7 +95,7 @@ def test_packed_examples_do_not_see_each_other(tmp_path: Path, window: int | Non
         card.model, attn_implementation=register(), dtype=torch.float32
     )
     style = load_format(card, sampled(card))
-    encoded = [style.encode(row["messages"]) for row in sums(4)]
+    encoded = [style.encode(one.messages) for one in sums(4)]
     batch = DataCollatorForLanguageModeling(0, padding_free=True)([rows(encoded, [[0, 1, 2, 3]])[0]])
     batch.pop("labels")
     together = packed(**batch).logits[0]
@@ -98,14 +112,14 @@ def test_the_loss_of_a_step_is_that_of_a_plain_padded_batch(tmp_path: Path, base
     losses = []
     for number, budget in enumerate((8192, 200)):
         (tmp_path / str(number)).mkdir()
-        context, _ = trained(tmp_path / str(number), base, flags=TrainFlags("cpu", budget, log_every=1))
+        context, _ = trained(tmp_path / str(number), base, flags=replace(CPU, tokens_per_device=budget))
         losses.append(metrics(context)[0]["loss"])
     student = load_base(base, sampled(base))
     style = load_format(base, sampled(base))
     total = torch.zeros(())
     count = 0
     for index in global_batches(32, 8, 1, seed=0)[0]:
-        one = style.encode(sums(32)[index]["messages"])
+        one = style.encode(sums(32)[index].messages)
         logits = student(torch.tensor([one.ids])).logits[0, :-1]
         labels = torch.tensor(one.labels[1:])
         total = total + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -114,10 +128,13 @@ def test_the_loss_of_a_step_is_that_of_a_plain_padded_batch(tmp_path: Path, base
 
 
 def test_full_fine_tuning_learns_and_exports_what_was_trained(tmp_path: Path, base: StudentCard) -> None:
-    context, result = trained(tmp_path, base, "train.epochs=4")
+    context, manifest = trained(tmp_path, base, "train.epochs=4")
     losses = [row["loss"] for row in metrics(context)]
     assert losses[-1] < 0.8 * losses[0]
-    assert result.counts.kept == 32
+    assert (manifest.counts.num_in, manifest.counts.kept) == (32, 32)
+    assert (manifest.outputs["metrics.jsonl"].rows, manifest.usage.steps) == (len(losses), 16)
+    assert (manifest.usage.tokens_per_epoch or 0) > 32 * 50
+    assert manifest.notes["device"] == "cpu"
     before = load_file(Path(base.model) / "model.safetensors")
     assert all(not torch.equal(weights(context)[name], before[name]) for name in before)
     checkpoint = context.directory("train") / CHECKPOINT
@@ -129,10 +146,10 @@ def test_full_fine_tuning_learns_and_exports_what_was_trained(tmp_path: Path, ba
     stated = {name: generation[name] for name in ("temperature", "top_p", "top_k", "min_p", "max_new_tokens")}
     assert stated == {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_new_tokens": 256}
     asked = tokenizer.apply_chat_template(
-        sums(1)[0]["messages"][:1], add_generation_prompt=True, return_dict=False
+        sums(1)[0].messages[:1], add_generation_prompt=True, return_dict=False
     )
-    assert asked == load_format(base, sampled(base)).prompts.ids(sums(1)[0]["messages"][:1])
-    assert not (context.directory("train") / "steps").exists()
+    assert asked == load_format(base, sampled(base)).prompts.ids(sums(1)[0].messages[:1])
+    assert not (context.directory("train") / STEPS).exists()
 
 
 def test_in_a_log_progress_is_a_plain_line(
@@ -150,19 +167,13 @@ def test_labels_are_the_completions_even_where_padding_is_the_end_token(tmp_path
     """What reaches the model, decoded: each completion whole, with its end of turn, and nothing else."""
     tokenizer = build_tokenizer(CHATML_THINK, eos_token="<|im_end|>", pad_token="<|im_end|>")
     card = card_of(build_student(tmp_path / "base", tokenizer))
-    context = prepared(tmp_path, num=16)
-    style = load_format(card, sampled(card))
-    encoded = [style.encode(row["messages"]) for row in sums(16)]
-    student = load_student(card, sampled(card), context.recipe.train, "cpu")
-    job = Job(context.recipe.train, 0, CPU, "cpu", context.directory("train") / "steps")
-    trainer = build_trainer(job, TrainingSet(encoded, []), student, style.tokenizer, "all-linear")
+    trainer, _ = trainer_of(prepared(tmp_path, card, num=16))
     given = []
     for batch in trainer.get_train_dataloader():
         for labels in torch.tensor_split(batch["labels"][0], batch["cu_seq_lens_q"][1:-1].tolist()):
-            given.append(style.tokenizer.decode(labels[labels != -100]))
-    wanted = [
-        f"{row['messages'][1]['content'].removeprefix('<think>').lstrip()}<|im_end|>" for row in sums(16)
-    ]
+            given.append(tokenizer.decode(labels[labels != -100]))
+    turns = [one.messages[-1] for one in sums(16)]
+    wanted = [f"{turn['reasoning_content']}\n</think>\n\n{turn['content']}<|im_end|>" for turn in turns]
     assert sorted(given) == sorted(wanted)
 
 
@@ -180,7 +191,7 @@ def test_an_adapter_changes_the_student_and_never_the_base(
     assert {p.name: p.read_bytes() for p in Path(base.model).iterdir()} == before
     directory = context.directory("train")
     style = load_format(base, sampled(base))
-    prompts = [torch.tensor([style.encode(row["messages"]).ids]) for row in sums(20)]
+    prompts = [torch.tensor([style.encode(one.messages).ids]) for one in sums(20)]
     plain = load_base(base, sampled(base))
     with torch.no_grad():
         original = [plain(ids).logits for ids in prompts]
@@ -201,14 +212,7 @@ def test_an_adapter_changes_the_student_and_never_the_base(
 def test_the_frozen_base_stays_bit_identical_while_the_adapter_trains(
     tmp_path: Path, base: StudentCard
 ) -> None:
-    context = prepared(tmp_path, "train.method=lora")
-    style = load_format(base, sampled(base))
-    student = load_student(base, sampled(base), context.recipe.train, "cpu")
-    data = build(
-        read_examples(context.directory("filter") / "examples.parquet"), style, context.recipe.train, 0
-    )
-    job = Job(context.recipe.train, 0, CPU, "cpu", context.directory("train") / "steps")
-    trainer = build_trainer(job, data, student, style.tokenizer, "all-linear")
+    trainer, _ = trainer_of(prepared(tmp_path, base, "train.method=lora"))
     frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     tuned = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.train()
@@ -222,10 +226,11 @@ def test_the_frozen_base_stays_bit_identical_while_the_adapter_trains(
 
 def test_a_held_out_slice_is_measured_and_can_stop_the_run(tmp_path: Path, base: StudentCard) -> None:
     overrides = ["train.epochs=6", "train.held_out_share=0.3", "train.learning_rate=1.0e-12"]
-    context, result = trained(tmp_path, base, *overrides, "train.early_stopping=2", "train.evaluations=8")
+    overrides += ["train.early_stopping=2", "train.evaluations=8"]
+    context, manifest = trained(tmp_path, base, *overrides)
     measured = [row["eval_loss"] for row in metrics(context) if "eval_loss" in row]
-    assert result.notes["held_out"] > 0
-    assert result.counts.kept == 32
+    assert manifest.notes["held_out"] > 0
+    assert manifest.counts.kept == 32
     assert 2 <= len(measured) < 8
 
 
@@ -246,28 +251,18 @@ def test_an_interrupted_run_keeps_its_patience(tmp_path: Path, base: StudentCard
     overrides += ["train.early_stopping=4", "train.evaluations=8"]
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
-    whole, result = trained(tmp_path / "whole", base, *overrides)
-    context = prepared(tmp_path / "cut", *overrides)
-    style = load_format(base, sampled(base))
-    data = build(
-        read_examples(context.directory("filter") / "examples.parquet"), style, context.recipe.train, 0
-    )
-    job = Job(context.recipe.train, 0, CPU, "cpu", context.directory("train") / "steps")
-    student = load_student(base, sampled(base), context.recipe.train, "cpu")
-    trainer = build_trainer(job, data, student, style.tokenizer, "all-linear")
+    whole, manifest = trained(tmp_path / "whole", base, *overrides)
+    context = prepared(tmp_path / "cut", base, *overrides)
+    trainer, job = trainer_of(context)
     trainer.add_callback(Interrupt(6))
-    with pytest.raises(KeyboardInterrupt):
-        train(trainer, job, context.directory("train") / "metrics.jsonl")
-    resumed = fit(context, base, sampled(base), CPU)
-    assert resumed is not None
-    assert resumed.usage["steps"] == result.usage["steps"] == 10
+    plan = plan_of(context, context.base, context.require("filter", "the test"))
+    stage = begin(context.directory("train"), plan, context.start)
+    assert stage is not None
+    with pytest.raises(KeyboardInterrupt), stage:
+        train(trainer, job)
+    run(context, CPU)
+    assert context.require("train", "the test").usage.steps == manifest.usage.steps == 10
     assert metrics(context) == metrics(whole)
-
-
-def test_early_stopping_without_a_held_out_example_is_refused(tmp_path: Path, base: StudentCard) -> None:
-    overrides = ["train.held_out_share=1.0e-9", "train.early_stopping=2"]
-    with pytest.raises(StageError, match=r"early_stopping: no example of 32 is held out .*Raise it"):
-        trained(tmp_path, base, *overrides)
 
 
 @pytest.mark.parametrize(
@@ -285,27 +280,24 @@ def test_early_stopping_without_a_held_out_example_is_refused(tmp_path: Path, ba
 def test_nothing_to_train_on_stops_the_stage(
     tmp_path: Path, base: StudentCard, num: int, overrides: list[str], message: str
 ) -> None:
-    context = finished_filter(tmp_path, sums(1), *overrides)
-    write_examples(context.directory("filter") / "examples.parquet", sums(num) or sums(1), num)
+    context = finished_filter(tmp_path, sums(num), *overrides, card=base)
     with pytest.raises(StageError, match=message):
-        fit(context, base, sampled(base), CPU)
+        run(context, CPU)
 
 
 def test_one_example_is_enough(tmp_path: Path, base: StudentCard) -> None:
-    context = prepared(tmp_path, "train.schedule=wsd", "train.epochs=3", num=1)
-    result = fit(context, base, sampled(base), CPU)
-    assert result is not None
-    assert (result.counts.kept, result.usage["steps"]) == (1, 1)
+    _, manifest = trained(tmp_path, base, "train.schedule=wsd", "train.epochs=3", num=1)
+    assert (manifest.counts.kept, manifest.usage.steps) == (1, 1)
 
 
 def test_more_processes_than_examples_of_a_batch_are_refused(tmp_path: Path, base: StudentCard) -> None:
-    context = prepared(tmp_path, "train.batch_size=2")
+    recipe = context_of(tmp_path, "train.batch_size=2").recipe
     style = load_format(base, sampled(base))
-    job = Job(context.recipe.train, 0, CPU, "cpu", tmp_path)
-    encoded = [style.encode(row["messages"]) for row in sums(4)]
+    job = Job(recipe.name, recipe.train, 0, CPU, "cpu", tmp_path)
+    encoded = [style.encode(one.messages) for one in sums(4)]
     with pytest.raises(RecipeError, match=r"batch_size: 2 examples cannot be shared by 3 processes"):
         plan_steps(job, encoded, 3)
-    assert all(part for part in plan_steps(job, encoded, 2).flat())
+    assert all(part for step in plan_steps(job, encoded, 2) for part in step)
 
 
 @pytest.mark.slow
@@ -313,20 +305,36 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path, base:
     curves = []
     for wanted in (False, True):
         (tmp_path / str(wanted)).mkdir()
-        flags = TrainFlags("cpu", gradient_checkpointing=wanted, log_every=1)
+        flags = replace(CPU, gradient_checkpointing=wanted)
         curves.append([row["loss"] for row in metrics(trained(tmp_path / str(wanted), base, flags=flags)[0])])
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
 def test_examples_that_are_too_long_are_dropped_and_counted(tmp_path: Path, base: StudentCard) -> None:
-    _, result = trained(tmp_path, base, "train.max_length=85", "train.max_dropped_share=0.5")
-    assert result.counts.dropped["longer_than_max_length"] > 0
-    assert result.counts.kept + result.counts.dropped["longer_than_max_length"] == 32
+    _, manifest = trained(tmp_path, base, "train.max_length=85", "train.max_dropped_share=0.5")
+    assert manifest.counts.dropped["longer_than_max_length"] > 0
+    assert manifest.counts.kept + manifest.counts.dropped["longer_than_max_length"] == 32
 
 
-def test_too_many_long_examples_stop_the_stage(tmp_path: Path, base: StudentCard) -> None:
-    with pytest.raises(StageError, match=r"would be dropped .*Raise train.max_length"):
-        trained(tmp_path, base, "train.max_length=75")
+FAULTS = {
+    "too short": ("train.max_length=75", r"would be dropped .*Raise train.max_length"),
+    "preflight": ("train.max_length=1024", r"positions: train.max_length is 1024, .* 512 positions"),
+    "after preflight": ("train.early_stopping=2", r"early_stopping: no example of 32 is held out .*Raise it"),
+}
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+def test_a_fault_leaves_nothing_behind_and_the_repaired_recipe_trains(
+    tmp_path: Path, base: StudentCard, name: str
+) -> None:
+    """Under the same name of the run, and without FORCE."""
+    override, message = FAULTS[name]
+    context = prepared(tmp_path, base, "train.held_out_share=1.0e-9", override)
+    with pytest.raises(StageError, match=message):
+        run(context, CPU)
+    assert not context.directory("train").exists()
+    _, manifest = trained(tmp_path, base, "train.max_length=512")
+    assert manifest.counts.kept == 32
 
 
 def test_qlora_without_a_gpu_names_the_way_out(tmp_path: Path, base: StudentCard) -> None:
@@ -354,12 +362,12 @@ def test_a_flag_that_needs_a_missing_library_says_so(
     if find_spec(library) is not None:
         pytest.skip(f"{library} is installed here")
     with pytest.raises(RecipeError, match=message):
-        trained(tmp_path, base, flags=TrainFlags("cpu", **flags))
+        trained(tmp_path, base, flags=replace(CPU, **flags))
 
 
 def test_what_tensorboard_is_told_outlives_the_checkpoints(tmp_path: Path, base: StudentCard) -> None:
     pytest.importorskip("tensorboard")
-    context, _ = trained(tmp_path, base, flags=TrainFlags("cpu", tracker="tensorboard"))
+    context, _ = trained(tmp_path, base, flags=replace(CPU, tracker="tensorboard"))
     (events,) = (context.directory("train") / "tensorboard").iterdir()
     assert events.stat().st_size > 1000
 
@@ -374,19 +382,88 @@ def test_a_checkpoint_that_a_kill_cut_short_is_never_resumed_from(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
 
 
+def test_a_run_that_cannot_write_its_manifest_goes_on_from_its_last_step(
+    tmp_path: Path, base: StudentCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = prepared(tmp_path, base)
+    in_the_way = context.directory("train") / ".manifest.json.tmp"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        run(context, CPU)
+    assert last_checkpoint(context.directory("train") / STEPS) is not None
+    in_the_way.rmdir()
+    with caplog.at_level("INFO"):
+        run(context, CPU)
+    assert "train: going on from checkpoint-4" in caplog.messages
+    assert context.manifest("train") is not None
+    assert not (context.directory("train") / STEPS).exists()
+
+
 def test_a_second_run_is_up_to_date_and_imports_nothing_heavy(tmp_path: Path) -> None:
     context = finished_filter(tmp_path, sums(16))
     run(context, CPU)
-    assert read_manifest(context.directory("train")) is not None
+    directory = context.directory("train")
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    assert directory / "manifest.json" in before
+    (directory / STEPS / "checkpoint-1").mkdir(parents=True)  # as a kill between manifest and removal leaves
     code = (
-        "import sys, pathlib; from pipeline.__main__ import context; from students.train import run;"
-        f"run(context(pathlib.Path({str(tmp_path / 'small.yaml')!r}), pathlib.Path({str(tmp_path / 'runs')!r}),"
-        " False, ['train.batch_size=8'])); print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+        "import sys; from pathlib import Path; from pipeline.context import load_context;"
+        "from students.train import run;"
+        f"run(load_context(Path({context.start.recipe!r}), Path({str(context.runs)!r}), None, "
+        "['train.batch_size=8'])); print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
     )
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert time.monotonic() - started < 20
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    assert not (directory / STEPS).exists()
+
+
+DEFAULTS = {
+    name: field.default
+    for name, field in Train.model_fields.items()
+    if isinstance(field.default, (int, float, str))
+}
+
+
+def fingerprint(root: Path, *overrides: str, card: StudentCard | None = None) -> str:
+    context = finished_filter(root, sums(2), *overrides, card=card)
+    return plan_of(context, context.base, context.require("filter", "train")).fingerprint
+
+
+def test_what_a_recipe_leaves_to_its_defaults_is_in_no_fingerprint(tmp_path: Path) -> None:
+    """So a new key with a default leaves finished runs up to date."""
+    stated = [f"train.{name}={value}" for name, value in DEFAULTS.items() if name != "batch_size"]
+    assert len(stated) > 6
+    nested = ["train.lora.rank=16", "generate.sampling.top_k=0", "generate.sampling.min_p=0.0"]
+    assert fingerprint(tmp_path, *stated, *nested) == fingerprint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "changes", "same"),
+    [
+        ("train.epochs=2", {}, False),
+        ("generate.sampling.temperature=0.5", {}, False),
+        ("seed=1", {}, False),
+        ("train.epochs=1", {"eos": "<|endoftext|>"}, False),
+        ("train.epochs=1", {"thinking": {"close": "</thought>"}}, False),
+        ("train.epochs=1", {"thinking": {"opened_by_prompt": False}}, True),
+        ("train.epochs=1", {"licence": "MIT", "lora_targets": ["q_proj"]}, True),
+        ("eval.samples=4", {}, True),
+    ],
+    ids=["epochs", "sampling", "seed", "end token", "tags", "how tags are read", "not read", "eval"],
+)
+def test_a_fingerprint_holds_what_decides_the_checkpoint(
+    tmp_path: Path, base: StudentCard, override: str, changes: dict[str, Any], same: bool
+) -> None:
+    before = fingerprint(tmp_path, card=base)
+    card = StudentCard.model_validate({**base.model_dump(), **changes})
+    assert (fingerprint(tmp_path, override, card=card) == before) is same
+
+
+def test_lora_targets_are_in_the_fingerprint_of_an_adapter(tmp_path: Path, base: StudentCard) -> None:
+    other = base.model_copy(update={"lora_targets": ["q_proj"]})
+    found = {fingerprint(tmp_path, "train.method=lora", card=card) for card in (base, other)}
+    assert len(found) == 2
 
 
 def command(context: Context, *arguments: str) -> list[str]:
@@ -435,6 +512,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert [row["step"] for row in metrics(killed)] == list(range(1, 21))
     for name in ("loss", "learning_rate", "num_tokens"):
         assert [row[name] for row in metrics(killed)] == [row[name] for row in metrics(whole)]
+    assert not (killed.directory("train") / STEPS).exists()
     ours, theirs = weights(killed), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -448,9 +526,9 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         call = command(context) if processes == 1 else [*launcher, *command(context)]
         subprocess.run([sys.executable, *call], cwd=ROOT, env=environment(), check=True)
-        manifest = read_manifest(context.directory("train"))
+        manifest = context.manifest("train")
         assert manifest is not None
-        assert manifest["notes"]["processes"] == processes
+        assert manifest.notes["processes"] == processes
         curves.append([row["loss"] for row in metrics(context)])
     assert len(curves[0]) == 10
     assert curves[0] == pytest.approx(curves[1], rel=0.01)

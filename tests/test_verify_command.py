@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError, StageError, VerifyError
 from pipeline.records import Problem, Trace, Verdict, to_json
-from pipeline.stage import Context, Start
-from pipeline.verify.audit import audit_run, choose
+from pipeline.run.contract import Start
+from pipeline.verify.audit import audit_run, choose, second_row
+from pipeline.verify.basis import basis_of, tags_digest
 from pipeline.verify.command import run_verify
 from pipeline.verify.confusion import confusion_table, wilson_interval
-from tests.filter_fixtures import make_recipe
+from pipeline.verify.table import VERIFIERS
+from tests.conftest import ROOT
 
 ROWS = [
     {
@@ -70,6 +73,11 @@ def test_rows_go_to_stdout_without_out(tmp_path: Path, capsys: pytest.CaptureFix
         ("[1]\n", "rows.jsonl:1"),
         ('{"gold": "1", "answer": "1"}\n', "rows.jsonl:1: no 'response'; the row has: gold, answer"),
         ('{"gold": "1", "response": "1", "verifier": "maths"}\n', "rows.jsonl:1: unknown verifier 'maths'"),
+        ('{"gold": "1", "response": "1", "verifier": 7}\n', "rows.jsonl:1: unknown verifier 7"),
+        (
+            '{"gold": "1", "response": "1", "metadata": [1]}\n',
+            r"rows.jsonl:1: 'metadata' must be a JSON object, found \[1\]",
+        ),
     ],
 )
 def test_faulty_files(tmp_path: Path, text: str, message: str) -> None:
@@ -122,37 +130,131 @@ def test_confusion_table_counts_unverifiable_as_rejected() -> None:
     assert "rejected of the wrong: 4 of 4 = 100.00%" in table
 
 
-def verdict(problem_id: str, status: str, layer: str) -> Verdict:
-    return Verdict(problem_id, 0, status, "equal", "0.5", layer, "math", "1", 0.001)  # type: ignore[arg-type]
+def verdict(
+    problem_id: str, status: str, layer: str, verifier: str = "math", basis: str = "0123456789abcdef-0"
+) -> Verdict:
+    return Verdict(
+        problem_id=problem_id,
+        sample=0,
+        status=status,  # type: ignore[arg-type]
+        basis=basis,
+        reason="equal",
+        extracted="0.5",
+        layer=layer,
+        verifier=verifier,
+        version="1",
+        seconds=0.001,
+    )
 
 
 def trace(problem_id: str, answer: str) -> Trace:
-    return Trace(problem_id, 0, 1, "r", "", answer, "stop", 5, 5, "t")
+    return Trace(
+        problem_id=problem_id,
+        sample=0,
+        seed=1,
+        request="r",
+        response=f"<think>Is it \\boxed{{9}}?</think>\n\n{answer}",
+        finish_reason="stop",
+        prompt_tokens=5,
+        output_tokens=5,
+        teacher="t",
+    )
+
+
+def problem(
+    name: str, gold: str = "1/2", verifier: str = "math", metadata: dict[str, object] | None = None
+) -> Problem:
+    return Problem(name, f"{name}?", gold, verifier, "s", "MIT", metadata or {})
 
 
 def context_in(runs: Path) -> Context:
-    return Context(make_recipe(), runs, Start(recipe="my/own.yaml"))
+    return load_context(ROOT / "recipes/demo.yaml", runs, Start(recipe="my/own.yaml"))
+
+
+def write_run(context: Context, rows: list[tuple[Problem, str, str, str]]) -> None:
+    """Problems, and of each a trace and a verdict: (problem, status, layer, answer)."""
+    tags = tags_digest(context.teacher.tags)
+    files = {
+        "problems/problems.jsonl": [one for one, _, _, _ in rows],
+        "generate/traces-00000.jsonl": [trace(one.id, answer) for one, _, _, answer in rows],
+        "generate/verdicts.jsonl": [
+            verdict(one.id, status, layer, one.verifier, basis_of(one, tags))
+            for one, status, layer, _ in rows
+        ],
+    }
+    for name, records in files.items():
+        (context.run / name).parent.mkdir(parents=True, exist_ok=True)
+        (context.run / name).write_text("".join(to_json(record) + "\n" for record in records))
 
 
 def test_audit_finds_both_kinds_of_error_and_changes_nothing(tmp_path: Path) -> None:
     context = context_in(tmp_path)
-    context.directory("problems").mkdir(parents=True)
-    context.directory("generate").mkdir()
     rows = [("right", "correct", "\\boxed{0.5}"), ("accepted", "correct", "\\boxed{0.7}"),
             ("rejected", "wrong", "\\boxed{0.5}"), ("wrong", "wrong", "\\boxed{3}")]  # fmt: skip
-    files = {
-        "problems/problems.jsonl": [Problem(name, name, "1/2", "math", "s", "MIT") for name, _, _ in rows],
-        "generate/traces-00000.jsonl": [trace(name, answer) for name, _, answer in rows],
-        "generate/verdicts.jsonl": [verdict(name, status, "numeric") for name, status, _ in rows],
-    }
-    for name, records in files.items():
-        (context.run / name).write_text("".join(to_json(record) + "\n" for record in records))
+    write_run(context, [(problem(name), status, "numeric", answer) for name, status, answer in rows])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
     report = audit_run(context, sample=10, workers=1)
     assert "(false accepts): 1 of 2 = 50.00%" in report
     assert "(false rejects): 1 of 2 = 50.00%" in report
     assert "accepted sample 0: gold '1/2', answer '0.5': correct by numeric, wrong by math_verify" in report
+    assert "no second opinion" not in report
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before
+
+
+def test_audit_has_no_second_opinion_on_what_is_not_mathematics(tmp_path: Path) -> None:
+    """Read as mathematics, "B" is a variable and {"a": 1} a set: math would call these answers wrong."""
+    context = context_in(tmp_path)
+    family = {"family": "chain_sum", "entry": {}}
+    write_run(
+        context,
+        [
+            (problem("letter", "B", "choice"), "correct", "string", "(B) 1/2"),
+            (problem("word", "cat", "text"), "correct", "string", "\\boxed{The cat}"),
+            (problem("object", '{"a": 1}', "json"), "correct", "json", '{"a": 1.0}'),
+            (problem("texts", '["cat"]', "any", {"verifier": "text"}), "correct", "string", "cat"),
+            (problem("grid", "1 2\n2 1", "reasoning_gym", family), "correct", "reasoning_gym", "1 2\n2 1"),
+            (problem("sum", "-1,003", "reasoning_gym", family), "correct", "reasoning_gym", "-1003"),
+            (problem("other sum", "7", "reasoning_gym", family), "correct", "reasoning_gym", "8"),
+            (problem("golds", '["1/2", "2"]', "any"), "wrong", "numeric", "\\boxed{0.5}"),
+        ],
+    )
+    report = audit_run(context, sample=20, workers=1)
+    assert "no second opinion: 5 verdicts, which are in no rate" in report
+    assert "(any 1, choice 1, json 1, reasoning_gym 1, text 1)" in report
+    table = [line.split() for line in report.splitlines()]
+    assert ["correct", "string", "|", "no", "second", "opinion", "3"] in table
+    assert ["correct", "reasoning_gym", "|", "correct", "1"] in table
+    assert "(false accepts): 1 of 2 = 50.00%" in report
+    assert "(false rejects): 1 of 1 = 100.00%" in report
+    assert "  other sum sample 0: gold '7'" in report
+
+
+def test_each_verifier_has_its_second_opinion_or_none() -> None:
+    opinions = {
+        name: second_row(verdict("p", "correct", "string", name), problem("p", "7", name), "7")
+        for name in VERIFIERS
+    }
+    assert {name for name, row in opinions.items() if row is not None} == {"math", "reasoning_gym", "any"}
+
+
+def test_audit_asks_about_verdicts_of_todays_tags_only(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    write_run(context, [(problem("p"), "correct", "numeric", "\\boxed{0.5}")])
+    stale = verdict("p", "wrong", "", basis="0123456789abcdef-00000000")
+    file = context.run / "generate/verdicts.jsonl"
+    file.write_text(to_json(stale) + "\n" + file.read_text() + '{"problem_id": "cut')
+    report = audit_run(context, workers=1)
+    assert "(false accepts): 0 of 1" in report
+    assert "(false rejects): no rows" in report
+
+
+def test_audit_names_the_line_that_is_not_a_verdict(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    write_run(context, [(problem("p"), "correct", "numeric", "\\boxed{0.5}")])
+    with (context.run / "generate/verdicts.jsonl").open("a") as file:
+        file.write('{"problem_id": "p"}\n')
+    with pytest.raises(StageError, match=r"verdicts.jsonl:2: is not a verdict \(.* missing "):
+        audit_run(context, workers=1)
 
 
 def test_audit_of_nothing_says_what_to_run(tmp_path: Path) -> None:
@@ -168,10 +270,9 @@ def test_audit_of_nothing_says_what_to_run(tmp_path: Path) -> None:
     ids=["no generate", "no verdict yet"],
 )
 def test_audit_before_generate_says_so(tmp_path: Path, verdicts: str | None, message: str) -> None:
-    problem = Problem("p", "1/2?", "1/2", "math", "s", "MIT")
     context = context_in(tmp_path)
     context.directory("problems").mkdir(parents=True)
-    (context.directory("problems") / "problems.jsonl").write_text(to_json(problem) + "\n")
+    (context.directory("problems") / "problems.jsonl").write_text(to_json(problem("p")) + "\n")
     if verdicts is not None:
         context.directory("generate").mkdir()
         (context.directory("generate") / "verdicts.jsonl").write_text(verdicts)

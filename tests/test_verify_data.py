@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.verify.math_answer import verify_math
+from pipeline.verify.math import verify_math
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests" / "fixtures" / "verify"

@@ -1,5 +1,6 @@
-"""Hostile answers: each ends by the deadline, none runs, the host does not grow, the next answers are as fast."""
+"""Hostile answers: each ends by the deadline, none runs, the host does not grow, nothing is left running."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,19 +46,18 @@ def test_some_hostile_answers(pool: VerifierPool, tmp_path: Path) -> None:
     for name, response in rows:
         check_row(pool, name, response, "4")
     assert not (tmp_path / "run").exists()
+    check_nothing_is_left_running(pool)
 
 
 def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 
-def normal_seconds(pool: VerifierPool) -> float:
-    start = time.perf_counter()
+def check_normal_answers(pool: VerifierPool) -> None:
     rows = (
         ((str(k), k), "math", f"\\frac{{{k}}}{{7}}", f"So it is \\boxed{{{k}/7}}.", {}) for k in range(1_000)
     )
     assert all(verdict.status == "correct" for verdict in pool.map(rows))
-    return time.perf_counter() - start
 
 
 def worker_pids(pool: VerifierPool) -> list[str]:
@@ -67,16 +67,18 @@ def worker_pids(pool: VerifierPool) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def slowdown(pool: VerifierPool, fresh: VerifierPool) -> float:
-    """Seconds of `pool` over those of `fresh`, the best of each over turns taken side by side: a machine that does
-    other work for a second or ten meets both."""
-    used_seconds = fresh_seconds = float("inf")
-    for turn in range(40):
-        used_seconds = min(used_seconds, normal_seconds(pool))
-        fresh_seconds = min(fresh_seconds, normal_seconds(fresh))
-        if turn >= 4 and used_seconds < 1.1 * fresh_seconds:
-            break
-    return used_seconds / fresh_seconds
+def check_nothing_is_left_running(pool: VerifierPool) -> None:
+    """One worker at most, of one thread, which sleeps once it has answered."""
+    pids = worker_pids(pool)
+    assert len(pids) <= 1
+    for pid in pids:
+        assert len(os.listdir(f"/proc/{pid}/task")) == 1
+        assert any(wait_for_state(pid) == "S" for _ in range(100))
+
+
+def wait_for_state(pid: str) -> str:
+    time.sleep(0.05)
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.slow
@@ -84,13 +86,11 @@ def slowdown(pool: VerifierPool, fresh: VerifierPool) -> float:
 def test_all_hostile_answers(pool: VerifierPool, tmp_path: Path, gold: str) -> None:
     rows = hostile_rows(str(tmp_path / "run"))
     assert len(rows) >= 40
-    normal_seconds(pool)
+    check_normal_answers(pool)
     before_mb = resident_mb()
     for name, response in rows:
         check_row(pool, name, response, gold)
     assert not (tmp_path / "run").exists()
     assert resident_mb() < before_mb + 30  # the longest response is 3 MB and is copied a few times
-    assert len(worker_pids(pool)) <= 1
-    with VerifierPool(workers=1, deadline_seconds=DEADLINE) as fresh:
-        normal_seconds(fresh)
-        assert slowdown(pool, fresh) < 1.1
+    check_nothing_is_left_running(pool)
+    check_normal_answers(pool)

@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.errors import VerifyError
 from pipeline.verify.choice import verify_choice
-from pipeline.verify.json_value import verify_json
-from pipeline.verify.table import VERSIONS, check_verifier, load_verifiers
+from pipeline.verify.json import verify_json
+from pipeline.verify.table import VERIFIERS, VERSIONS, check_verifier, function_of, versions_of
 from pipeline.verify.text import verify_text
 
 OPTIONS = {"options": ["red", "dark blue", "green", "yellow"]}
@@ -85,7 +85,7 @@ def test_json(gold: str, response: str, metadata: dict[str, object], status: str
     ],
 )
 def test_any(golds: list[str], response: str, metadata: dict[str, object], status: str) -> None:
-    assert load_verifiers(VERSIONS)["any"](response, json.dumps(golds), metadata).status == status
+    assert function_of("any")(response, json.dumps(golds), metadata).status == status
 
 
 def entry(answer: str) -> dict[str, object]:
@@ -106,11 +106,18 @@ def entry(answer: str) -> dict[str, object]:
 )
 def test_reasoning_gym(family: str, answer: str, response: str, status: str) -> None:
     metadata = {"family": family, "entry": entry(answer)}
-    assert load_verifiers(VERSIONS)["reasoning_gym"](response, answer, metadata).status == status
+    assert function_of("reasoning_gym")(response, answer, metadata).status == status
 
 
-def test_every_version_has_its_verifier() -> None:
-    assert load_verifiers(VERSIONS).keys() == VERSIONS.keys()
+def test_every_row_of_the_table_has_its_function() -> None:
+    assert all(callable(function_of(name)) for name in VERIFIERS)
+    assert VERIFIERS.keys() == VERSIONS.keys()
+
+
+def test_the_versions_in_use_are_sorted_and_named_once() -> None:
+    found = versions_of(["text", "math", "text"])
+    assert list(found.items()) == [("math", VERSIONS["math"]), ("text", VERSIONS["text"])]
+    assert versions_of([]) == {}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +130,7 @@ def test_every_version_has_its_verifier() -> None:
         ("reasoning_gym", {"family": "chain_sums"}, "did you mean 'chain_sum'"),
         ("any", {"verifier": "any"}, "cannot hold another"),
         ("any", {"verifier": "mth"}, "did you mean 'math'"),
+        ("any", {"verifier": ["math"]}, r"must name a verifier, found \['math'\]"),
     ],
 )
 def test_verifiers_that_are_refused(name: str, metadata: dict[str, object], message: str) -> None:

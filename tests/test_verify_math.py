@@ -1,10 +1,13 @@
 """The math verifier on its tables of rows: hard formats, whole responses, layers, reasons."""
 
+import re
+
 import pytest
 from verify_rows import hard_formats, mixed, more_formats, responses
 
-from pipeline.verify.grammar import read_answer
-from pipeline.verify.math_answer import verify_math
+from pipeline.verify.math import verify_math
+from pipeline.verify.math.grammar import read_answer
+from tests.conftest import ROOT
 
 FORMATS = hard_formats.ROWS | more_formats.ROWS | mixed.ROWS
 ROWS = [(name, *row) for name, rows in FORMATS.items() for row in rows]
@@ -66,6 +69,19 @@ def test_layers_and_reasons(gold: str, response: str, status: str, reason: str, 
     assert (outcome.status, outcome.reason, outcome.layer) == (status, reason, layer)
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("2^{2005} \\pmod 7", "2", True),
+        ("2^{2005} \\pmod 7", "3", False),
+        ("10^{400} \\pmod 7", "4 \\pmod 7", True),
+        ("x \\equiv 2 \\pmod 5", "2+3i", False),
+    ],
+)
+def test_residues_are_exact_and_real(gold: str, answer: str, right: bool) -> None:
+    assert accepts(gold, f"\\boxed{{{answer}}}") is right
+
+
 def test_layers_can_be_asked_apart() -> None:
     for layers in (["values"], ["math_verify"]):
         outcome = verify_math("\\boxed{0.5}", "\\frac12", {"layers": layers})
@@ -78,3 +94,16 @@ def test_an_ambiguous_answer_has_all_its_readings() -> None:
     assert len(read_answer("1,234")) == 2
     assert len(read_answer("(1,234)")) == 1
     assert read_answer("") == ()
+
+
+def test_nothing_outside_the_room_imports_what_is_inside() -> None:
+    room = ROOT / "pipeline/verify/math"
+    modules = [
+        path
+        for package in ("pipeline", "teachers", "students", "eval")
+        for path in (ROOT / package).rglob("*.py")
+    ]
+    importing = [
+        path for path in modules if re.search(r"(?:from|import) pipeline\.verify\.math\.", path.read_text())
+    ]
+    assert {path.parent for path in importing} == {room}

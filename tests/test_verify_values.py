@@ -4,11 +4,11 @@ from fractions import Fraction
 
 import pytest
 
-from pipeline.verify.evaluate import TooBig, Undefined, approximate, exact
-from pipeline.verify.grammar import read_answer
-from pipeline.verify.realsets import same_real_set
-from pipeline.verify.units import read_unit
-from pipeline.verify.words import number_in_words
+from pipeline.verify.math.evaluate import TooBig, Undefined, approximate, exact
+from pipeline.verify.math.grammar import read_answer
+from pipeline.verify.math.sets import same_real_set
+from pipeline.verify.math.units import read_unit
+from pipeline.verify.math.words import number_in_words
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,7 @@ def test_floating_point_values() -> None:
         ("(0,5) \\cap [3,9]", "[3,5)", True),
         ("x \\ne 1, x \\ne 2", "(-\\infty,1) \\cup (1,2) \\cup (2,\\infty)", True),
         ("|x| > 2", "x < -2 \\text{ or } x > 2", True),
+        ("|x| \\ne 2", "x \\ne 2, x \\ne -2", True),
         ("-3 < 1 - 2x < 5", "(-2, 2)", True),
     ],
 )
@@ -73,6 +74,7 @@ def test_sets_of_reals(left: str, right: str, equal: bool) -> None:
         ("cm^2", "area", Fraction(1, 10_000)),
         ("meters squared", "area", Fraction(1)),
         ("miles per hour", "speed", Fraction(1397, 3125)),
+        ("meters per second squared", "length^1 time^-2", Fraction(1)),
         ("square units", "area", Fraction(0)),
         ("green apples", "", Fraction(1)),
     ],

@@ -1,5 +1,1 @@
-"""The report stage: report.html, report.md and the model card, from manifests, scores and traces."""
-
-from pipeline.report.stage import run
-
-__all__ = ["run"]
+"""The report stage, and what one does with finished runs: ablate one, publish one."""

@@ -8,16 +8,16 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.report.table import Table
-from pipeline.stage import difference, inputs_of, read_manifest
-from pipeline.strict_yaml import nearest
+from pipeline.run.contract import difference, read_manifests
+from pipeline.run.stages import before
 
 AGAINST = "against.json"
 # the stages that an ablation may change, and whose plans say how
-CHANGED_STAGES = ("filter", "train")
+CHANGED_STAGES = [stage for stage in before("eval") if stage not in before("filter")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +46,25 @@ class Against:
     why_not: str
 
 
-def remember(run: Path, other: str) -> None:
-    """State the run that the reports of `run` are set against. RecipeError where there is none."""
-    if not named_run(run.parent, other).is_dir():
-        raise RecipeError(
-            f"--against {other}: there is no such run in {run.parent}; {nearest(other, names_in(run.parent))}"
-        )
-    run.mkdir(parents=True, exist_ok=True)
-    (run / AGAINST).write_text(json.dumps({"run": other}) + "\n", encoding="utf-8")
+def remember(context: Context, other: str) -> None:
+    """State the run that the reports of this one are set against. RecipeError where there is none."""
+    path = context.run_named("--against", other)
+    # by its name where it stands beside this one, so that both can be moved together
+    name = path.name if path.parent == context.runs else str(path.resolve())
+    context.run.mkdir(parents=True, exist_ok=True)
+    (context.run / AGAINST).write_text(json.dumps({"run": name}) + "\n", encoding="utf-8")
 
 
-def recall(run: Path) -> Path | None:
+def recall(context: Context) -> Path | None:
     """The other run's directory; None where none was stated. StageError where the file is damaged."""
-    path = run / AGAINST
+    path = context.run / AGAINST
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["run"]
-        return named_run(run.parent, name)
+        return Path(context.runs / json.loads(path.read_text(encoding="utf-8"))["run"])
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError) as error:
         raise StageError(
-            f'{path}: is no JSON object {{"run": name}} ({error}); remove it, or report with --against RUN'
+            f'{path}: does not hold {{"run": name}} ({error}); remove it, or report with --against RUN'
         ) from None
 
 
@@ -75,28 +73,16 @@ def named_run(runs: Path, name: str) -> Path:
     return Path(name) if Path(name).is_dir() and not (runs / name).is_dir() else runs / name
 
 
-def names_in(runs: Path) -> list[str]:
-    return sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
-
-
-def inputs_against(other: Path | None) -> dict[str, str]:
-    """What a report's plan takes in of the other run; nothing before its eval is finished."""
-    manifest = read_manifest(other / "eval") if other is not None else None
-    return inputs_of({"against": manifest}) if manifest is not None else {}
-
-
-def set_against(run: Path, other: Path | None, compare: Compare) -> Against | None:
-    """`run` against `other`, as `python -m pipeline compare` has it."""
+def set_against(context: Context, other: Path | None, compare: Compare) -> Against | None:
+    """This run against `other`, as `python -m pipeline compare` has it."""
     if other is None:
         return None
-    theirs, ours = plans_of(other), plans_of(run)
+    theirs, ours = (
+        {stage: manifest.config for stage, manifest in read_manifests(run, CHANGED_STAGES).items()}
+        for run in (other, context.run)
+    )
     changes = difference(theirs, ours) if theirs and ours else []
     try:
-        return Against(other.name, changes, compare(other, run), "")
+        return Against(other.name, changes, compare(other, context.run), "")
     except (RecipeError, StageError) as error:
         return Against(other.name, changes, None, str(error))
-
-
-def plans_of(run: Path) -> dict[str, Any]:
-    manifests = {stage: read_manifest(run / stage) for stage in CHANGED_STAGES}
-    return {stage: manifest["config"] for stage, manifest in manifests.items() if manifest is not None}

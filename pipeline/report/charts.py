@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.gather import Findings
+from pipeline.report.gather import Findings, funnel_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,6 @@ def draw(paint: Callable[["Axes", bool], None], size: tuple[float, float], words
 
 def render(paint: Callable[["Axes", bool], None], size: tuple[float, float], dark: bool) -> str:
     from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     scheme = DARK if dark else LIGHT
@@ -60,7 +59,6 @@ def render(paint: Callable[["Axes", bool], None], size: tuple[float, float], dar
     }
     with rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         paint(axes, dark)
         file = io.BytesIO()
@@ -77,21 +75,20 @@ def colour(model: str, models: list[str], dark: bool) -> str:
 
 def scores_chart(findings: Findings) -> Chart:
     """pass@1 of every model on every task, with 95% intervals."""
-    tasks = [task for task, _ in findings.pool_first()]
-    models = findings.models
+    tasks, models = findings.pool_first(), list(findings.models)
 
     def paint(axes: "Axes", dark: bool) -> None:
         step = 0.8 / len(models)
         for place, model in enumerate(models):
-            entries = [findings.results["tasks"][task][model] for task in tasks]
-            values = [100 * entry["pass@1"] for entry in entries]
-            below = [100 * (entry["pass@1"] - entry["ci95"][0]) for entry in entries]
-            above = [100 * (entry["ci95"][1] - entry["pass@1"]) for entry in entries]
+            scores = [entry.models[model] for _, entry in tasks]
+            values = [100 * score.pass_at_1 for score in scores]
+            below = [100 * (score.pass_at_1 - score.ci95[0]) for score in scores]
+            above = [100 * (score.ci95[1] - score.pass_at_1) for score in scores]
             at = [row + (place - (len(models) - 1) / 2) * step for row in range(len(tasks))]
             ink = (DARK if dark else LIGHT)["ink"]
             axes.barh(at, values, 0.9 * step, color=colour(model, models, dark), label=model)
             axes.errorbar(values, at, xerr=[below, above], fmt="none", ecolor=ink, capsize=3, lw=1.2)
-        axes.set_yticks(range(len(tasks)), [tick_label(task) for task in tasks])
+        axes.set_yticks(range(len(tasks)), [tick_label(name) for name, _ in tasks])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("pass@1, percent, with 95% interval")
@@ -119,7 +116,7 @@ def legend_above(axes: "Axes", names: list[str]) -> None:
 
 def funnel_chart(findings: Findings) -> Chart | None:
     """What is left after each step; what was lost before it is drawn behind it."""
-    steps = findings.funnel
+    steps = funnel_of(findings.manifests)
     if not steps:
         return None
 
@@ -144,17 +141,17 @@ def funnel_chart(findings: Findings) -> Chart | None:
 def budget_chart(findings: Findings) -> Chart:
     """pass@1 against the allowed tokens, with bands."""
     _, entry = findings.headline
-    models = findings.models
+    models = list(findings.models)
 
     def paint(axes: "Axes", dark: bool) -> None:
         for model in models:
-            curve = entry["budget"][model]
-            allowed = [point["max_tokens"] for point in curve]
+            curve = entry.budget[model]
+            allowed = [point.max_tokens for point in curve]
             ink = colour(model, models, dark)
-            low = [100 * point["ci95"][0] for point in curve]
-            high = [100 * point["ci95"][1] for point in curve]
+            low, high = ([100 * point.ci95[end] for point in curve] for end in (0, 1))
             axes.fill_between(allowed, low, high, color=ink, alpha=0.2, lw=0)
-            axes.plot(allowed, [100 * p["pass@1"] for p in curve], color=ink, marker="o", ms=3, label=model)
+            values = [100 * point.pass_at_1 for point in curve]
+            axes.plot(allowed, values, color=ink, marker="o", ms=3, label=model)
         axes.set_xscale("log", base=2)
         axes.set_xticks(allowed[::-2], [f"{budget:,}" for budget in allowed[::-2]])
         axes.minorticks_off()
@@ -169,37 +166,37 @@ def budget_chart(findings: Findings) -> Chart:
 
 def lengths_chart(lengths: dict[str, Counter[int]]) -> Chart | None:
     """Output tokens of kept and of dropped traces, as shares of each; `lengths` counts traces by tokens."""
-    groups = {name: values for name, values in lengths.items() if values}
-    if not groups:
+    if not lengths:
         return None
-    top = max(max(values) for values in groups.values())
+    top = max(max(values) for values in lengths.values())
 
     def paint(axes: "Axes", dark: bool) -> None:
         bins = [top * edge / 40 for edge in range(41)] if top else [0, 1]
         shades = {"kept": MODELS["student"][dark], "dropped": (DARK if dark else LIGHT)["lost"]}
-        for name, values in groups.items():
+        for name, values in lengths.items():
             weights = [100 * number / values.total() for number in values.values()]
             axes.hist([*values], bins, weights=weights, color=shades[name], alpha=0.55, label=name)
         axes.set_xlabel("output tokens")
         axes.set_ylabel("percent of the group")
         axes.grid(axis="y", lw=0.6)
         axes.set_axisbelow(True)
-        legend_above(axes, [f"{name} ({values.total():,})" for name, values in groups.items()])
+        legend_above(axes, [f"{name} ({values.total():,})" for name, values in lengths.items()])
 
     return draw(paint, (WIDTH, 2.8), "lengths of kept and dropped traces")
 
 
-def loss_chart(rows: list[dict[str, Any]]) -> Chart | None:
-    """Training loss by step."""
+def loss_chart(rows: list[dict[str, Any]], stage: str) -> Chart | None:
+    """Loss of a stage by step."""
     points = [(row["step"], row["loss"]) for row in rows if "step" in row and "loss" in row]
     if len(points) < 2:
         return None
+    label = "training loss" if stage == "train" else f"loss of {stage}"
 
     def paint(axes: "Axes", dark: bool) -> None:
         axes.plot(*zip(*points, strict=True), color=MODELS["student"][dark], lw=1.5)
         axes.set_xlabel("step")
-        axes.set_ylabel("training loss")
+        axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.grid(lw=0.6)
 
-    return draw(paint, (WIDTH, 2.8), "training loss by step")
+    return draw(paint, (WIDTH, 2.8), f"{label} by step")

@@ -1,18 +1,17 @@
 """Numbers as a reader sees them: a score never without its interval."""
 
+from collections.abc import Sequence
 from typing import Any
 
-Interval = list[float]
+Interval = Sequence[float]  # low, high
 
 
 def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
-def score(value: float | None, ci95: Interval | None) -> str:
-    """`59.5% [56.9, 62.1]`; a dash where the value is not defined."""
-    if value is None or ci95 is None:
-        return "-"
+def score(value: float, ci95: Interval) -> str:
+    """`59.5% [56.9, 62.1]`."""
     return f"{percent(value)} {interval(ci95)}"
 
 

@@ -7,119 +7,60 @@ security policy allows this page's own script and style by their hashes, picture
 import base64
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.charts import budget_chart, funnel_chart, lengths_chart, loss_chart, scores_chart
+from pipeline.report import charts, tables
 from pipeline.report.gather import Findings
-from pipeline.report.numbers import interval, percent
-from pipeline.report.tables import (
-    contamination_table,
-    cost_table,
-    forced_table,
-    forecast_table,
-    funnel_table,
-    gap_text,
-    ledger_table,
-    paired_table,
-    provenance_tables,
-    scores_table,
-    software_table,
-)
-from pipeline.report.traces import MAX_CHARACTERS, Answered, Sifted
-from pipeline.report.words import (
-    BUDGET_NOTE,
-    CONTAMINATION_NOTE,
-    NOT_CONTAMINATED_NOTE,
-    cost_note,
-    subtitle,
-    way_of_measuring,
-    what_is_measured,
-)
+from pipeline.report.numbers import Interval, interval, percent
+from pipeline.report.traces import MAX_CHARACTERS, Answered, FilteredTraces
 
 HERE = Path(__file__).resolve().parent
 
 
-@dataclass(frozen=True, slots=True)
-class Headline:
-    title: str
-    value: str
-    note: str
-
-
-def report_page(findings: Findings, sifted: Sifted, answered: Answered) -> str:
-    """The page as text."""
+def report_page(findings: Findings, traces: FilteredTraces, answered: Answered) -> str:
+    """The page as text; the template asks `tables` and `charts` for what it shows."""
     import jinja2
     from markupsafe import Markup
 
     css, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    loader = jinja2.FileSystemLoader(HERE)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
-    held = {"models": findings.models, "questions": answered.shown, "traces": sifted.shown}
+    held = {"models": list(findings.models), "questions": answered.shown, "traces": traces.shown}
     return environment.get_template("page.html.j2").render(
+        findings=findings,
+        tables=tables,
+        charts=charts,
+        cards=headline_cards(findings),
+        lengths=traces.lengths,
+        questions_note=questions_note(answered),
+        traces_note=traces_note(traces),
         policy=policy(css, script),
         css=Markup(css),
         script=Markup(script),
         data=Markup(inert_json(held)),
-        questions_note=questions_note(answered),
-        traces_note=traces_note(sifted),
-        charts={
-            "scores": scores_chart(findings),
-            "budget": budget_chart(findings),
-            "funnel": funnel_chart(findings),
-            "lengths": lengths_chart(sifted.lengths),
-            "loss": loss_chart(findings.metrics),
-        },
-        **words_and_tables(findings),
     )
 
 
-def words_and_tables(findings: Findings) -> dict[str, Any]:
+def headline_cards(findings: Findings) -> list[tuple[str, str, str]]:
+    """Title, value and note: pass@1 of each model, then the recovered gap; the interval is the note."""
     _, entry = findings.headline
-    return {
-        "name": findings.recipe.name,
-        "subtitle": subtitle(findings),
-        "how": way_of_measuring(findings),
-        "cards": headline_cards(findings),
-        "headline_note": what_is_measured(findings),
-        "score_tables": [(task, scores_table(findings, task)) for task, _ in findings.pool_first()],
-        "gap": gap_text(entry),
-        "paired": paired_table(findings),
-        "against": findings.against,
-        "budget_note": BUDGET_NOTE,
-        "forced": forced_table(findings),
-        "contamination": contamination_table(findings),
-        "contamination_note": CONTAMINATION_NOTE,
-        "not_contaminated_note": NOT_CONTAMINATED_NOTE,
-        "funnel": funnel_table(findings),
-        "cost_note": cost_note(findings),
-        "cost": cost_table(findings),
-        "ledger": ledger_table(findings),
-        "forecast": forecast_table(findings),
-        "provenance": provenance_tables(findings),
-        "software": software_table(findings),
-        "recipe": json.dumps(findings.recipe.model_dump(exclude_unset=True), indent=2, ensure_ascii=False),
-    }
-
-
-def headline_cards(findings: Findings) -> list[Headline]:
-    """pass@1 of each model, then the recovered gap; the interval stands under each value."""
-    _, entry = findings.headline
-    cards = []
-    for model in findings.models:
-        held = entry[model]
-        cards.append(Headline(f"{model}, pass@1", percent(held["pass@1"]), bounds(held["ci95"])))
-    gap = entry.get("gap_recovered")
+    cards = [
+        (f"{model}, pass@1", percent(held.pass_at_1), bounds(held.ci95))
+        for model, held in entry.models.items()
+    ]
+    gap = entry.gap_recovered
     if gap is not None:
-        note = bounds(gap["ci95"]) if gap["ci95"] else str(gap["reason"])
-        cards.append(Headline("gap recovered", percent(gap["value"]), note))
+        note = bounds(gap.ci95) if gap.ci95 else str(gap.reason)
+        cards.append(("gap recovered", percent(gap.value), note))
     return cards
 
 
-def bounds(ci95: list[float]) -> str:
+def bounds(ci95: Interval) -> str:
     """The note of a card; no line ends between the two bounds."""
     return "95% interval " + interval(ci95).replace(" ", "\N{NO-BREAK SPACE}")
 
@@ -153,13 +94,11 @@ def questions_note(answered: Answered) -> str:
     return f"{extent}, with {each} of every model; all samples are in eval/*.samples-*.jsonl."
 
 
-def traces_note(sifted: Sifted) -> str:
-    total, shown = sifted.counts.total(), len(sifted.shown)
+def traces_note(traces: FilteredTraces) -> str:
+    total, shown = traces.counts.total(), len(traces.shown)
     if not total:
         return "This run holds no filtered traces."
-    extent = (
-        f"All {total:,} traces"
-        if shown == total
-        else f"A sample: {shown:,} of {total:,} traces, of each reason"
-    )
+    extent = f"All {total:,} traces"
+    if shown < total:
+        extent = f"A sample: {shown:,} of {total:,} traces, of each reason"
     return f"{extent}. Here texts above {MAX_CHARACTERS:,} characters are cut in the middle."

@@ -1,117 +1,130 @@
-"""The tables of the report as rows of text, the same for Markdown and HTML."""
+"""What the page, report.md and the model card share: tables as rows of text, and sentences.
 
-from typing import Any
+A table that is None, or a sentence, is of something that this run does not have.
+"""
 
-from pipeline.report.gather import Findings
+import json
+
+from pipeline.report.gather import Findings, funnel_of
 from pipeline.report.numbers import count, p_value, points, score, seconds, short
+from pipeline.report.results import POOLED, Score, TaskResult
 from pipeline.report.table import Table
 
+BUDGET_NOTE = (
+    "What each model would score if its responses were cut at fewer tokens, from the same samples: a limit "
+    "does not change the tokens before it, so this is exact. A cut response counts as wrong."
+)
+CONTAMINATION_NOTE = (
+    "How many questions of each task also stand in the training problems or traces, measured again on what "
+    "the student was trained on, and the scores without them."
+)
+NOT_CONTAMINATED_NOTE = "Not measured: no student that was trained in this run is compared."
 
-def scores_table(findings: Findings, task: str) -> Table:
+
+def scores_table(entry: TaskResult) -> Table:
     """One row a model: every score of one task with its interval."""
-    entry = findings.results["tasks"][task]
-    sizes = list(next(iter(entry[model]["pass@k"] for model in findings.models)))
-    head = [
-        "model",
-        "n x k",
-        "pass@1",
-        *[f"pass@{size}" for size in sizes],
-        "cons@k",
-        "tokens",
-        "cut",
-        "no answer",
+    sizes = [f"pass@{size}" for size in first_score(entry).pass_at_k]
+    rows = [
+        [
+            model,
+            f"{held.n:,} x {held.k}",
+            score(held.pass_at_1, held.ci95),
+            *[score(each.value, each.ci95) for each in held.pass_at_k.values()],
+            score(held.cons_at_k.value, held.cons_at_k.ci95),
+            mean_tokens(held),
+            score(held.truncated, held.intervals.truncated),
+            score(held.no_answer, held.intervals.no_answer),
+        ]
+        for model, held in entry.models.items()
     ]
-    rows = []
-    for model in findings.models:
-        held = entry[model]
-        rows.append(
-            [
-                model,
-                f"{held['n']:,} x {held['k']}",
-                score(held["pass@1"], held["ci95"]),
-                *[score(held["pass@k"][size]["value"], held["pass@k"][size]["ci95"]) for size in sizes],
-                score(held["cons@k"]["value"], held["cons@k"]["ci95"]),
-                mean_tokens(held),
-                score(held["truncated"], held["intervals"]["truncated"]),
-                score(held["no_answer"], held["intervals"]["no_answer"]),
-            ]
-        )
-    return Table(head, rows)
+    return Table(["model", "n x k", "pass@1", *sizes, "cons@k", "tokens", "cut", "no answer"], rows)
 
 
-def mean_tokens(held: dict[str, Any]) -> str:
-    bounds = held["intervals"]["mean_tokens"]  # None at one question
+def first_score(entry: TaskResult) -> Score:
+    """One of its models': n, k and the sizes of pass@k are the same for all."""
+    return next(iter(entry.models.values()))
+
+
+def mean_tokens(held: Score) -> str:
+    bounds = held.intervals.mean_tokens  # None at one question
     extent = f"{bounds[0]:,.0f}, {bounds[1]:,.0f}" if bounds else "no interval of one"
-    return f"{held['mean_tokens']:,.0f} [{extent}]"
+    return f"{held.mean_tokens:,.0f} [{extent}]"
 
 
-def paired_table(findings: Findings) -> Table:
+def paired_table(findings: Findings) -> Table | None:
     """One row a task and pair of models: difference, p, and what this n could have found."""
-    rows = []
-    for task, entry in findings.pool_first():
-        for pair, held in entry["paired"].items():
-            adjusted = p_value(held["p_holm"]) if "p_holm" in held else "-"
-            rows.append(
-                [
-                    task,
-                    " - ".join(pair.rsplit("-", 1)),
-                    points(held["delta"], held["ci95"]),
-                    f"{p_value(held['p'])} ({held['test']})",
-                    adjusted,
-                    f"{100 * held['mde']:.1f} points",
-                ]
-            )
-    return Table(["task", "difference", "paired", "p", "p (Holm)", "could detect"], rows)
+    rows = [
+        [
+            task,
+            " - ".join(pair.rsplit("-", 1)),
+            points(held.delta, held.ci95),
+            f"{p_value(held.p)} ({held.test})",
+            p_value(held.p_holm) if held.p_holm is not None else "-",
+            f"{100 * held.mde:.1f} points",
+        ]
+        for task, entry in findings.pool_first()
+        for pair, held in entry.paired.items()
+    ]
+    head = ["task", "difference", "paired", "p", "p (Holm)", "could detect"]
+    return Table(head, rows) if rows else None
+
+
+def budget_table(entry: TaskResult) -> Table:
+    """The budget curve of every model, side by side."""
+    rows = [
+        [f"{points[0].max_tokens:,}", *[score(point.pass_at_1, point.ci95) for point in points]]
+        for points in zip(*entry.budget.values(), strict=True)
+    ]
+    return Table(["tokens", *entry.budget], rows)
 
 
 def funnel_table(findings: Findings) -> Table:
-    rows = []
-    for step in findings.funnel:
-        lost = ", ".join(f"{reason} {number:,}" for reason, number in step.lost.items())
-        rows.append([step.stage, step.label, count(step.count), lost or "-"])
+    rows = [
+        [step.stage, step.label, count(step.count), by_name(step.lost)]
+        for step in funnel_of(findings.manifests)
+    ]
     return Table(["stage", "what", "count", "lost before it, by reason"], rows)
 
 
+def by_name(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items()) or "-"
+
+
 def cost_table(findings: Findings) -> Table:
-    rows = [
-        [
-            cost.stage,
-            seconds(cost.seconds),
-            seconds(cost.engine_seconds) if cost.engine_seconds else "-",
-            count(cost.prompt_tokens) if cost.prompt_tokens else "-",
-            count(cost.output_tokens) if cost.output_tokens else "-",
-        ]
-        for cost in findings.costs
-    ]
+    rows = []
+    for name, manifest in findings.manifests.items():
+        usage = manifest.usage
+        tokens = [count(number) if number else "-" for number in (usage.prompt_tokens, usage.output_tokens)]
+        engine = seconds(usage.engine_seconds) if usage.engine_seconds else "-"
+        rows.append([name, seconds(manifest.seconds), engine, *tokens])
     return Table(["stage", "wall time", "engine time", "prompt tokens", "output tokens"], rows)
 
 
-def gap_text(entry: dict[str, Any]) -> str | None:
-    """The recovered gap in words, None where not all three models were compared."""
-    gap = entry.get("gap_recovered")
+def gap_text(findings: Findings) -> str | None:
+    """The recovered gap of the headline in words, None where not all three models were compared."""
+    gap = findings.headline[1].gap_recovered
     if gap is None:
         return None
-    if gap["value"] is None:
-        return f"Gap recovered: not defined, {gap['reason']}."
-    return f"Gap recovered: {score(gap['value'], gap['ci95'])} of the way from base to teacher."
+    if gap.value is None or gap.ci95 is None:
+        return f"Gap recovered: not defined, {gap.reason}."
+    return f"Gap recovered: {score(gap.value, gap.ci95)} of the way from base to teacher."
 
 
 def contamination_table(findings: Findings) -> Table | None:
     """One row a task and model: the score with and without the questions that training has seen."""
     rows = []
     for task, entry in findings.pool_first():
-        held = entry.get("contamination")
+        held = entry.contamination
         if held is None:
             continue
-        if not held["flagged"]:
-            rows.append([task, f"0 of {held['questions']:,}", "-", "-", "-", "-"])
+        if not held.flagged:
+            rows.append([task, f"0 of {held.questions:,}", "-", "-", "-", "-"])
             continue
-        seen = f"{held['flagged']:,} of {held['questions']:,}"
-        rules = ", ".join(f"{rule} {number:,}" for rule, number in held["rules"].items()) or "-"
-        for model in findings.models:
-            without = (held["without_flagged"] or {}).get(model)
-            rest = score(without["pass@1"], without["ci95"]) if without else "no question is left"
-            rows.append([task, seen, rules, model, score(entry[model]["pass@1"], entry[model]["ci95"]), rest])
+        seen = f"{held.flagged:,} of {held.questions:,}"
+        for model, whole in entry.models.items():
+            part = (held.without_flagged or {}).get(model)
+            rest = score(part.pass_at_1, part.ci95) if part else "no question is left"
+            rows.append([task, seen, by_name(held.rules), model, score(whole.pass_at_1, whole.ci95), rest])
     head = ["task", "flagged questions", "by rule", "model", "pass@1", "without the flagged"]
     return Table(head, rows) if rows else None
 
@@ -119,56 +132,52 @@ def contamination_table(findings: Findings) -> Table | None:
 def forced_table(findings: Findings) -> Table | None:
     """pass@1 where the thinking was cut at a budget, closed, and the answer sampled anew."""
     rows = [
-        [task, model, f"{point['thinking_tokens']:,}", score(point["pass@1"], point["ci95"])]
-        for task, entry in findings.results["tasks"].items()
-        for model, points_of in (entry.get("forced_budget") or {}).items()
-        for point in points_of
+        [task, model, f"{point.thinking_tokens:,}", score(point.pass_at_1, point.ci95)]
+        for task, entry in findings.results.tasks.items()
+        for model, curve in entry.forced_budget.items()
+        for point in curve
     ]
     return Table(["task", "model", "thinking tokens", "pass@1"], rows) if rows else None
 
 
 def ledger_table(findings: Findings) -> Table | None:
     """What a kept trace and a point of the student's score cost, in tokens, engine time and money."""
-    manifests = findings.manifests
-    if "generate" not in manifests or "filter" not in manifests:
+    bought, filtered = findings.manifests.get("generate"), findings.manifests.get("filter")
+    if bought is None or filtered is None:
         return None
-    bought = next(cost for cost in findings.costs if cost.stage == "generate")
-    kept = manifests["filter"]["counts"]["kept"]
+    kept = filtered.counts.kept
     # imported traces may be without a count of tokens, and adopted ones took no engine time here
-    tokens, time = bought.output_tokens, bought.engine_seconds
-    rows = [["teacher output tokens per kept trace", count(tokens / kept) if kept and tokens else "-"]]
-    rows.append(["teacher engine time per kept trace", f"{time / kept:.3f} s" if kept and time else "-"])
-    rows.append(["teacher output tokens per point gained", per_point(findings, tokens) if tokens else "-"])
-    price = findings.recipe.report.price_per_engine_hour
-    if price is not None:
-        currency = findings.recipe.report.currency
-        for cost in findings.costs:
-            if cost.engine_seconds:
-                money = cost.engine_seconds / 3600 * price
-                rows.append(
-                    [f"{cost.stage}: engine time at {price:g} {currency} an hour", f"{money:.4f} {currency}"]
-                )
+    tokens, time = bought.usage.output_tokens, bought.usage.engine_seconds
+    rows = [
+        ["teacher output tokens per kept trace", count(tokens / kept) if kept and tokens else "-"],
+        ["teacher engine time per kept trace", f"{time / kept:.3f} s" if kept and time else "-"],
+        ["teacher output tokens per point gained", per_point(findings, tokens) if tokens else "-"],
+    ]
+    price, currency = findings.recipe.report.price_per_engine_hour, findings.recipe.report.currency
+    for name, manifest in findings.manifests.items():
+        hours = (manifest.usage.engine_seconds or 0) / 3600
+        if price is not None and hours:
+            what = f"{name}: engine time at {price:g} {currency} an hour"
+            rows.append([what, f"{hours * price:.4f} {currency}"])
     return Table(["what", "cost"], rows)
 
 
 def per_point(findings: Findings, tokens: int) -> str:
     """Tokens for each percentage point of student - base, with the interval of that difference."""
-    _, entry = findings.headline
-    gain = entry["paired"].get("student-base")
-    if gain is None or gain["ci95"][0] <= 0:
+    gain = findings.headline[1].paired.get("student-base")
+    if gain is None or gain.ci95[0] <= 0:
         return "- (no gain that is separated from zero)"
-    low, high = gain["ci95"]
-    value, least, most = (tokens / (100 * share) for share in (gain["delta"], high, low))
+    low, high = gain.ci95
+    value, least, most = (tokens / (100 * share) for share in (gain.delta, high, low))
     return f"{value:,.0f} [{least:,.0f}, {most:,.0f}]"
 
 
 def forecast_table(findings: Findings) -> Table | None:
-    """What generate's pilot foretold beside what came; None where there was no pilot."""
-    notes = (findings.manifests.get("generate") or {}).get("notes") or {}
+    """What generate's pilot forecast beside what came; None where there was no pilot."""
+    manifest = findings.manifests.get("generate")
     rows = []
-    for name, held in (notes.get("forecast") or {}).items():
-        low, high = (findings.forecast.get(f"{name}_{end}") for end in ("low", "high"))
-        span = f" [{low:,}, {high:,}]" if low is not None and high is not None else ""
+    for name, held in (manifest.notes.get("forecast") or {} if manifest else {}).items():
+        span = f" [{held['low']:,}, {held['high']:,}]" if "low" in held else ""
         ratio = f"{held['ratio']:.2f}" if held["ratio"] is not None else "-"
         fact = f"{held['fact']:,}" if held["fact"] is not None else "-"
         rows.append([name.replace("_", " "), f"{held['forecast']:,}{span}", fact, ratio])
@@ -177,35 +186,96 @@ def forecast_table(findings: Findings) -> Table | None:
 
 def provenance_tables(findings: Findings) -> list[Table]:
     """Stages with their fingerprints and code, models, sources and tasks with their licences."""
-    stages = Table(
-        ["stage", "fingerprint", "code", "started", "wall time"],
+    stages = [
         [
-            [
-                stage,
-                short(manifest["fingerprint"]),
-                short(manifest["code"]["commit"], 12) + (" (changed)" if manifest["code"]["dirty"] else ""),
-                manifest["started"],
-                seconds(manifest["seconds"]),
-            ]
-            for stage, manifest in findings.manifests.items()
-        ],
-    )
-    models = Table(
-        ["model", "weights of", "sha256 or revision", "card", "licence", "training on its outputs"],
-        [[m.name, m.model, m.weights, m.card, m.licence, m.outputs] for m in findings.model_facts],
-    )
-    sources = Table(
-        ["problems from", "kept", "licence"], [[s.name, count(s.kept), s.licence] for s in findings.sources]
-    )
-    asked = [(task, findings.results["tasks"][task]) for task in findings.tasks]
-    first = findings.models[0]
-    tasks = Table(
-        ["measured on", "questions", "version of its card", "licence"],
-        [[t, count(e[first]["n"]), str(e["task"]["version"] or "-"), e["task"]["licence"]] for t, e in asked],
-    )
-    return [stages, models, sources, tasks]
+            name,
+            short(manifest.fingerprint),
+            short(manifest.code["commit"], 12) + (" (changed)" if manifest.code["dirty"] else ""),
+            manifest.started,
+            seconds(manifest.seconds),
+        ]
+        for name, manifest in findings.manifests.items()
+    ]
+    models = [[m.name, m.model, m.weights, m.card, m.licence, m.outputs] for m in findings.models.values()]
+    sources = [[name, count(kept), licence] for (name, licence), kept in findings.sources.most_common()]
+    tasks = [
+        [name, count(first_score(entry).n), str(entry.task.version or "-"), entry.task.licence]
+        for name, entry in findings.results.tasks.items()
+        if entry.task is not None
+    ]
+    return [
+        Table(["stage", "fingerprint", "code", "started", "wall time"], stages),
+        Table(
+            ["model", "weights of", "sha256 or revision", "card", "licence", "training on its outputs"],
+            models,
+        ),
+        Table(["problems from", "kept", "licence"], sources),
+        Table(["measured on", "questions", "version of its card", "licence"], tasks),
+    ]
 
 
 def software_table(findings: Findings) -> Table:
-    versions = findings.results["versions"]
+    versions = findings.results.versions
     return Table(["library", "version"], [[name, version] for name, version in versions.items()])
+
+
+def recipe_json(findings: Findings) -> str:
+    return json.dumps(findings.recipe.model_dump(exclude_unset=True), indent=2, ensure_ascii=False)
+
+
+def subtitle(findings: Findings) -> str:
+    recipe = findings.recipe
+    return (
+        f"{recipe.train.student}, fine-tuned ({recipe.train.method}) on verified traces of "
+        f"{recipe.generate.teacher}"
+    )
+
+
+def way_of_measuring(findings: Findings) -> str:
+    """How the scores were made, so that they can be made again."""
+    sampling = findings.results.sampling.model_dump()
+    settings = ", ".join(f"{name} {value}" for name, value in sampling.items() if value is not None)
+    styles = sorted(set(findings.results.prompt.values()))
+    return (
+        f"Every model answered the same questions with the same prompt style ({', '.join(styles)}) and "
+        f"sampling ({settings}). Intervals are 95%, over questions, each with all its samples; a response "
+        "cut at the token limit is wrong."
+    )
+
+
+def what_is_measured(findings: Findings) -> str:
+    """Of which questions the headline scores are."""
+    name, entry = findings.headline
+    held = first_score(entry)
+    questions = f"{held.n:,} question{'s' if held.n > 1 else ''}"
+    num_tasks = len(findings.results.task_names)
+    extent = f"pass@1 over the {questions} of {name}"
+    if name == POOLED:
+        extent = f"pass@1 over the {questions} of all {num_tasks} tasks"
+    elif num_tasks > 1:
+        extent += ", the first task (tasks have different numbers of samples, so there is no score of all)"
+    return f"{extent}, {held.k} sample{'s' if held.k > 1 else ''} of each."
+
+
+def cost_note(findings: Findings) -> str:
+    forced = " Samples closed by force are in the engine time and not in the tokens."
+    return (
+        "Engine time is what an engine spent on sampling. Its start, training and verification are in the "
+        f"wall time alone, and in no price.{forced if findings.recipe.eval.forced_budgets else ''}"
+    )
+
+
+def limits(findings: Findings) -> list[str]:
+    """What the scores do not say."""
+    name, entry = findings.headline
+    questions, tasks = first_score(entry).n, ", ".join(findings.results.task_names)
+    said = [
+        f"Measured on {questions:,} questions of {tasks}, and on nothing else: no claim is made about other "
+        "tasks, other prompts or longer answers.",
+        "The student can write wrong steps that end in a right answer: only answers were verified.",
+        "It learned from one teacher's traces and has that teacher's faults.",
+    ]
+    pair = entry.paired.get("student-base")
+    if pair is not None and pair.ci95[0] <= 0:
+        said.append(f"On {name} no gain over its base is separated from zero.")
+    return said

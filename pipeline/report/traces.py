@@ -6,26 +6,28 @@ with more than fits is sampled, the same traces every time, and the page says ho
 
 import hashlib
 import heapq
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipe.cards import Tags
+from pipeline.records import Filtered, Problem, is_correct, read_filtered, read_lines
+from pipeline.render import Split, split_response
+from pipeline.report.gather import Findings, ModelFacts
 from pipeline.sampling.store import Store
 
 MAX_TRACES = 1_000
 MAX_ANSWERS = 1_000
 MAX_SAMPLES = 4  # of one model on one question
 MAX_CHARACTERS = 6_000  # of one trace; the files hold it whole
-REASON = re.compile(rb'"reason": "([^"\\]*)", "detail": ')
-TOKENS = re.compile(rb'"output_tokens": (\d+), "teacher": ')
+KEPT = "kept"
+
+Draw = list[tuple[int, int, dict[str, Any]]]  # (-place, -line, entry): a heap gives up what comes last
 
 
 @dataclass(slots=True)
-class Sifted:
+class FilteredTraces:
     """What became of the traces: how many by reason ("kept" is one) and by length, and some to read."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -33,49 +35,33 @@ class Sifted:
     shown: list[dict[str, Any]] = field(default_factory=list)
 
 
-def sifted_traces(directory: Path) -> Sifted:
+def filtered_traces(directory: Path, tags: Tags) -> FilteredTraces:
     """Kept and dropped traces of a filter directory; each reason has its share of what is shown."""
-    found = Sifted()
-    chosen: dict[str, list[tuple[bytes, bytes]]] = {}
-    for name in ("kept.jsonl", "dropped.jsonl"):
-        for line in lines_of(directory / name):
-            reason = "kept" if name == "kept.jsonl" else reason_of(line)
+    found, number = FilteredTraces(), 0
+    draws: dict[str, Draw] = {}
+    for group in (KEPT, "dropped"):
+        for row in read_filtered(directory / f"{group}.jsonl"):
+            number += 1
+            reason = KEPT if group == KEPT else row.reason
             found.counts[reason] += 1
-            length = TOKENS.search(line)
-            group = "kept" if reason == "kept" else "dropped"
-            found.lengths.setdefault(group, Counter())[int(length[1]) if length else 0] += 1
-            keep_some(chosen.setdefault(reason, []), line, MAX_TRACES)
-    for reason, number in shares(found.counts, MAX_TRACES).items():
-        for _, line in heapq.nsmallest(number, ((order_of(line), line) for _, line in chosen[reason])):
-            found.shown.append(trace_entry(json.loads(line), reason))
-    found.shown.sort(key=lambda entry: order_of(repr(entry).encode()))
+            if row.kind == "trace":
+                found.lengths.setdefault(group, Counter())[row.output_tokens] += 1
+            draw = draws.setdefault(reason, [])
+            place = -place_of(f"{row.source} {row.problem_id or number} {row.sample}")
+            if len(draw) < MAX_TRACES:
+                heapq.heappush(draw, (place, -number, trace_entry(row, reason, tags)))
+            elif place > draw[0][0]:
+                heapq.heapreplace(draw, (place, -number, trace_entry(row, reason, tags)))
+    chosen: Draw = []
+    for reason, share in shares(found.counts, MAX_TRACES).items():
+        chosen += heapq.nlargest(share, draws[reason])
+    found.shown = [entry for _, _, entry in sorted(chosen, reverse=True)]
     return found
 
 
-def lines_of(path: Path) -> Iterator[bytes]:
-    if path.is_file():
-        with path.open("rb") as file:
-            yield from file
-
-
-def reason_of(line: bytes) -> str:
-    """The reason of a dropped row: the last such field, as the row's own fields stand behind its trace."""
-    reasons = REASON.findall(line)
-    return reasons[-1].decode() if reasons else str(json.loads(line).get("reason", "unknown"))
-
-
-def order_of(line: bytes) -> bytes:
-    """A place in a draw that depends on the line alone."""
-    return hashlib.blake2b(line, digest_size=8).digest()
-
-
-def keep_some(heap: list[tuple[bytes, bytes]], line: bytes, limit: int) -> None:
-    """Keep the `limit` lines that come first in the draw (keys are inverted: the heap drops the last)."""
-    key = bytes(255 - byte for byte in order_of(line))
-    if len(heap) < limit:
-        heapq.heappush(heap, (key, line))
-    elif key > heap[0][0]:
-        heapq.heapreplace(heap, (key, line))
+def place_of(key: str) -> int:
+    """A place in a draw that depends on the key alone."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 
 def shares(counts: Counter[str], limit: int) -> dict[str, int]:
@@ -83,40 +69,44 @@ def shares(counts: Counter[str], limit: int) -> dict[str, int]:
     if counts.total() <= limit:
         return dict(counts)
     left, given = limit, {}
-    groups = sorted(counts, key=lambda reason: (reason == "kept", counts[reason]))
+    groups = sorted(counts, key=lambda reason: (reason == KEPT, counts[reason]))
     for place, reason in enumerate(groups):
         others = len(groups) - place
-        fair = left // 2 if reason == "kept" and others > 1 else left // others
+        fair = left // 2 if reason == KEPT and others > 1 else left // others
         given[reason] = min(counts[reason], fair)
         left -= given[reason]
     return given
 
 
-def trace_entry(row: dict[str, Any], reason: str) -> dict[str, Any]:
-    verdict = row.get("verdict") or {}
+def trace_entry(row: Filtered, reason: str, tags: Tags) -> dict[str, Any]:
+    verdict, question, split = row.verdict, row.question, split_response(row.response, tags)
+    if row.messages:  # of a mix: a chat as it is trained on
+        *turns, last = row.messages
+        question = "\n\n".join(turn["content"] for turn in turns)
+        split = Split(last.get("reasoning_content"), last["content"], "none")
     return {
         "reason": reason,
-        "rule": row.get("rule", ""),
-        "detail": clipped(row.get("detail") or ""),
-        "source": row.get("source", ""),
-        "question": clipped(row.get("question") or ""),
-        "gold": clipped(row.get("gold") or ""),
-        "extracted": verdict.get("extracted"),
-        "status": verdict.get("status", ""),
-        "why": verdict.get("reason", ""),
-        "finish": row.get("finish_reason", ""),
-        "tokens": row.get("output_tokens", 0),
-        "thinking": clipped(row.get("thinking")),
-        "answer": clipped(row.get("answer") or ""),
+        "rule": row.rule,
+        "detail": clipped(row.detail),
+        "source": row.source,
+        "question": clipped(question),
+        "gold": clipped(row.gold),
+        "extracted": verdict and clipped(verdict.extracted),
+        "status": verdict.status if verdict else "",
+        "why": verdict.reason if verdict else "",
+        "finish": row.finish_reason,
+        "tokens": row.output_tokens,
+        **split_entry(split),
     }
 
 
-def clipped(text: Any) -> Any:
+def split_entry(split: Split) -> dict[str, Any]:
+    return {"thinking": clipped(split.thinking), "answer": clipped(split.answer)}
+
+
+def clipped(text: str | None) -> str | None:
     """The start and the end of a long text, with a word on what is left out between them."""
-    if text is None:
-        return None
-    text = str(text)
-    if len(text) <= MAX_CHARACTERS:
+    if text is None or len(text) <= MAX_CHARACTERS:
         return text
     half = MAX_CHARACTERS // 2
     return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out here ...]\n{text[-half:]}"
@@ -131,39 +121,46 @@ class Answered:
     samples: int
 
 
-def answered_questions(directory: Path, models: list[str], tasks: list[str]) -> Answered:
+def answered_questions(findings: Findings) -> Answered:
     """Some questions of each task with up to four samples of every model."""
-    lines = {task: list(lines_of(directory / f"{task}.problems.jsonl")) for task in tasks}
+    directory, models = findings.context.directory("eval"), findings.models
+    files = {task: f"{task}.problems.jsonl" for task in findings.results.task_names}
+    rows = Counter({task: findings.manifests["eval"].outputs[name].rows or 0 for task, name in files.items()})
     room = max(1, MAX_ANSWERS // len(models))
-    chosen = shares(Counter({task: len(held) for task, held in lines.items()}), room)
+    chosen = shares(rows, room)
     samples = max(1, min(MAX_SAMPLES, room // max(1, sum(chosen.values()))))
     shown: list[dict[str, Any]] = []
-    for task, held in lines.items():
-        entries = {}
-        for row in map(json.loads, sorted(held, key=order_of)[: chosen[task]]):
-            texts = {"question": clipped(row["question"]), "gold": clipped(row["gold"])}
-            entries[row["id"]] = {"task": task, **texts, "models": {model: [] for model in models}}
-        for model in models:
-            add_samples(Store(directory, f"{task}.{model}.samples"), model, entries, samples)
+    for task, name in files.items():
+        problems = read_lines(Problem, directory / name)
+        drawn = heapq.nsmallest(chosen[task], problems, key=lambda problem: place_of(problem.id))
+        entries: dict[str, dict[str, Any]] = {
+            problem.id: {
+                "task": task,
+                "question": clipped(problem.question),
+                "gold": clipped(problem.gold),
+                "models": {model: [] for model in models},
+                "right": {model: [0, 0] for model in models},  # correct ones of all its samples
+            }
+            for problem in drawn
+        }
+        for facts in models.values():
+            add_samples(Store(directory, f"{task}.{facts.name}.samples"), facts, entries, samples)
         shown += entries.values()
-    return Answered(shown, sum(map(len, lines.values())), samples)
+    return Answered(shown, rows.total(), samples)
 
 
-def add_samples(store: Store, model: str, entries: dict[str, dict[str, Any]], samples: int) -> None:
+def add_samples(store: Store, model: ModelFacts, entries: dict[str, dict[str, Any]], samples: int) -> None:
     """Fill in the first `samples` responses of one model, and how many of all its samples are correct."""
     verdicts = {(v.problem_id, v.sample): v for v in store.verdicts() if v.problem_id in entries}
-    right: Counter[str] = Counter()
-    drawn: Counter[str] = Counter()
     for trace in store.traces():
-        entry = entries.get(trace.problem_id)
         verdict = verdicts.get((trace.problem_id, trace.sample))
-        if entry is None or verdict is None:
+        if verdict is None:
             continue
-        correct = verdict.status == "correct" and trace.finish_reason == "stop"
-        right[trace.problem_id] += correct
-        drawn[trace.problem_id] += 1
+        entry, correct = entries[trace.problem_id], is_correct(verdict.status, trace.finish_reason)
+        entry["right"][model.name][0] += correct
+        entry["right"][model.name][1] += 1
         if trace.sample < samples:
-            entry["models"][model].append(
+            entry["models"][model.name].append(
                 {
                     "sample": trace.sample,
                     "correct": correct,
@@ -172,10 +169,8 @@ def add_samples(store: Store, model: str, entries: dict[str, dict[str, Any]], sa
                     "extracted": clipped(verdict.extracted),
                     "finish": trace.finish_reason,
                     "tokens": trace.output_tokens,
-                    "thinking": clipped(trace.thinking),
-                    "answer": clipped(trace.answer),
+                    **split_entry(split_response(trace.response, model.tags)),
                 }
             )
-    for problem_id, entry in entries.items():
-        entry.setdefault("right", {})[model] = [right[problem_id], drawn[problem_id]]
-        entry["models"][model].sort(key=lambda response: response["sample"])
+    for entry in entries.values():
+        entry["models"][model.name].sort(key=lambda response: response["sample"])

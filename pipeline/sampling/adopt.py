@@ -5,20 +5,20 @@ directory adopted from, and a line that a kill tore there is left alone.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from pipeline.errors import StageError
-from pipeline.records import Trace, Verdict, from_json
+from pipeline.records import Problem, Trace, Verdict, from_json, trace_key, verdict_row
+from pipeline.run.contract import check_outputs
 from pipeline.sampling.job import Job, request_fingerprint
-from pipeline.sampling.keys import TRACE_HEAD, VERDICT_HEAD, compact
+from pipeline.sampling.keys import compact
 from pipeline.sampling.store import Store
-from pipeline.verify import VERSIONS
+from pipeline.verify.basis import basis_of, tags_digest
 
 log = logging.getLogger(__name__)
 
-Key = tuple[int, int]
 Read = TypeVar("Read", Trace, Verdict)
 
 
@@ -26,41 +26,63 @@ class AdoptedRun:
     """The traces in `directory` whose request is `job`'s; a source for the loop."""
 
     def __init__(self, directory: Path, job: Job, prefix: str = "traces") -> None:
-        wanted = request_fingerprint(job).encode()
+        wanted = request_fingerprint(job)
         store = Store(directory, prefix)
+        self._keep_tokens = job.keep_tokens
+        self._tags = tags_digest(job.model.tags)
         self._shards = [path.open("rb") for path in store.shards()]
-        self._traces: dict[Key, tuple[int, int]] = {}
+        self._traces: dict[tuple[int, int], tuple[int, int]] = {}
         for number, file in enumerate(self._shards):
             for offset, line in _whole_lines(file):
-                head = TRACE_HEAD.match(line)
-                if head is not None and head[3] == wanted:
-                    self._traces[compact(head[1].decode()), int(head[2])] = (number, offset)
+                key = trace_key(line)
+                if key is not None and key[2] == wanted:
+                    self._traces[compact(key[0]), key[1]] = (number, offset)
         self._verdict_file = store.verdicts_path.open("rb") if store.verdicts_path.exists() else None
-        self._verdicts: dict[Key, int] = {}
+        self._verdicts: dict[tuple[int, int], int] = {}
         for offset, line in _whole_lines(self._verdict_file) if self._verdict_file else ():
-            head = VERDICT_HEAD.match(line)
-            if head is not None:
-                self._verdicts[compact(head[1].decode()), int(head[2])] = offset
+            row = verdict_row(line)
+            if row is not None and row.basis.endswith(self._tags):
+                self._verdicts[compact(row.problem_id), row.sample] = offset
         log.info("%s: %d traces of this request to adopt", directory, len(self._traces))
 
     def __len__(self) -> int:
         return len(self._traces)
 
-    def take(self, problem_id: str, sample: int) -> tuple[Trace, Verdict | None] | None:
-        """The trace of a key, with its verdict where the verifier is still of the same version."""
-        key = (compact(problem_id), sample)
+    def take(self, problem: Problem, sample: int) -> tuple[Trace, Verdict | None] | None:
+        """The trace of a key, with its verdict where that still rests on the same gold, verifier and tags."""
+        key = (compact(problem.id), sample)
         place = self._traces.get(key)
         if place is None:
             return None
         trace = _read(Trace, self._shards[place[0]], place[1])
+        if self._keep_tokens and trace.tokens is None:
+            return None
         if self._verdict_file is None or key not in self._verdicts:
             return trace, None
         verdict = _read(Verdict, self._verdict_file, self._verdicts[key])
-        return trace, verdict if VERSIONS.get(verdict.verifier) == verdict.version else None
+        return trace, verdict if verdict.basis == basis_of(problem, self._tags) else None
 
     def close(self) -> None:
         for file in [*self._shards, *([self._verdict_file] if self._verdict_file else [])]:
             file.close()
+
+
+def adopted(directories: Iterable[Path], job: Job, prefix: str = "traces") -> list[AdoptedRun]:
+    """A source for each directory that holds traces of `prefix`; close each when done.
+
+    Samples that were changed after their stage finished are left where they are.
+    """
+    found = []
+    for path in directories:
+        store = Store(path, prefix)
+        try:
+            check_outputs(path, [file.name for file in (*store.shards(), store.verdicts_path)])
+        except StageError as error:
+            log.warning("nothing is adopted from %s: %s", path, error)
+            continue
+        if store.shards():
+            found.append(AdoptedRun(path, job, prefix))
+    return found
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -74,9 +96,9 @@ def _whole_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def _read(kind: type[Read], file: BinaryIO, offset: int) -> Read:
     file.seek(offset)
     try:
-        return from_json(kind, file.readline().decode())
+        return from_json(kind, file.readline())
     except ValueError as error:
         raise StageError(
-            f"{file.name}: the line at byte {offset} is no {kind.__name__.lower()} ({error}); remove that "
-            "line, or run without --adopt"
+            f"{file.name}: the line at byte {offset} is not a {kind.__name__.lower()} ({error}); remove that "
+            "line; what it held is made again"
         ) from None

@@ -1,44 +1,46 @@
 """What is to be sampled: the job, its fingerprint, and the seed of each sample.
 
-A trace's key is (problem id, sample, request fingerprint): two recipes that differ only after generate have
-the same keys, so what one of them bought the other adopts.
+A trace's key is (question, sample, request): neither gold nor verifier nor thinking tags are in it, and two
+recipes that differ only after generate have the same keys, so what one of them bought the other adopts.
 """
 
 import hashlib
 from dataclasses import dataclass
 
-from pipeline.cards import SampledModel
-from pipeline.recipe import Samples, Sampling
-from pipeline.render import PROMPTS
-from pipeline.stage import fingerprint
+from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.prompts import Prompt
+from pipeline.recipe.schema import Samples, Sampling
+from pipeline.records import Problem
+from pipeline.run.contract import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One model asked in one prompt style with one sampling; `samples` is the budget of each problem.
+    """One model asked with one prompt and one sampling; `samples` is the budget of each problem.
 
     Samples(keep=k, max=k) samples exactly k times whatever the verdicts are.
     """
 
     model: SampledModel
-    prompt: str
+    prompt: Prompt
     sampling: Sampling
     samples: Samples
     seed: int
+    keep_tokens: bool = False
 
 
 def request_fingerprint(job: Job) -> str:
     """16 hex digits over what decides a response: model identity, prompt text, sampling and seed."""
     identity = {
         "model": job.model.identity,
-        "prompt": PROMPTS[job.prompt],
-        "sampling": job.sampling.model_dump(),
+        "prompt": job.prompt.user,
+        "sampling": job.sampling.model_dump(exclude_defaults=True),
         "seed": job.seed,
     }
     return fingerprint(identity)[:16]
 
 
-def sample_seed(seed: int, problem_id: str, sample: int) -> int:
+def sample_seed(seed: int, problem: Problem, sample: int) -> int:
     """31 bits from (seed, problem, sample): a seed shared by two samples would make them the same text."""
-    digest = hashlib.sha256(f"{seed}/{problem_id}/{sample}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{problem.lot}/{sample}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -1,30 +1,18 @@
 """The compact set of what a store holds: four bits a trace, read from the shards and the verdicts.
 
-Rows are recognised by their first and last fields (records.to_json writes fields in order), so a resume
-over millions of long traces parses no JSON; a row of another layout is parsed.
+A resume over millions of long traces parses no JSON: pipeline.records reads what it needs of a line.
 """
 
 import hashlib
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline.errors import StageError
+from pipeline.records import STOP, TraceRow, trace_row, verdict_row
 
 # CUT: the finish_reason is not "stop", so the trace never counts as correct
 DONE, VERIFIED, CORRECT, CUT = 1, 2, 4, 8
-
-TRACE_HEAD = re.compile(
-    rb'\{"problem_id": "([^"\\]*)", "sample": (\d+), "seed": \d+, "request": "([^"\\]*)", '
-)
-TRACE_TAIL = re.compile(
-    rb', "finish_reason": "([^"\\]*)", "prompt_tokens": (\d+), "output_tokens": (\d+), '
-    rb'"teacher": "[^"\\]*"\}\n?$'
-)
-VERDICT_HEAD = re.compile(rb'\{"problem_id": "([^"\\]*)", "sample": (\d+), "status": "(\w+)", ')
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +47,24 @@ class Keys:
         """The largest number of samples that a problem has, gaps counted."""
         return max(((bits.bit_length() + 3) // 4 for bits in self._bits.values()), default=0)
 
-    def mark(self, row: "Row") -> int:
+    def mark(self, row: TraceRow) -> int:
         """Count a trace that the store holds; the bits that its key had before."""
         self.num_traces += 1
         self.prompt_tokens += row.prompt_tokens
         self.output_tokens += row.output_tokens
         key, shift = compact(row.problem_id), 4 * row.sample
         known = self._bits.get(key, 0)
-        self._bits[key] = known | (DONE | CUT if row.cut else DONE) << shift
+        self._bits[key] = known | (DONE if row.finish_reason == STOP else DONE | CUT) << shift
         return known >> shift & 15
 
     def add(self, problem_id: str, sample: int, bits: int) -> None:
         key = compact(problem_id)
         self._bits[key] = self._bits.get(key, 0) | bits << 4 * sample
+
+    def put(self, problem_id: str, sample: int, bits: int) -> None:
+        """Let the sample have these bits and no others."""
+        key, shift = compact(problem_id), 4 * sample
+        self._bits[key] = self._bits.get(key, 0) & ~(15 << shift) | bits << shift
 
 
 def counts(bits: int, max_samples: int) -> tuple[int, int]:
@@ -80,7 +73,7 @@ def counts(bits: int, max_samples: int) -> tuple[int, int]:
     for sample in range(max_samples):
         four = bits >> 4 * sample & 15
         tries += four & DONE
-        correct += bool(four & CORRECT) and not four & CUT
+        correct += counts_as_correct(four)
     return tries, correct
 
 
@@ -94,34 +87,53 @@ def compact(problem_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(problem_id.encode(), digest_size=8).digest(), "big")
 
 
-def scan_verdicts(path: Path, keys: Keys) -> None:
-    """Mark what is verified, and what of it is correct."""
+def counts_as_correct(bits: int) -> bool:
+    """What records.is_correct is for a verdict and its trace."""
+    return bool(bits & CORRECT) and not bits & CUT
+
+
+def verdict_bits(status: str) -> int:
+    return VERIFIED | CORRECT if status == "correct" else VERIFIED
+
+
+def scan_verdicts(path: Path, tags: str, keys: Keys) -> None:
+    """Mark what is verified, and what of it is correct, before the traces are marked.
+
+    The last verdict of a key is its verdict; it says nothing where the response was split by other tags than
+    those of digest `tags`.
+    """
     if not path.exists():
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            match = VERDICT_HEAD.match(line)
-            if match is None:
-                raise StageError(f"{path}:{number}: is no verdict: {line[:80]!r}. Move the directory aside")
-            bits = VERIFIED | CORRECT if match[3] == b"correct" else VERIFIED
-            keys.add(match[1].decode(), int(match[2]), bits)
+            row = verdict_row(line)
+            if row is None:
+                raise StageError(
+                    f"{path}:{number}: is not a verdict: {line[:80]!r}. Move the directory aside"
+                )
+            bits = verdict_bits(row.status) if row.basis.endswith(tags) else 0
+            keys.put(row.problem_id, row.sample, bits)
 
 
 def scan_traces(path: Path, request: str, keys: Keys) -> Iterator[tuple[str, int, Place]]:
     """Mark what is done; yield the key and the place of each trace without a verdict.
 
-    StageError where a row is of another request, is no trace, or repeats a key.
+    StageError where a row is of another request, is not a trace, or repeats a key.
     """
-    wanted = request.encode()
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            row = _read_row(line) or _parse_row(line, path, number)
-            if row.request != wanted:
+            try:
+                row = trace_row(line)
+            except (ValueError, TypeError) as error:
                 raise StageError(
-                    f"{path}:{number}: this trace is of request {row.request.decode()}, and this run has "
-                    f"{request} (another model, prompt, sampling or seed). Traces of two requests are never "
-                    "mixed; give the recipe a new `name:`"
+                    f"{path}:{number}: is not a trace ({error}): {line[:80]!r}. Move the directory aside"
+                ) from None
+            if row.request != request:
+                raise StageError(
+                    f"{path}:{number}: this trace is of request {row.request}, and this run has {request} "
+                    "(another model, prompt, sampling or seed). Traces of two requests are never mixed; give "
+                    "the recipe a new `name:`"
                 )
             known = keys.mark(row)
             if known & DONE:
@@ -132,40 +144,3 @@ def scan_traces(path: Path, request: str, keys: Keys) -> Iterator[tuple[str, int
             if not known & VERIFIED:
                 yield row.problem_id, row.sample, Place(path, offset)
             offset += len(line)
-
-
-class Row(NamedTuple):
-    """What a resume needs of a trace."""
-
-    problem_id: str
-    sample: int
-    request: bytes
-    cut: bool
-    prompt_tokens: int
-    output_tokens: int
-
-
-def _read_row(line: bytes) -> Row | None:
-    """The fields of a line as records.to_json writes it; None for any other line."""
-    head = TRACE_HEAD.match(line)
-    tail = TRACE_TAIL.match(line, line.rfind(b', "finish_reason": "'))
-    if head is None or tail is None:
-        return None
-    problem_id, sample, request = head.groups()
-    reason, prompt_tokens, output_tokens = tail.groups()
-    return Row(
-        problem_id.decode(), int(sample), request, reason != b"stop", int(prompt_tokens), int(output_tokens)
-    )
-
-
-def _parse_row(line: bytes, path: Path, number: int) -> Row:
-    try:
-        row = json.loads(line)
-        cut = row["finish_reason"] != "stop"
-        tokens = (int(row["prompt_tokens"]), int(row["output_tokens"]))
-        return Row(str(row["problem_id"]), int(row["sample"]), row["request"].encode(), cut, *tokens)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StageError(
-            f"{path}:{number}: is no trace ({type(error).__name__}: {error}): {line[:80]!r}. "
-            "Move the directory aside"
-        ) from None

@@ -13,15 +13,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipeline.records import Problem, Trace, Verdict
-from pipeline.render import messages
-from pipeline.sampling.engine import Engine, RequestFailed
+from pipeline.records import STOP, Problem, Trace, Verdict, is_correct
+from pipeline.render import split_response
+from pipeline.sampling.engines.base import Engine, Request, RequestFailed
 from pipeline.sampling.interrupt import interruptible
 from pipeline.sampling.job import Job, request_fingerprint, sample_seed
-from pipeline.sampling.keys import CORRECT, CUT, DONE, VERIFIED, counts
+from pipeline.sampling.keys import DONE, VERIFIED, counts, counts_as_correct
 from pipeline.sampling.prompts import check_lengths
 from pipeline.sampling.store import Failure, Store
 from pipeline.verify import VerifierPool
+from pipeline.verify.basis import basis_of, tags_digest
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ MAX_UNVERIFIED = 2048  # traces that wait for their verdict are held in memory; 
 class Source(Protocol):
     """Traces paid for elsewhere: the one of a key, with its verdict where that still holds, or None."""
 
-    def take(self, problem_id: str, sample: int) -> tuple[Trace, Verdict | None] | None: ...
+    def take(self, problem: Problem, sample: int) -> tuple[Trace, Verdict | None] | None: ...
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ class Tally:
 
     `found` were in the store, `adopted` came from a source, `sampled` from the engine; tokens and seconds
     are those of `sampled`, from the first launch to the last trace, so engine start is not in them.
-    `correct` and `cut` are among the traces that were given their verdict now, which have `judged_tokens`.
+    `correct` and `cut` are among the traces that were given their verdict now, which have `verified_tokens`.
     `done_before` are the problems that needed no engine, as counted when it was first asked.
     """
 
@@ -51,7 +52,7 @@ class Tally:
     sampled: int = 0
     correct: int = 0
     cut: int = 0
-    judged_tokens: int = 0
+    verified_tokens: int = 0
     adopted_tokens: int = 0
     done_before: int = 0
     prompt_tokens: int = 0
@@ -109,7 +110,7 @@ async def collect(
     Ctrl-C stops launching and raises KeyboardInterrupt; EngineError and VerifyError come through likewise.
     What was finished is in the store by then, and the same call goes on from there.
     """
-    store.load(request_fingerprint(job))
+    store.load(request_fingerprint(job), tags_digest(job.model.tags))
     loop = Loop(job, engine, store, pool, options or Options())
     with interruptible(loop.stop):
         await loop.run(problems, {})
@@ -123,7 +124,7 @@ async def collect(
 def redistribute(job: Job, problems: Iterable[Problem], store: Store) -> dict[str, int]:
     """New `max` of the hardest unsolved problems: what solved ones saved, up to `cap` samples each.
 
-    Hardest first is fewest correct first, then by id, and what they save in turn is not given on: so the
+    Hardest first is fewest correct first, then by lot, and what they save in turn is not given on: so the
     result depends on the verdicts alone, never on timing.
     """
     samples = job.samples
@@ -132,9 +133,9 @@ def redistribute(job: Job, problems: Iterable[Problem], store: Store) -> dict[st
         tries, correct = counts(store.keys.all_bits(problem.id), samples.max)
         saved += samples.max - tries if correct >= samples.keep else 0
         if correct < samples.keep:
-            unsolved.append((correct, problem.id))
+            unsolved.append((correct, problem.lot, problem.id))
     allowance = {}
-    for _, problem_id in sorted(unsolved):
+    for _, _, problem_id in sorted(unsolved):
         extra = min((samples.cap or samples.max) - samples.max, saved)
         if extra > 0:
             allowance[problem_id] = samples.max + extra
@@ -151,6 +152,7 @@ class Loop:
         self.tally = Tally()
         self._job = job
         self._request = request_fingerprint(job)
+        self._tags = tags_digest(job.model.tags)
         self._engine = engine
         self._store = store
         self._pool = pool
@@ -241,10 +243,10 @@ class Loop:
             if bits & VERIFIED or self._pool is None:
                 asked.correct += counts_as_correct(bits)
                 return
-            self._start(asked, self._judge(asked, self._store.unverified_trace(asked.problem.id, sample)))
+            self._start(asked, self._verify(asked, self._store.unverified_trace(asked.problem.id, sample)))
             return
         for source in self._options.sources:
-            taken = source.take(asked.problem.id, sample)
+            taken = source.take(asked.problem, sample)
             if taken is not None:
                 self._adopt(asked, *taken)
                 return
@@ -258,7 +260,7 @@ class Loop:
         if verdict is not None:
             self._count(asked, trace, verdict)
         elif self._pool is not None:
-            self._start(asked, self._judge(asked, trace))
+            self._start(asked, self._verify(asked, trace))
 
     def _start(self, asked: Asked, work: Any) -> None:
         asked.in_flight += 1
@@ -275,13 +277,14 @@ class Loop:
 
     async def _sample(self, asked: Asked, sample: int) -> None:
         problem, job = asked.problem, self._job
-        seed = sample_seed(job.seed, problem.id, sample)
+        seed = sample_seed(job.seed, problem, sample)
         try:
             if not self._prepared:
                 await self._prepare()
             if asked.prompt is None:
-                asked.prompt = self._engine.prompt(messages(problem.question, job.prompt))
-            done = await self._engine.sample(asked.prompt, job.sampling, seed)
+                asked.prompt = self._engine.prompt(job.prompt.messages(problem.question))
+            request = Request(asked.prompt, job.sampling, seed, (problem.id, sample), job.keep_tokens)
+            done = await self._engine.sample(request)
         except RequestFailed as failure:
             self._sampling -= 1
             self.tally.failed[failure.kind] += 1
@@ -289,8 +292,8 @@ class Loop:
             self._land(asked)
             return
         trace = Trace(
-            problem.id, sample, seed, self._request, done.thinking, done.answer, done.finish_reason,
-            done.prompt_tokens, done.output_tokens, job.model.name,
+            problem.id, sample, seed, self._request, done.text, done.finish_reason, done.prompt_tokens,
+            done.output_tokens, job.model.name, done.tokens,
         )  # fmt: skip
         self._store.add_trace(trace)
         self._sampling -= 1
@@ -299,7 +302,7 @@ class Loop:
         tally.prompt_tokens += done.prompt_tokens
         tally.output_tokens += done.output_tokens
         tally.last_trace = time.monotonic()
-        await self._judge(asked, trace)
+        await self._verify(asked, trace)
 
     async def _prepare(self) -> None:
         """Before the first request: check the lengths of all prompts, then start the engine."""
@@ -314,14 +317,19 @@ class Loop:
             self.tally.first_launch = time.monotonic()
             self._prepared = True
 
-    async def _judge(self, asked: Asked, trace: Trace) -> None:
+    async def _verify(self, asked: Asked, trace: Trace) -> None:
         """Verify a trace that is in the store; its place at the engine is given away meanwhile."""
         if self._pool is not None:
             self._verifying += 1
             self._launch()
             problem = asked.problem
             verdict = await self._pool.verify(
-                (problem.id, trace.sample), problem.verifier, problem.gold, trace.answer, problem.metadata
+                (problem.id, trace.sample),
+                problem.verifier,
+                problem.gold,
+                split_response(trace.response, self._job.model.tags).answer,
+                problem.metadata,
+                basis_of(problem, self._tags),
             )
             self._verifying -= 1
             self._count(asked, trace, verdict)
@@ -329,18 +337,13 @@ class Loop:
 
     def _count(self, asked: Asked, trace: Trace, verdict: Verdict) -> None:
         self._store.add_verdict(verdict)
-        cut = trace.finish_reason != "stop"
-        correct = verdict.status == "correct" and not cut  # a cut trace is never kept, so it is never enough
+        correct = is_correct(verdict.status, trace.finish_reason)
         asked.correct += correct
         self.tally.correct += correct
-        self.tally.cut += cut
-        self.tally.judged_tokens += trace.output_tokens
+        self.tally.cut += trace.finish_reason != STOP
+        self.tally.verified_tokens += trace.output_tokens
 
     def _land(self, asked: Asked) -> None:
         asked.in_flight -= 1
         self._put_back(asked)
         self._launch()
-
-
-def counts_as_correct(bits: int) -> bool:
-    return bool(bits & CORRECT) and not bits & CUT

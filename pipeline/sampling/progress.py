@@ -72,7 +72,7 @@ def describe(tally: Tally, num_problems: int) -> str:
     rate, tokens = tally.sampled / seconds, tally.output_tokens / seconds
     text += f" {rate:,.1f} traces/s {tokens:,.0f} tok/s"
     if tally.correct:
-        text += f" {tally.judged_tokens / tally.correct:,.0f} tok/kept"
+        text += f" {tally.verified_tokens / tally.correct:,.0f} tok/kept"
     if tally.failed:
         text += f" {sum(tally.failed.values()):,} failed"
     bought = done - tally.done_before

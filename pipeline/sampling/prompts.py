@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.cards import SampledModel
 from pipeline.errors import RecipeError, StageError
+from pipeline.recipe.cards import SampledModel
 from pipeline.records import Problem
-from pipeline.render import messages
 from pipeline.sampling.job import Job
 
 
@@ -44,7 +43,7 @@ class ChatPrompts:
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise RecipeError(
-                f"{self._model}: its chat template fails on the roles {roles} ({error}). Mend it, or name "
+                f"{self._model}: its chat template fails on the roles {roles} ({error}). Correct it, or name "
                 "another as `template` in the model's card"
             ) from None
 
@@ -105,7 +104,7 @@ def load_tokenizer(model: str, revision: str | None, local_only: bool = False) -
 
 
 def torn_file(model: str) -> Path | None:
-    """The first file of a local model that a tokenizer is read from and that holds no JSON object."""
+    """The first file of a local model that a tokenizer is read from and that does not hold a JSON object."""
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         path = Path(model) / name
         try:
@@ -139,12 +138,12 @@ def check_lengths(job: Job, problems: Iterable[Problem], prompts: ChatPrompts) -
     few that come near the limit are tokenized.
     """
     room = job.model.max_model_len - job.sampling.max_tokens
-    frame = len(prompts.ids(messages("", job.prompt)))
+    frame = len(prompts.ids(job.prompt.messages("")))
     longest, num_long = 0, 0
     for problem in problems:
         if frame + len(problem.question.encode()) <= room:
             continue
-        length = len(prompts.ids(messages(problem.question, job.prompt)))
+        length = len(prompts.ids(job.prompt.messages(problem.question)))
         longest = max(longest, length)
         num_long += length > room
     if num_long:

@@ -1,7 +1,8 @@
 """The trace store: append-only shards of finished traces, with verdicts and failures beside them.
 
     <prefix>-00000.jsonl, ...   one trace a line, flushed the moment it finishes, before it is verified
-    verdicts.jsonl              one verdict a line (<stem>.verdicts.jsonl for a prefix <stem>.samples)
+    verdicts.jsonl              one verdict a line (<stem>.verdicts.jsonl for a prefix <stem>.samples); a
+                                trace that was verified again has two, of which the last one counts
     failures.jsonl              one request that gave no trace a line, by kind
 
 Opening a store repairs a line that a kill tore, refuses rows of another request, and holds of all traces
@@ -19,8 +20,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.errors import StageError
-from pipeline.records import Trace, Verdict, from_json, to_json
-from pipeline.sampling.keys import CORRECT, CUT, DONE, VERIFIED, Keys, Place, scan_traces, scan_verdicts
+from pipeline.records import STOP, Trace, Verdict, from_json, read_lines, to_json
+from pipeline.sampling.keys import CUT, DONE, Keys, Place, scan_traces, scan_verdicts, verdict_bits
 
 log = logging.getLogger(__name__)
 
@@ -94,15 +95,18 @@ class Store:
     ) -> None:
         self.close()
 
-    def load(self, request: str) -> None:
-        """Repair and read what is there. StageError where a row is of another request or a key is double."""
+    def load(self, request: str, tags: str) -> None:
+        """Repair and read what is there; `tags` is the digest of the tags that responses are split by.
+
+        StageError where a row is of another request or a key is double.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         shards = self.shards()
         for path in [*shards, self.verdicts_path, self.failures_path]:
             repair(path)
         self.keys = Keys()
         self.request = request
-        scan_verdicts(self.verdicts_path, self.keys)
+        scan_verdicts(self.verdicts_path, tags, self.keys)
         self._unverified = {
             (problem_id, sample): place
             for path in shards
@@ -124,13 +128,12 @@ class Store:
             self._number += 1
             self._shard = Appender(self._shard_path(self._number))
         self._shard.append(to_json(trace))
-        self.keys.add(trace.problem_id, trace.sample, DONE if trace.finish_reason == "stop" else DONE | CUT)
+        self.keys.add(trace.problem_id, trace.sample, DONE if trace.finish_reason == STOP else DONE | CUT)
 
     def add_verdict(self, verdict: Verdict) -> None:
         assert self._verdicts is not None, "load() opens the store"
         self._verdicts.append(to_json(verdict))
-        bits = VERIFIED | CORRECT if verdict.status == "correct" else VERIFIED
-        self.keys.add(verdict.problem_id, verdict.sample, bits)
+        self.keys.add(verdict.problem_id, verdict.sample, verdict_bits(verdict.status))
 
     def add_failure(self, failure: Failure) -> None:
         assert self._failures is not None, "load() opens the store"
@@ -149,20 +152,19 @@ class Store:
     def shards(self) -> list[Path]:
         """The shard files in order of their numbers."""
         pattern = re.compile(re.escape(self.prefix) + r"-(\d{5,})\.jsonl")
-        found = [path for path in self.directory.iterdir() if pattern.fullmatch(path.name)]
+        held = self.directory.iterdir() if self.directory.is_dir() else ()
+        found = [path for path in held if pattern.fullmatch(path.name)]
         return sorted(found, key=lambda path: int(path.stem.rpartition("-")[2]))
 
     def traces(self) -> Iterator[Trace]:
         """All traces, streamed in the order in which they finished."""
         for path in self.shards():
-            with path.open(encoding="utf-8") as file:
-                yield from (from_json(Trace, line) for line in file)
+            yield from read_lines(Trace, path)
 
     def verdicts(self) -> Iterator[Verdict]:
-        """All verdicts, streamed in the order in which they were reached."""
+        """All verdicts, streamed in the order in which they were reached; the last one of a key counts."""
         if self.verdicts_path.exists():
-            with self.verdicts_path.open(encoding="utf-8") as file:
-                yield from (from_json(Verdict, line) for line in file)
+            yield from read_lines(Verdict, self.verdicts_path)
 
     def outputs(self) -> dict[str, int]:
         """Rows of each file, as StageRun.finish wants them."""
@@ -174,7 +176,7 @@ class Store:
 
 
 def repair(path: Path) -> int:
-    """Cut a last line that a kill left without its end; how many bytes. The request is made again."""
+    """Cut a last line that a kill left without its end; how many bytes that were."""
     if not path.exists() or path.stat().st_size == 0:
         return 0
     with path.open("r+b") as file:
@@ -185,7 +187,7 @@ def repair(path: Path) -> int:
         keep = _last_newline(file, end) + 1
         file.truncate(keep)
     log.warning(
-        "%s: the last line was torn by a kill; cut %d bytes, that request is made again", path, end - keep
+        "%s: the last line was torn by a kill; cut %d bytes, what it said is done again", path, end - keep
     )
     return end - keep
 
@@ -216,4 +218,4 @@ def read_place(place: Place) -> Trace:
     try:
         return from_json(Trace, line)
     except ValueError as error:
-        raise StageError(f"{place.path}: the line at byte {place.offset} is no trace: {error}") from None
+        raise StageError(f"{place.path}: the line at byte {place.offset} is not a trace: {error}") from None

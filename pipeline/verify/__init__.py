@@ -7,9 +7,9 @@ from typing import Any
 
 from pipeline.records import Verdict
 from pipeline.verify.pool import VerifierPool
-from pipeline.verify.table import VERSIONS, check_verifier
+from pipeline.verify.table import VERSIONS, check_verifier, versions_of
 
-__all__ = ["VERSIONS", "VerifierPool", "check_verifier", "verify"]
+__all__ = ["VERSIONS", "VerifierPool", "check_verifier", "verify", "versions_of"]
 
 
 @cache

@@ -10,24 +10,35 @@ import os
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.errors import RecipeError, VerifyError
+from pipeline.recipe.cards import Tags
 from pipeline.records import Verdict
-from pipeline.render import Tags, split_thinking
+from pipeline.render import split_response
 from pipeline.rows import read_rows
 from pipeline.verify.confusion import confusion_table
-from pipeline.verify.pool import VerifierPool
+from pipeline.verify.pool import Row, VerifierPool
+from pipeline.verify.table import check_verifier
 
 TAGS = Tags(opened_by_prompt=False)
-READ_AHEAD = 256  # rows between the one being read and the one being written
+FIELDS = ("reason", "extracted", "layer")  # of a verdict, under their names
 
 
-def run_verify(file: Path, verifier: str, workers: int, deadline: float, out: Path | None) -> None:
-    """Rows go to `out`, which appears complete or not at all, or to stdout. Raises RecipeError where `file`
-    cannot be read or `out` cannot be written, VerifyError where a row cannot be verified."""
+def run_verify(
+    file: Path,
+    verifier: str = "math",
+    workers: int | None = None,
+    deadline: float = 5.0,
+    out: Path | None = None,
+) -> None:
+    """Rows go to `out`, which appears complete or not at all, or to stdout; one worker process for each core
+    where `workers` is None.
+
+    Raises RecipeError where `file` cannot be read or `out` cannot be written, VerifyError where a row cannot
+    be verified.
+    """
     pool = VerifierPool(workers, deadline)
     if out is None:
         verify_rows(file, verifier, pool, sys.stdout)
@@ -64,7 +75,8 @@ def verify_rows(file: Path, verifier: str, pool: VerifierPool, stream: TextIO) -
             seconds += verdict.seconds
             if isinstance(row.get("correct"), bool):
                 labels[row["correct"], verdict.status] += 1
-            stream.write(line_of(row | fields_of(verdict)))
+            found = {"verdict": verdict.status} | {name: getattr(verdict, name) for name in FIELDS}
+            stream.write(line_of(row | found))
     total = statuses.total()
     details = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common() if count)
     print(
@@ -87,53 +99,40 @@ def line_of(row: dict[str, Any]) -> str:
     return text + "\n"
 
 
-def fields_of(verdict: Verdict) -> dict[str, str | None]:
-    return {
-        "verdict": verdict.status,
-        "reason": verdict.reason,
-        "extracted": verdict.extracted,
-        "layer": verdict.layer,
-    }
-
-
 def verdicts_in_order(
     file: Path, verifier: str, pool: VerifierPool
 ) -> Iterator[tuple[dict[str, Any], Verdict]]:
     """Each row with its verdict, in the order of the file; reads a bounded number of rows ahead."""
-    flying: deque[tuple[dict[str, Any], Future[Verdict]]] = deque()
-    for line in read_rows(file):
-        if len(flying) == READ_AHEAD:
-            first, future = flying.popleft()
-            yield first, future.result()
-        row = line.values or {}
-        flying.append((row, submit_row(line.where, line.number, row, verifier, pool)))
-    for row, future in flying:
-        yield row, future.result()
+    read: deque[dict[str, Any]] = deque()
+
+    def asked() -> Iterator[Row]:
+        for line in read_rows(file):
+            read.append(line.values or {})
+            yield asked_row(line.where, line.number, read[-1], verifier)
+
+    for verdict in pool.map(asked()):
+        yield read.popleft(), verdict
 
 
-def submit_row(
-    place: str, number: int, row: dict[str, Any], verifier: str, pool: VerifierPool
-) -> Future[Verdict]:
-    """A gold that is a list means any of its values."""
+def asked_row(place: str, number: int, row: dict[str, Any], verifier: str) -> Row:
+    """What is put to the pool. A gold that is a list means any of its values."""
     missing = [name for name in ("gold", "response") if name not in row]
     if missing:
         raise VerifyError(f"{place}: no {missing[0]!r}; the row has: {', '.join(row) or 'nothing'}")
     name, gold, metadata = row.get("verifier", verifier), row["gold"], row.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise VerifyError(f"{place}: 'metadata' must be a JSON object, found {as_text(metadata)}")
     if isinstance(gold, list) and name not in ("any", "json"):
         metadata = {**metadata, "verifier": name}
         name = "any"
     try:
-        return pool.submit(
-            (str(number), 0), name, as_text(gold), answer_part(as_text(row["response"])), metadata
-        )
+        check_verifier(name, metadata)
     except VerifyError as error:
         raise VerifyError(f"{place}: {error}") from None
+    # a response without thinking is its own answer
+    answer = split_response(as_text(row["response"]), TAGS).answer
+    return (str(number), 0), name, as_text(gold), answer, metadata
 
 
 def as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def answer_part(response: str) -> str:
-    """What follows the thinking; a response without thinking is its own answer."""
-    return split_thinking(response, TAGS).answer

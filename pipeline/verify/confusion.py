@@ -2,19 +2,23 @@
 
 import math
 from collections import Counter
+from statistics import NormalDist
 
 STATUSES = ("correct", "wrong", "unverifiable")
+Z = NormalDist().inv_cdf(0.975)
 
 
-def wilson_interval(successes: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """95% interval of a proportion (Wilson 1927); (0, 1) where there is no observation."""
+def wilson_interval(successes: float, total: float) -> tuple[float, float]:
+    """95% interval of a proportion (Wilson 1927) of trials, whose number may be an effective, fractional one;
+    (0, 1) where there is no observation."""
     if total == 0:
         return 0.0, 1.0
     share = successes / total
-    centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    centre = share + Z * Z / (2 * total)
+    spread = Z * math.sqrt(share * (1 - share) / total + Z * Z / (4 * total * total))
+    scale = 1 + Z * Z / total
+    low = 0.0 if share <= 0 else max(0.0, (centre - spread) / scale)
+    return low, 1.0 if share >= 1 else min(1.0, (centre + spread) / scale)
 
 
 def share_line(name: str, successes: int, total: int) -> str:

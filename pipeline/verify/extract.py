@@ -4,6 +4,7 @@ Every step is linear in the length of the text and looks at its end only, so meg
 """
 
 import re
+from collections import deque
 
 TAIL = 20_000  # characters at the end of a response in which an unboxed answer is looked for
 BOX_TAIL = 200_000  # characters at the end of a response in which a box is looked for
@@ -121,9 +122,7 @@ def box_content(text: str, start: int) -> tuple[str, int]:
 def stated_answer(text: str) -> str | None:
     """What follows the last "####", "A:", "Answer:", "the answer is" or <answer>, to the end of its line."""
     text = text[-TAIL:]
-    last = None
-    for match in STATED.finditer(text):
-        last = match
+    last = last_match(STATED, text)
     if last is None:
         return None
     answer = last.group("answer").split("</answer>")[0]
@@ -140,24 +139,24 @@ def tidy(text: str) -> str:
     return text.strip("*_`").strip()
 
 
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(iter(deque(pattern.finditer(text[-TAIL:]), maxlen=1)), None)
+
+
 def last_formula(text: str) -> str | None:
-    formula = None
-    for match in FORMULA.finditer(text[-TAIL:]):
-        formula = next(group for group in match.groups() if group is not None)
-    return formula
+    match = last_match(FORMULA, text)
+    return match and match.group(match.lastindex or 0)
 
 
 def last_number(text: str) -> str | None:
-    number = None
-    for match in NUMBER.finditer(text[-TAIL:]):
-        number = match.group()
-    return number
+    match = last_match(NUMBER, text)
+    return match and match.group()
 
 
 def answers(response: str) -> list[str]:
     """What may be the answer where nothing is boxed, best first. A later one counts only where those before
     it cannot be read."""
-    if (stated := stated_answer(response)) is not None and stated:
+    if stated := stated_answer(response):
         return unique([stated, *shorter(stated)])
     text = response[-TAIL:].strip()
     if not text:

@@ -1,8 +1,8 @@
 """Verification that cannot hang: warm worker processes, each killed when a response outlives its deadline.
 
-One host thread serves one worker over a socket. The deadline counts from dispatch; a breach costs the
-worker its life and the response a verdict "timeout", and the zygote (pipeline.verify.worker) has a fresh
-worker within milliseconds. Threads call `submit` or `map`, coroutines await `verify`.
+One host thread serves one worker over a socket. The deadline counts from dispatch. A worker that is late is
+killed, its response gets the verdict "timeout", and the zygote (pipeline.verify.worker) forks a fresh worker
+within milliseconds. Threads call `submit` or `map`, coroutines await `verify`.
 """
 
 import asyncio
@@ -20,20 +20,23 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pipeline.errors import VerifyError
+from pipeline.flags import num_cores
 from pipeline.records import Verdict
 from pipeline.verify.frames import frame_of, read_frame
-from pipeline.verify.table import COMMON, VERSIONS, check_verifier, needed
+from pipeline.verify.outcome import unverifiable
+from pipeline.verify.table import PRELOADED, VERIFIERS, VERSIONS, check_verifier, comparing, needed
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, int]
-Row = tuple[Key, str, str, str, dict[str, Any]]  # key, verifier, gold, response, metadata
+Row = (  # what `submit` takes: key, verifier, gold, response, metadata and, optionally, basis
+    tuple[Key, str, str, str, dict[str, Any]] | tuple[Key, str, str, str, dict[str, Any], str]
+)
 
 START_SECONDS = 120.0  # the zygote's imports take 1 s; a loaded machine may need far more
 MAX_DEADLINE_SECONDS = 86_400  # a day; a socket refuses far larger numbers
@@ -47,7 +50,10 @@ class Task:
     gold: str
     response: str
     metadata: dict[str, Any]
-    future: Future[Verdict]
+    basis: str
+    deadline_seconds: float
+    memory_mb: int
+    future: Future[Verdict] = field(default_factory=Future)
 
 
 class Permits:
@@ -137,26 +143,30 @@ class Zygote:
 
 
 class Worker:
-    """One forked worker, its socket, its verifiers, and how many tasks it has had."""
+    """One forked worker, its socket, its memory limit, its verifiers, and how many tasks it has had."""
 
     def __init__(self, zygote: Zygote, memory_mb: int, verifiers: frozenset[str]) -> None:
         self._zygote = zygote
         self._pid, self._socket = zygote.spawn(memory_mb, verifiers)
+        self._memory_mb = memory_mb
         self.verifiers = verifiers
         self.num_tasks = 0
 
-    def run(self, task: Task, deadline_seconds: float) -> dict[str, Any]:
+    def fits(self, task: Task, names: set[str]) -> bool:
+        return names <= self.verifiers and task.memory_mb == self._memory_mb
+
+    def run(self, task: Task) -> dict[str, Any]:
         """The worker's answer. TimeoutError past the deadline, EOFError or ConnectionError on its death."""
         self.num_tasks += 1
-        end = time.monotonic() + deadline_seconds
+        end = time.monotonic() + task.deadline_seconds
         message = {
             "verifier": task.verifier,
             "gold": task.gold,
             "response": task.response[-MAX_RESPONSE:],
             "metadata": task.metadata,
-            "deadline": deadline_seconds,
+            "deadline": task.deadline_seconds,
         }
-        self._socket.settimeout(deadline_seconds)
+        self._socket.settimeout(task.deadline_seconds)
         self._socket.sendall(frame_of(message))
         self._socket.settimeout(max(end - time.monotonic(), 0.001))
         return read_frame(self._socket)
@@ -167,17 +177,22 @@ class Worker:
 
 
 class VerifierPool:
-    """A context manager around `workers` processes. Leaving it waits for what was submitted; leaving it by an
-    exception cancels that. `memory_mb` limits the address space of each worker. VerifyError where no worker
-    or no time is asked for: nothing submitted would ever come back."""
+    """A context manager around `workers` processes, by default one for each core that this process may use.
+
+    Leaving it waits for what was submitted; leaving it by an exception cancels that. `deadline_seconds` is
+    for one response, `memory_mb` limits the address space of each worker; a verifier whose row in the table
+    states limits of its own gets those. VerifyError where no worker or no time is asked for: no verdict
+    would ever come.
+    """
 
     def __init__(
         self,
-        workers: int = 2,
+        workers: int | None = None,
         deadline_seconds: float = 5.0,
         memory_mb: int = 1024,
         recycle_after: int = 5_000,
     ) -> None:
+        workers = num_cores() if workers is None else workers
         if workers < 1:
             raise VerifyError(f"workers: at least 1 process must verify, found {workers}; give 1 or more")
         if not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:  # false for nan, too
@@ -185,14 +200,14 @@ class VerifierPool:
                 f"deadline: the seconds for one verification must be above 0 and at most "
                 f"{MAX_DEADLINE_SECONDS:,}, found {deadline_seconds}; 5 is usual"
             )
-        self.deadline_seconds = deadline_seconds
+        self._deadline_seconds = deadline_seconds
         self._memory_mb = memory_mb
         self._recycle_after = recycle_after
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._window = 64 * workers
         self._permits = Permits(self._window)
         self._zygote: Zygote | None = None
-        self._verifiers = COMMON
+        self._verifiers = PRELOADED
         self._threads = [
             threading.Thread(target=self._serve, name=f"verifier-{i}", daemon=True) for i in range(workers)
         ]
@@ -203,17 +218,17 @@ class VerifierPool:
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(cancel=kind is not None)
 
     def close(self, cancel: bool = False) -> None:
-        """Kill all workers, after the submitted tasks are done unless `cancel`. A second call is idle."""
+        """Kill all workers; unless `cancel`, first wait for what was submitted. Twice does no harm."""
         if self._zygote is None:
             return
         if cancel:
-            self._cancel_waiting()
+            with contextlib.suppress(queue.Empty):
+                while (task := self._tasks.get_nowait()) is not None:
+                    task.future.cancel()
         for _ in self._threads:
             self._tasks.put(None)
         if not cancel:
@@ -225,18 +240,19 @@ class VerifierPool:
             thread.join()
 
     def submit(
-        self, key: Key, verifier: str, gold: str, response: str, metadata: dict[str, Any]
+        self, key: Key, verifier: str, gold: str, response: str, metadata: dict[str, Any], basis: str = ""
     ) -> Future[Verdict]:
-        """Blocks while too many are in flight. Raises VerifyError for an unknown or refused verifier."""
-        check_verifier(verifier, metadata)
+        """The verdict to come; it carries `basis`. Blocks while too many are in flight. Raises VerifyError
+        for an unknown or refused verifier."""
+        task = self._task(key, verifier, gold, response, metadata, basis)
         self._permits.request().result()
-        return self._put(Task(key, verifier, gold, response, metadata, Future()))
+        return self._put(task)
 
     async def verify(
-        self, key: Key, verifier: str, gold: str, response: str, metadata: dict[str, Any]
+        self, key: Key, verifier: str, gold: str, response: str, metadata: dict[str, Any], basis: str = ""
     ) -> Verdict:
         """`submit` for coroutines: waits for its turn and for the verdict without blocking the event loop."""
-        check_verifier(verifier, metadata)
+        task = self._task(key, verifier, gold, response, metadata, basis)
         permit = self._permits.request()
         try:
             await asyncio.wrap_future(permit)
@@ -244,7 +260,7 @@ class VerifierPool:
             if permit.done() and not permit.cancelled():
                 self._permits.release()
             raise
-        return await asyncio.wrap_future(self._put(Task(key, verifier, gold, response, metadata, Future())))
+        return await asyncio.wrap_future(self._put(task))
 
     def map(self, rows: Iterable[Row]) -> Iterator[Verdict]:
         """Verdicts in the order of `rows`, which is read only as far ahead as may be in flight."""
@@ -256,18 +272,20 @@ class VerifierPool:
         while flying:
             yield flying.popleft().result()
 
+    def _task(
+        self, key: Key, verifier: str, gold: str, response: str, metadata: dict[str, Any], basis: str
+    ) -> Task:
+        check_verifier(verifier, metadata)
+        own = VERIFIERS[comparing(verifier, metadata)]
+        deadline_seconds = own.deadline_seconds or self._deadline_seconds
+        memory_mb = own.memory_mb or self._memory_mb
+        return Task(key, verifier, gold, response, metadata, basis, deadline_seconds, memory_mb)
+
     def _put(self, task: Task) -> Future[Verdict]:
         if self._zygote is None:
             raise VerifyError("this VerifierPool is not open: use it as `with VerifierPool() as pool`")
         self._tasks.put(task)
         return task.future
-
-    def _cancel_waiting(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                task = self._tasks.get_nowait()
-                if task is not None:
-                    task.future.cancel()
 
     def _serve(self) -> None:
         """One host thread: tasks from the queue to its worker, one at a time."""
@@ -283,53 +301,48 @@ class VerifierPool:
         """Resolve the task's future. The worker to go on with, None where the next task needs a new one."""
         try:
             names = needed(task.verifier, task.metadata)
-            if worker is not None and not names <= worker.verifiers:
+            if worker is not None and not worker.fits(task, names):
                 worker.kill()
                 worker = None
             if worker is None:
-                worker = self._spawn(names)
+                worker = self._spawn(task.memory_mb, names)
             start = time.monotonic()
             answer = self._run(task, worker)
-            seconds = time.monotonic() - start
+            verdict = Verdict(
+                problem_id=task.key[0],
+                sample=task.key[1],
+                basis=task.basis,
+                verifier=task.verifier,
+                version=VERSIONS[task.verifier],
+                seconds=round(time.monotonic() - start, 6),
+                **answer["outcome"],
+            )
             if not answer["fit"] or worker.num_tasks >= self._recycle_after:
                 if answer["fit"] is not None:
                     worker.kill()
                 worker = None
-        except (VerifyError, TypeError, ValueError, RecursionError) as error:  # the last three: no JSON of it
+            task.future.set_result(verdict)
+        except VerifyError as error:
             task.future.set_exception(error)
             return None
-        task.future.set_result(verdict_of(task, answer, seconds))
+        except (TypeError, ValueError, RecursionError) as error:  # the task is not JSON, no worker saw it
+            task.future.set_exception(error)
         return worker
 
-    def _spawn(self, names: set[str]) -> Worker:
+    def _spawn(self, memory_mb: int, names: set[str]) -> Worker:
         if self._zygote is None:
             raise VerifyError("the VerifierPool was closed")
         self._verifiers |= names  # of two threads that add the same at once, either result will do
-        return Worker(self._zygote, self._memory_mb, self._verifiers)
+        return Worker(self._zygote, memory_mb, self._verifiers)
 
     def _run(self, task: Task, worker: Worker) -> dict[str, Any]:
         """The worker's answer, or the account of its death (`fit` None: already reaped)."""
         try:
-            return worker.run(task, self.deadline_seconds)
+            return worker.run(task)
         except TimeoutError:
             worker.kill()
             reason = "timeout"
         except (EOFError, ConnectionError):
             reason = "timeout" if worker.kill() == -signal.SIGXCPU else "crash"
         logger.info("verifier worker replaced: %s on %s sample %d", reason, *task.key)
-        return {"status": "unverifiable", "reason": reason, "extracted": None, "layer": "", "fit": None}
-
-
-def verdict_of(task: Task, answer: dict[str, Any], seconds: float) -> Verdict:
-    problem_id, sample = task.key
-    return Verdict(
-        problem_id=problem_id,
-        sample=sample,
-        status=answer["status"],
-        reason=answer["reason"],
-        extracted=answer["extracted"],
-        layer=answer["layer"],
-        verifier=task.verifier,
-        version=VERSIONS[task.verifier],
-        seconds=round(seconds, 6),
-    )
+        return {"fit": None, "outcome": asdict(unverifiable(reason))}

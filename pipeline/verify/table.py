@@ -1,57 +1,47 @@
-"""Which verifiers there are, their versions, and the check that a problem names one that can be used.
+"""Which verifiers there are: one row each. And the check that a problem names one that can be used.
 
-Light: the host imports this; what the verifiers need (math-verify, reasoning-gym) is imported in the zygote.
-A code verifier with its sandbox and a judge have their place in VERSIONS and HOMES.
+Light: the host imports this; the home of a verifier is imported in the verifier processes only. A new
+verifier is one module with a function (response, gold, metadata) -> Outcome, and one row here.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
 from pipeline.errors import VerifyError
 from pipeline.verify.families import ALLOWED, REFUSED
-from pipeline.verify.several import Verify, verify_any
+from pipeline.verify.outcome import Outcome
 
-# A version goes up when a verdict can change; it is part of every fingerprint that depends on verdicts.
-VERSIONS = {
-    "math": "2",
-    "choice": "2",
-    "text": "2",
-    "json": "2",
-    "reasoning_gym": "2",
-    "any": "2",
-}
-HOMES = {
-    "math": "pipeline.verify.math_answer:verify_math",
-    "choice": "pipeline.verify.choice:verify_choice",
-    "text": "pipeline.verify.text:verify_text",
-    "json": "pipeline.verify.json_value:verify_json",
-    "reasoning_gym": "pipeline.verify.gym:verify_reasoning_gym",
-}
-# what every worker has; reasoning-gym's import costs a second and 100 MB, so it waits for the first who asks
-COMMON = frozenset(VERSIONS) - {"reasoning_gym"}
+Verify = Callable[[str, str, dict[str, Any]], Outcome]  # (response, gold, metadata)
 
 
-def check_verifier(name: str, metadata: dict[str, Any]) -> None:
-    """Raise VerifyError, saying what to do, unless `name` with this metadata can be used."""
-    if name not in VERSIONS:
-        raise VerifyError(
-            f"unknown verifier {name!r}{nearest(name, VERSIONS)}; there are: {', '.join(VERSIONS)}"
-        )
-    if name == "reasoning_gym":
-        check_family(metadata.get("family"))
-    if name == "any":
-        inner = metadata.get("verifier", "math")
-        if inner == "any":
-            raise VerifyError("verifier 'any' cannot hold another 'any': give all golds in one list")
-        check_verifier(inner, metadata)
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """`version` goes up when a verdict can change: verdicts and the plans of stages carry it.
+
+    `home` is "module:function". `check` raises VerifyError unless the metadata of a problem holds what it
+    needs. `deadline_seconds` and `memory_mb` are limits of its own for one response; None: those of the pool.
+    `preloaded`: every worker has it from the start; otherwise it is imported for the first who asks.
+    """
+
+    version: str
+    home: str
+    check: Callable[[dict[str, Any]], None] | None = None
+    deadline_seconds: float | None = None
+    memory_mb: int | None = None
+    preloaded: bool = True
 
 
-def check_family(family: object) -> None:
+def check_family(metadata: dict[str, Any]) -> None:
+    """Whether a problem of reasoning_gym names a family whose scorer does not run the answer."""
+    family = metadata.get("family")
     if not isinstance(family, str):
         raise VerifyError(
-            "verifier 'reasoning_gym' needs metadata {'family': name, 'entry': the library's entry}"
+            "verifier 'reasoning_gym' needs metadata {'family': name, 'entry': the library's entry}, "
+            f"found family {family!r}"
         )
     if family in REFUSED:
         raise VerifyError(
@@ -61,18 +51,71 @@ def check_family(family: object) -> None:
         raise VerifyError(f"unknown reasoning-gym family {family!r}{nearest(family, ALLOWED)}")
 
 
-def nearest(name: str, known: object) -> str:
+def check_inner(metadata: dict[str, Any]) -> None:
+    """Whether a problem of any names a verifier that can compare."""
+    inner = comparing("any", metadata)
+    if inner == "any":
+        raise VerifyError("verifier 'any' cannot hold another 'any': give all golds in one list")
+    check_verifier(inner, metadata)
+
+
+VERIFIERS = {
+    "math": Verifier("3", "pipeline.verify.math:verify_math"),
+    "choice": Verifier("2", "pipeline.verify.choice:verify_choice"),
+    "text": Verifier("2", "pipeline.verify.text:verify_text"),
+    "json": Verifier("2", "pipeline.verify.json:verify_json"),
+    "reasoning_gym": Verifier(
+        "2",
+        "pipeline.verify.gym:verify_reasoning_gym",
+        check=check_family,
+        preloaded=False,  # the library's import costs a second and 100 MB
+    ),
+    "any": Verifier("2", "pipeline.verify.any:verify_any", check=check_inner),
+}
+VERSIONS = {name: row.version for name, row in VERIFIERS.items()}
+PRELOADED = frozenset(name for name, row in VERIFIERS.items() if row.preloaded)
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """Name -> version of the verifiers in use, in alphabetical order. The verifier that an "any" compares
+    with is in the result only if it is among the names."""
+    return {name: VERSIONS[name] for name in sorted(set(names))}
+
+
+def check_verifier(name: str, metadata: dict[str, Any]) -> None:
+    """Raise VerifyError, saying what to do, unless `name` with this metadata can be used."""
+    row = VERIFIERS.get(name) if isinstance(name, str) else None  # a row of a file may hold anything
+    if row is None:
+        raise VerifyError(
+            f"unknown verifier {name!r}{nearest(name, VERIFIERS)}; there are: {', '.join(VERIFIERS)}"
+        )
+    if row.check is not None:
+        row.check(metadata)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or nothing."""
-    matches = difflib.get_close_matches(str(name), list(known), n=1)  # type: ignore[call-overload]
+    matches = difflib.get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def comparing(name: str, metadata: dict[str, Any]) -> str:
+    """The verifier that compares with a gold: of "any" the one in its metadata, else `name` itself."""
+    inner = metadata.get("verifier", "math") if name == "any" else name
+    if not isinstance(inner, str):
+        raise VerifyError(
+            f"verifier 'any': `verifier` in its metadata must name a verifier, found {inner!r:.40}"
+        )
+    return inner
 
 
 def needed(name: str, metadata: dict[str, Any]) -> set[str]:
     """The verifiers that a worker must have loaded to use `name` with this metadata."""
-    return {name, metadata.get("verifier", "math")} if name == "any" else {name}
+    return {name, comparing(name, metadata)}
 
 
-def load_verifiers(names: Iterable[str]) -> dict[str, Verify]:
-    """Name -> function (response, gold, metadata), "any" of them among them. Imports the heavy libraries."""
-    verifiers: dict[str, Verify] = {name: resolve_name(HOMES[name]) for name in names if name != "any"}
-    return {**verifiers, "any": lambda response, gold, data: verify_any(verifiers, response, gold, data)}
+@cache
+def function_of(name: str) -> Verify:
+    """A verifier's function. Imports what it needs: for the verifier processes only."""
+    function: Verify = resolve_name(VERIFIERS[name].home)
+    return function

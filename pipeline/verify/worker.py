@@ -2,8 +2,8 @@
 
 Started by pipeline.verify.pool as `python -m pipeline.verify.worker FD`; not for use by hand. A fork of this
 small single-threaded process costs milliseconds where a fresh interpreter costs a second, so a worker that
-had to be killed is replaced at once. The zygote never sees a response; it spawns, kills and reaps on the
-host's word, and kills everything when the host's end of the pipe closes.
+had to be killed is replaced at once. The zygote never sees a response; it spawns, kills and reaps when the
+host asks, and kills everything when the host's end of the pipe closes.
 """
 
 import json
@@ -12,14 +12,12 @@ import resource
 import signal
 import socket
 import sys
+from dataclasses import asdict, replace
 from typing import Any
 
 from pipeline.verify.frames import frame_of, read_frame
 from pipeline.verify.outcome import MAX_EXTRACTED, Outcome, unverifiable
-from pipeline.verify.several import Verify
-from pipeline.verify.table import COMMON, load_verifiers
-
-Verifiers = dict[str, Verify]
+from pipeline.verify.table import PRELOADED, function_of
 
 
 def limit_process(memory_mb: int) -> None:
@@ -35,17 +33,17 @@ def limit_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
-def verify_one(verifiers: Verifiers, task: dict[str, Any]) -> tuple[Outcome, bool]:
+def verify_one(task: dict[str, Any]) -> tuple[Outcome, bool]:
     """The outcome, and whether the worker is still fit for another task."""
     try:
-        return verifiers[task["verifier"]](task["response"], task["gold"], task["metadata"]), True
+        return function_of(task["verifier"])(task["response"], task["gold"], task["metadata"]), True
     except MemoryError:
         return unverifiable("memory"), False
     except RecursionError:
         return unverifiable("error", layer="recursion"), True
 
 
-def serve_tasks(connection: socket.socket, verifiers: Verifiers) -> None:
+def serve_tasks(connection: socket.socket) -> None:
     fit = True
     while fit:
         try:
@@ -53,25 +51,18 @@ def serve_tasks(connection: socket.socket, verifiers: Verifiers) -> None:
         except (EOFError, ConnectionError):
             return
         limit_cpu(task["deadline"])
-        outcome, fit = verify_one(verifiers, task)
-        extracted = outcome.extracted
-        if extracted is not None:
+        outcome, fit = verify_one(task)
+        if outcome.extracted is not None:
             # a lone surrogate could not be written to a UTF-8 file later
-            extracted = extracted[:MAX_EXTRACTED].encode(errors="replace").decode()
-        answer = {
-            "status": outcome.status,
-            "reason": outcome.reason,
-            "extracted": extracted,
-            "layer": outcome.layer,
-            "fit": fit,
-        }
+            extracted = outcome.extracted[:MAX_EXTRACTED].encode(errors="replace").decode()
+            outcome = replace(outcome, extracted=extracted)
         try:
-            connection.sendall(frame_of(answer))
+            connection.sendall(frame_of({"fit": fit, "outcome": asdict(outcome)}))
         except ConnectionError:
             return
 
 
-def fork_worker(control: socket.socket, descriptor: int, memory_mb: int, verifiers: Verifiers) -> int:
+def fork_worker(control: socket.socket, descriptor: int, memory_mb: int) -> int:
     pid = os.fork()
     if pid:
         os.close(descriptor)
@@ -83,7 +74,7 @@ def fork_worker(control: socket.socket, descriptor: int, memory_mb: int, verifie
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         limit_process(memory_mb)
-        serve_tasks(socket.socket(fileno=descriptor), verifiers)
+        serve_tasks(socket.socket(fileno=descriptor))
         status = 0
     finally:
         os._exit(status)  # never back into the zygote's loop, whatever happened
@@ -93,7 +84,8 @@ def serve_host(control: socket.socket) -> None:
     """Answer spawn and kill requests until the host closes its end. Killed workers are reaped only here,
     by their parent, so a process id can never have been given to somebody else."""
     pids: set[int] = set()
-    loaded = {COMMON: load_verifiers(COMMON)}
+    for name in PRELOADED:
+        function_of(name)
     control.sendall(frame_of({"ready": True}))
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 4096, 1)
@@ -101,10 +93,9 @@ def serve_host(control: socket.socket) -> None:
             break
         request = json.loads(message)
         if "spawn" in request:
-            names = frozenset(request["verifiers"])
-            if names not in loaded:
-                loaded[names] = load_verifiers(names)
-            pid = fork_worker(control, descriptors[0], request["spawn"], loaded[names])
+            for name in request["verifiers"]:
+                function_of(name)  # imported once, for all workers from now on
+            pid = fork_worker(control, descriptors[0], request["spawn"])
             pids.add(pid)
             control.sendall(frame_of({"pid": pid}))
         else:
@@ -122,7 +113,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     try:
         serve_host(control)
-    except (ConnectionError, BrokenPipeError):
+    except ConnectionError:
         sys.exit(0)
 
 

@@ -9,12 +9,11 @@ tokenizer files and chat_template.jinja beside this file, or to the directory gi
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.embedded import (
+from pipeline.embedded.training import (
     SEED,
     Item,
-    Schedule,
     Text,
     build,
     chat_completion,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DOCUMENTS_PER_ANSWER = 2
-SCHEDULE = Schedule(steps=1200, rows=16, learning_rate=2e-3)
+NUM_STEPS = 1200
 
 
 def base_texts(seed: int) -> Iterator[Text]:
@@ -46,29 +45,12 @@ def direct_answer(item: Item) -> str:
     return item.answer
 
 
-def build_model(vocab_size: int, eos: int, pad: int) -> "PreTrainedModel":
+def build_model(sizes: dict[str, Any]) -> "PreTrainedModel":
     """0.9M parameters."""
-    import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    torch.manual_seed(SEED)
-    config = Qwen3Config(
-        vocab_size=vocab_size,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        initializer_range=0.05,
-        bos_token_id=None,
-        eos_token_id=eos,
-        pad_token_id=pad,
-    )
-    return Qwen3ForCausalLM(config)
+    return Qwen3ForCausalLM(Qwen3Config(intermediate_size=384, **sizes))
 
 
 if __name__ == "__main__":
-    build(Path(__file__).parent, build_model, base_texts(SEED + 2), SCHEDULE)
+    build(Path(__file__).parent, build_model, base_texts(SEED + 2), NUM_STEPS)

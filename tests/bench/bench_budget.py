@@ -19,12 +19,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.cards import sampled_teacher
-from pipeline.embedded import FAMILIES
-from pipeline.recipe import ProceduralSource, Samples, Sampling
+from pipeline.embedded.training import FAMILIES
+from pipeline.flags import EngineFlags
+from pipeline.problems.sources import procedural_problems
+from pipeline.recipe.cards import sampled_teacher, teacher_card
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import ProceduralSource, Samples, Sampling
 from pipeline.records import Problem
-from pipeline.sampling import EngineFlags, Job, Options, Store, collect, start_engine
-from pipeline.sources import load_source
+from pipeline.sampling import Job, Options, Store, collect, start_engine
 from pipeline.verify import VerifierPool
 
 CONCURRENCY = 256
@@ -80,20 +82,25 @@ def grouped_problems(count: int) -> dict[str, list[Problem]]:
     configs = {name: (name, config) for name, config in FAMILIES.items()}
     configs |= {name: ("chain_sum", config) for name, config in HARDER.items()}
     return {
-        name: list(load_source(ProceduralSource(reasoning_gym=family, size=count, config=config), 0))
+        name: list(
+            procedural_problems(
+                ProceduralSource(reasoning_gym=family, size=count, config=config), 0, reserved=False
+            )
+        )
         for name, (family, config) in configs.items()
     }
 
 
 async def run_all(problems: list[Problem], directory: Path) -> dict[str, dict[str, Bought]]:
     """Both budgets with one engine; by budget and problem id what was bought."""
-    model, sampling = sampled_teacher("embedded-moe"), Sampling(temperature=1.0, max_tokens=200)
+    model = sampled_teacher("embedded-moe", teacher_card("embedded-moe"))
+    sampling = Sampling(temperature=1.0, max_tokens=200)
     found = {}
     with VerifierPool(workers=2) as pool:
         async with start_engine(model, EngineFlags(concurrency=CONCURRENCY)) as engine:
             await engine.ready()
             for name, samples in BUDGETS.items():
-                job = Job(model, "boxed", sampling, samples, 0)
+                job = Job(model, PROMPTS["boxed"], sampling, samples, 0)
                 with Store(directory / name) as store:
                     await collect(job, problems, engine, store, pool, Options(CONCURRENCY))
                     found[name] = bought(store)

@@ -17,22 +17,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.decontaminate import EvalQuestion
-from pipeline.emit import write_kept, write_unselected
-from pipeline.examples import Format
-from pipeline.judge import Judging
-from pipeline.mix import Mixer
-from pipeline.recipe import Select
-from pipeline.records import Problem, Trace, Verdict, problem_id, to_json
-from pipeline.render import Tags
-from pipeline.selection import select_examples
-from pipeline.sift import PASSED, Inputs, Sifter
+from pipeline.filter.apply import RuleSet
+from pipeline.filter.examples import Format
+from pipeline.filter.first_pass import FirstPass, Inputs
+from pipeline.filter.ledger import Ledger
+from pipeline.filter.mix import Mixer
+from pipeline.filter.stage import PASSED, drop_unselected, write_kept
+from pipeline.problems.overlap import EvalQuestion
+from pipeline.recipe.cards import Tags
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.rule_entry import RuleEntry
+from pipeline.recipe.schema import Select
+from pipeline.records import Problem, Status, Trace, Verdict, problem_id, to_json
+from pipeline.render import Split, join_response
+from pipeline.verify.basis import basis_of, tags_digest
 from pipeline.verify.table import VERSIONS
 
-RULES: list[str | dict[str, dict[str, object]]] = [
+RULES: list[RuleEntry] = [
     "finished",
     "closed_thinking",
     "one_answer",
@@ -49,6 +52,7 @@ TRACE_BYTES = 2_000
 NUM_EVAL_QUESTIONS = 1_819  # as many as GSM8K test and MATH-500 together
 NUM_TEXTS = 400  # different thinkings; each trace adds its own numbers
 WORKERS = 2
+TAGS = Tags()
 
 
 def vocabulary(rng: random.Random) -> list[str]:
@@ -84,18 +88,21 @@ def write_inputs(directory: Path, num_traces: int) -> None:
     ):
         for number in range(num_traces // SAMPLES):
             question, gold = f"{sentence(rng, words)} Question {number}?", str(number)
-            key = problem_id(question, gold, "math")
-            problems.write(to_json(Problem(key, question, gold, "math", f"s{number % 5}", "none")) + "\n")
+            problem = Problem(problem_id(question), question, gold, "math", f"s{number % 5}", "none")
+            problems.write(to_json(problem) + "\n")
+            basis = basis_of(problem, tags_digest(TAGS))
             for sample in range(SAMPLES):
                 right = rng.random() < 0.8
                 own = f"Attempt {sample} at {number}: {rng.random()} {rng.random()}\n"
-                text = own + texts[rng.randrange(NUM_TEXTS)]
                 answer = f"So the result is \\boxed{{{gold if right else number + 1}}}."
-                trace = Trace(key, sample, 1, "request", text, answer, "stop", 60, len(text) // 4, "teacher")
+                split = Split(own + texts[rng.randrange(NUM_TEXTS)], answer, "closed")
+                text = join_response(split, TAGS, opening=f"{TAGS.open}\n")
+                trace = Trace(problem.id, sample, 1, "request", text, "stop", 60, len(text) // 4, "teacher")
                 traces.write(to_json(trace) + "\n")
-                status = "correct" if right else "wrong"
+                status: Status = "correct" if right else "wrong"
+                version = VERSIONS["math"]
                 verdict = Verdict(
-                    key, sample, status, "equal", gold, "string", "math", VERSIONS["math"], 0.001
+                    problem.id, sample, status, basis, "equal", gold, "string", "math", version, 0.001
                 )
                 verdicts.write(to_json(verdict) + "\n")
 
@@ -121,31 +128,33 @@ def filter_all(directory: Path, tokenizer: str | None) -> dict[str, float]:
         EvalQuestion("task", str(i), " ".join(sentence(rng, words) for _ in range(3)), False)
         for i in range(NUM_EVAL_QUESTIONS)
     ]
-    judging = Judging(RULES, Format("boxed", Tags(), tokenizer), questions)
+    rule_set = RuleSet(RULES, Format(PROMPTS["boxed"], TAGS, TAGS, tokenizer), questions)
     select = Select(per_problem=2, prefer="shortest")
     out = directory / "out"
     out.mkdir()
     inputs = Inputs(
-        directory / "problems.jsonl", [directory / "traces-00000.jsonl"], directory / "verdicts.jsonl", out
+        directory / "problems.jsonl", [directory / "traces-00000.jsonl"], directory / "verdicts.jsonl"
     )
     start = time.monotonic()
-    with Sifter(inputs, select, 0, WORKERS) as sifter:
-        counts = sifter.run(judging)
-        selected = select_examples(sifter.best, select, counts.num_passed, sifter.by_position())
-    sifted = time.monotonic() - start
-    write_unselected(out / PASSED, out / "dropped.jsonl", selected)
-    kept = write_kept(out / PASSED, out, selected, judging.form, Mixer([], judging, 0, 0))
+    with (out / "dropped.jsonl").open("wb") as dropped, (out / "failed.jsonl").open("wb") as failed:
+        ledger = Ledger(dropped, failed)
+        first = FirstPass(inputs, rule_set, select, 0, WORKERS, ledger)
+        first.run(out / PASSED)
+        selected = first.selection.choose()
+        first_pass = time.monotonic() - start
+        drop_unselected(out / PASSED, selected, ledger)
+        kept = write_kept(out / PASSED, out, selected, rule_set.form, Mixer([], rule_set, 0, 0, ledger))
     seconds = time.monotonic() - start
-    if counts.num_verified or sum(counts.failed.values()) or kept != len(selected.offsets):
-        raise SystemExit(f"not the run that was meant to be measured: {asdict(counts)}")
+    if first.num_verified or ledger.failed or kept != len(selected.offsets):
+        raise SystemExit(f"not the run that was meant to be measured: {first.num_verified=}, {ledger.failed}")
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak += WORKERS * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # that of the largest worker
     return {
-        "traces": counts.num_in,
+        "traces": ledger.num_in,
         "seconds": seconds,
-        "sifted": sifted,
+        "first_pass": first_pass,
         "peak_mb": peak / 1024,
         "cpu": cpu,
     }
@@ -165,7 +174,7 @@ def measure(num_traces: int, *, counting: bool) -> dict[str, float]:
     rate = result["traces"] / result["seconds"]
     print(
         f"{num_traces:>9,} traces{' counting tokens' if counting else '':16} {result['seconds']:7.1f} s "
-        f"(rules and selection {result['sifted']:.1f} s) {rate:7,.0f} traces/s, "
+        f"(rules and selection {result['first_pass']:.1f} s) {rate:7,.0f} traces/s, "
         f"{1000 * result['cpu'] / num_traces:.2f} ms of CPU a trace, {result['peak_mb']:.0f} MB peak",
         flush=True,
     )

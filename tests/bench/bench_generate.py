@@ -21,13 +21,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.cards import sampled_teacher
-from pipeline.recipe import ProceduralSource, Samples, Sampling
+from pipeline.flags import EngineFlags
+from pipeline.problems.sources import procedural_problems
+from pipeline.recipe.cards import sampled_teacher, teacher_card
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import ProceduralSource, Samples, Sampling
 from pipeline.records import Problem
-from pipeline.render import messages
-from pipeline.sampling import EngineFlags, Job, Options, Store, collect, start_engine
+from pipeline.sampling import Job, Options, Store, collect, start_engine
 from pipeline.sampling.job import sample_seed
-from pipeline.sources import load_source
 from pipeline.verify import VerifierPool
 
 CONCURRENCY = 256
@@ -37,8 +38,8 @@ BATCH = 256
 
 def make_job() -> Job:
     return Job(
-        sampled_teacher("embedded-moe"),
-        "boxed",
+        sampled_teacher("embedded-moe", teacher_card("embedded-moe")),
+        PROMPTS["boxed"],
         Sampling(temperature=1.0, max_tokens=384),
         Samples(keep=SAMPLES, max=SAMPLES),
         0,
@@ -47,7 +48,8 @@ def make_job() -> Job:
 
 def make_problems(count: int) -> list[Problem]:
     config = {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 3}
-    return list(load_source(ProceduralSource(reasoning_gym="chain_sum", size=count, config=config), 0))
+    source = ProceduralSource(reasoning_gym="chain_sum", size=count, config=config)
+    return list(procedural_problems(source, 0, reserved=False))
 
 
 def bare_requests(job: Job, problems: list[Problem], tokenizer: Any) -> tuple[list[Any], list[Any]]:
@@ -56,13 +58,13 @@ def bare_requests(job: Job, problems: list[Problem], tokenizer: Any) -> tuple[li
 
     prompts, params = [], []
     for problem in problems:
-        chat = messages(problem.question, job.prompt)
+        chat = job.prompt.messages(problem.question)
         ids = tokenizer.apply_chat_template(
             chat, tokenize=True, add_generation_prompt=True, return_dict=False
         )
         for sample in range(SAMPLES):
             prompts.append({"prompt_token_ids": list(ids)})
-            seed = sample_seed(job.seed, problem.id, sample)
+            seed = sample_seed(job.seed, problem, sample)
             params.append(SamplingParams(**job.sampling.model_dump(), seed=seed))
     return prompts, params
 
@@ -90,7 +92,7 @@ async def loop_rate(job: Job, problems: list[Problem], engine: Any, pool: Verifi
 def start_bare(job: Job, flags: EngineFlags) -> Any:
     from vllm import LLM
 
-    from pipeline.sampling.vllm_engine import engine_arguments
+    from pipeline.sampling.engines.vllm import engine_arguments
 
     arguments = engine_arguments(job.model, flags)
     return LLM(**arguments)

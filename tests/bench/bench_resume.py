@@ -20,17 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cards import SampledModel
 from pipeline.errors import EngineError
-from pipeline.recipe import Samples, Sampling
+from pipeline.recipe.cards import SampledModel, Tags
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import Samples, Sampling
 from pipeline.records import Problem, Trace, Verdict
-from pipeline.render import Tags
 from pipeline.sampling import Job, Store, collect, request_fingerprint
 from pipeline.verify import VerifierPool
+from pipeline.verify.basis import basis_of, tags_digest
 
 MODEL = SampledModel("none", "none", None, "bfloat16", None, 1000, Tags(), identity={"model": "none"})
 SAMPLES = 4
-JOB = Job(MODEL, "plain", Sampling(temperature=1.0, max_tokens=100), Samples(keep=2, max=SAMPLES), 0)
+JOB = Job(MODEL, PROMPTS["plain"], Sampling(temperature=1.0, max_tokens=100), Samples(keep=2, max=SAMPLES), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +62,17 @@ class FirstLaunch:
 
 
 def write_store(directory: Path, traces: int) -> float:
-    request, start = request_fingerprint(JOB), time.perf_counter()
+    request, tags, start = request_fingerprint(JOB), tags_digest(MODEL.tags), time.perf_counter()
+    text = "so " * 200 + "\n</think>\n\n\\boxed{1}"
     with Store(directory) as store:
-        store.load(request)
+        store.load(request, tags)
         for problem in Numbered(traces // SAMPLES):
+            basis = basis_of(problem, tags)
             for sample in range(SAMPLES):
-                store.add_trace(
-                    Trace(problem.id, sample, 1, request, "so " * 200, "\\boxed{1}", "stop", 9, 300, "none")
-                )
+                store.add_trace(Trace(problem.id, sample, 1, request, text, "stop", 9, 300, "none"))
                 status = "correct" if sample > 1 else "wrong"
                 store.add_verdict(
-                    Verdict(problem.id, sample, status, "equal", "1", "string", "text", "1", 0.001)
+                    Verdict(problem.id, sample, status, basis, "equal", "1", "string", "text", "1", 0.001)
                 )
     return time.perf_counter() - start
 

@@ -1,8 +1,9 @@
 """Training speed of the train stage over a bare TRL SFTTrainer: same examples, same machine, one run.
 
-Both see the same ids and labels, of written-out steps of the embedded families or of --data; the bare trainer has TRL's own collator and random
-batches, ours the packed micro-batches. Rounds alternate, so a busy machine slows both. With --score both train
-to the end and are scored on reserved questions (about ten minutes on two idle cores).
+Both see the same ids and labels, of written-out steps of the embedded families or of --data; the bare trainer
+has TRL's own collator and random batches, ours the packed micro-batches. Rounds alternate, so a busy machine
+slows both. With --score both train to the end and are scored on reserved questions (about ten minutes on two
+idle cores).
 
     python -m tests.bench.bench_train --score [--data runs/demo/filter/examples.parquet]
 
@@ -24,20 +25,20 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from pipeline.cards import sampled_student, student_card
-from pipeline.embedded import mixed_items, score
-from pipeline.recipe import Train
-from pipeline.records import Example
-from pipeline.render import messages
-from students.examples import TrainingSet, build, read_examples
-from students.fit import quiet_libraries
-from students.flags import TrainFlags
+from pipeline.embedded.training import mixed_items, score
+from pipeline.flags import TrainFlags
+from pipeline.recipe.cards import sampled_student, student_card
+from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.schema import Train
+from pipeline.records import Example, read_examples
+from students.examples import TrainingSet, build
 from students.format import load_format
-from students.model import load_student
+from students.model import load_student, quiet_libraries
 from students.trainer import Job, build_trainer
 from teachers.embedded import steps
 
 STUDENT = "embedded-dense"
+CARD = student_card(STUDENT)
 
 
 class Clock(TrainerCallback):
@@ -65,9 +66,9 @@ def perfect_examples(number: int) -> list[Example]:
     """Distinct questions of the embedded families with their written-out steps."""
     found: dict[str, Example] = {}
     for item in mixed_items(11):
-        thinking, answer = getattr(steps, item.family)(item.entry["metadata"])
-        response = f"<think>\n{thinking}\n</think>\n\n\\boxed{{{answer}}}"
-        chat = [*messages(item.question, "boxed"), {"role": "assistant", "content": response}]
+        thinking, answer = steps.SOLVERS[item.family](item.entry["metadata"])
+        turn = {"role": "assistant", "content": f"\\boxed{{{answer}}}", "reasoning_content": thinking}
+        chat = [*PROMPTS["boxed"].messages(item.question), turn]
         found[item.question] = Example(item.question, 0, chat, 0)
         if len(found) == number:
             break
@@ -75,15 +76,15 @@ def perfect_examples(number: int) -> list[Example]:
 
 
 def ours(data: TrainingSet, recipe: Train, directory: Path) -> SFTTrainer:
-    card, model = student_card(STUDENT), sampled_student(STUDENT)
-    job = Job(recipe, 0, TrainFlags(device="cpu", save_every=10**6), "cpu", directory)
+    card, model = CARD, sampled_student("base", CARD)
+    job = Job("bench", recipe, 0, TrainFlags(device="cpu", save_every=10**6), "cpu", directory)
     student = load_student(card, model, recipe, "cpu")
     return build_trainer(job, data, student, load_format(card, model).tokenizer, card.lora_targets)
 
 
 def bare(data: TrainingSet, recipe: Train, directory: Path) -> SFTTrainer:
     """TRL as it comes but for what the CPU needs (fp32) and gradient checkpointing, which is off in both."""
-    card, model = student_card(STUDENT), sampled_student(STUDENT)
+    card, model = CARD, sampled_student("base", CARD)
     student = load_student(card, model, recipe, "cpu")
     student.set_attn_implementation("sdpa")
     config = SFTConfig(
@@ -154,7 +155,7 @@ def main() -> None:
         "batch_size": 32,
     }
     recipe = Train.model_validate({**values, "epochs": float(flags.epochs)})
-    style = load_format(student_card(STUDENT), sampled_student(STUDENT))
+    style = load_format(CARD, sampled_student("base", CARD))
     examples = read_examples(flags.data) if flags.data else perfect_examples(flags.examples)
     data = build(examples, style, recipe, 0)
     mean = statistics.mean(len(example.ids) for example in data.train)

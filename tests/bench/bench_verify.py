@@ -17,7 +17,7 @@ from math_verify import parse
 from math_verify import verify as bare_verify
 
 from pipeline.verify import VerifierPool
-from pipeline.verify.math_answer import verify_math
+from pipeline.verify.math import verify_math
 
 NUM_ROWS = 600
 NUM_ROUNDS = 5

@@ -1,0 +1,153 @@
+"""Context: what every stage and command is given, loaded and checked once.
+
+The recipe with its cards and prompts as objects, the run's directory, and how the stage was asked to start.
+Nobody looks up a card by its name, or a directory by another one's parent, again.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.errors import RecipeError, inside
+from pipeline.recipe.cards import (
+    Cards,
+    SampledModel,
+    StudentCard,
+    TaskCard,
+    TeacherCard,
+    load_cards,
+    sampled_student,
+    sampled_teacher,
+)
+from pipeline.recipe.prompts import PROMPTS, Prompt
+from pipeline.recipe.schema import CardTask, ExtraModel, Recipe, Task, load_recipe
+from pipeline.recipe.strict_yaml import nearest
+from pipeline.run.contract import Manifest, Start, check_outputs, read_manifest, require
+from pipeline.run.stages import STAGES, Stage
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Context:
+    """`runs` holds one directory a run. Models are described as engines see them."""
+
+    recipe: Recipe
+    cards: Cards
+    runs: Path
+    start: Start
+
+    @property
+    def run(self) -> Path:
+        return self.runs / self.recipe.name
+
+    def directory(self, stage: str) -> Path:
+        return self.run / stage
+
+    def manifest(self, stage: str) -> Manifest | None:
+        """The manifest of a finished stage of this run, None where it is not finished."""
+        return read_manifest(self.directory(stage))
+
+    def require(self, stage: str, wanted_by: str) -> Manifest:
+        """The manifest of a stage that must be finished; StageError names what to run where it is not."""
+        return require(self.directory(stage), wanted_by, self.start.recipe)
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """The stages of this recipe, in order."""
+        return [stage for stage in STAGES if getattr(self.recipe, stage.section) is not None]
+
+    @property
+    def student_stage(self) -> str:
+        """The stage whose checkpoint is the student: the last one of this recipe that leaves one."""
+        return [stage.name for stage in self.stages if stage.checkpoint][-1]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.directory(self.student_stage) / CHECKPOINT
+
+    @property
+    def teacher_card(self) -> TeacherCard:
+        return self.cards.teachers[self.recipe.generate.teacher]
+
+    @property
+    def student_card(self) -> StudentCard:
+        return self.cards.students[self.recipe.train.student]
+
+    def task_card(self, task: Task) -> TaskCard | None:
+        """The card of an eval task; None for a procedural one and a bare file."""
+        return self.cards.tasks[task.task] if isinstance(task, CardTask) else None
+
+    @cached_property
+    def teacher(self) -> SampledModel:
+        return sampled_teacher(self.recipe.generate.teacher, self.teacher_card)
+
+    @cached_property
+    def base(self) -> SampledModel:
+        return sampled_student("base", self.student_card)
+
+    @property
+    def student(self) -> SampledModel:
+        """The trained student; its checkpoint must be there."""
+        return sampled_student("student", self.student_card, self.checkpoint)
+
+    def finished_student(self, wanted_by: str) -> SampledModel:
+        """The student of a finished run. StageError where it is not finished, or was changed since."""
+        self.require(self.student_stage, wanted_by)
+        check_outputs(self.directory(self.student_stage))
+        return self.student
+
+    @cached_property
+    def extra(self) -> dict[str, ExtraModel]:
+        """The models that are only compared, by name."""
+        return {extra.name: extra for extra in self.recipe.eval.extra}
+
+    def card(self, model: str) -> tuple[str, TeacherCard | StudentCard]:
+        """The card of a model that eval compares (base, student, teacher or an extra one), and its name."""
+        extra = self.extra.get(model)
+        teacher = extra.teacher if extra else self.recipe.generate.teacher if model == "teacher" else None
+        if teacher is not None:
+            return teacher, self.cards.teachers[teacher]
+        student = str(extra.student) if extra else self.recipe.train.student
+        return student, self.cards.students[student]
+
+    def model(self, name: str) -> SampledModel:
+        """A model that eval compares, by the name that results call it."""
+        extra = self.extra.get(name)
+        if extra is None:
+            return self.teacher if name == "teacher" else self.base if name == "base" else self.student
+        _, card = self.card(name)
+        if isinstance(card, TeacherCard):
+            return sampled_teacher(name, card)
+        return sampled_student(name, card, Path(extra.checkpoint) if extra.checkpoint else None)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt of generate, which the student is trained with."""
+        return PROMPTS[self.recipe.generate.prompt]
+
+    def eval_prompt(self, card: TaskCard | None) -> Prompt:
+        """The prompt of an eval task: the recipe's own for eval, else its card's, else generate's."""
+        return PROMPTS[self.recipe.eval.prompt or (card and card.prompt) or self.recipe.generate.prompt]
+
+    def run_named(self, flag: str, name: str, stage: str = "") -> Path:
+        """The directory of another run, which `flag` gives by its name or path. RecipeError where there is
+        none, or none that holds `stage`."""
+        path = Path(name) if Path(name).is_dir() and not (self.runs / name).is_dir() else self.runs / name
+        if not (path / stage).is_dir():
+            runs = sorted(self.runs.iterdir()) if self.runs.is_dir() else []
+            known = [run.name for run in runs if run.is_dir() and (run / stage).is_dir()]
+            raise RecipeError(
+                f"{flag} {name}: {path / stage} does not exist; {nearest(name, known or ['none'])}"
+            )
+        return path
+
+
+def load_context(
+    path: Path, runs: Path, start: Start | None = None, overrides: list[str] | None = None
+) -> Context:
+    """Load a recipe and all that it names. RecipeError on any fault of the recipe or of a card."""
+    recipe = load_recipe(path, overrides)
+    with inside(str(path)):
+        cards = load_cards(recipe)
+    return Context(recipe, cards, runs, start or Start(recipe=str(path)))

@@ -1,0 +1,1 @@
+"""What the training of the two embedded models shares."""

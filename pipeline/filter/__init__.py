@@ -1,0 +1,1 @@
+"""The filter stage: rules, selection, the mix, examples."""

@@ -1,0 +1,104 @@
+"""Examples: the chat that the student is trained on, and its tokens.
+
+The assistant's turn holds thinking and answer apart, as chat templates take them; the student's own template
+joins them once, where an example becomes token ids. Tokens are counted here with the student's
+tokenizer.json, without torch or transformers.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RecipeError
+from pipeline.recipe.cards import StudentCard, Tags, model_location
+from pipeline.recipe.prompts import Prompt
+from pipeline.records import Example, Filtered
+from pipeline.render import Split, join_response, split_response
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What turns a problem and a trace into an example, and counts its tokens.
+
+    A response is split with the `teacher`'s tags, its tokens are counted with the `student`'s. `tokenizer`
+    None counts nothing: sizes are then the teacher's own output tokens.
+    """
+
+    prompt: Prompt
+    teacher: Tags
+    student: Tags
+    tokenizer: str | None
+
+
+def trained_text(split: Split, tags: Tags) -> str:
+    """What the student is trained on: an example's thinking is closed, even where the sampled one was not."""
+    return join_response(Split(split.thinking, split.answer, "closed"), tags)
+
+
+def example_of(row: Filtered, form: Format) -> Example:
+    """The example of a row of kept.jsonl; a chat of the mix stays as it is."""
+    chat = row.messages or []
+    if row.kind == "trace":
+        split = split_response(row.response, form.teacher)
+        turn = {"role": "assistant", "content": split.answer}
+        if split.thinking is not None:
+            turn["reasoning_content"] = split.thinking
+        chat = [*form.prompt.messages(row.question), turn]
+    return Example(
+        row.problem_id,
+        row.sample,
+        chat,
+        row.num_tokens,
+        row.trained_tokens,
+        row.source,
+        row.licence,
+        row.kind,
+    )
+
+
+def tokenizer_file(card: StudentCard, revision: str | None = None) -> Path:
+    """The student's tokenizer.json, fetched from the hub where the model is not a directory here."""
+    directory = Path(model_location(card.model))
+    if directory.is_dir():
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            held = ", ".join(sorted(p.name for p in directory.iterdir())[:8]) or "nothing"
+            raise RecipeError(f"{path}: the student has no tokenizer.json (its directory holds {held})")
+        return path
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(card.model, "tokenizer.json", revision=revision or card.revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:  # the last: no hub id
+        said = " ".join(str(error).split())[:200]
+        raise RecipeError(
+            f"{card.model}: its tokenizer.json cannot be fetched ({said}). filter counts tokens with it: "
+            "fetch the student once where there is a network, or name a local directory in its card"
+        ) from None
+
+
+def tokenizer_identity(card: StudentCard) -> dict[str, Any]:
+    """What a plan records of the tokenizer: the content of a local file, or hub id and revision."""
+    directory = Path(model_location(card.model))
+    if not directory.is_dir():
+        return {"model": card.model, "revision": card.revision}
+    return {"tokenizer": hashlib.sha256(tokenizer_file(card).read_bytes()).hexdigest()}
+
+
+def token_counter(path: str) -> Callable[[str], int]:
+    """Tokens of a text without special tokens added. RecipeError where the file holds no tokenizer."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(path)
+    except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
+        raise RecipeError(
+            f"{path}: cannot be read as a tokenizer ({' '.join(str(error).split())[:200]}); filter counts "
+            "tokens with it. Fetch the whole file (a Git LFS pointer is not enough: git lfs pull)"
+        ) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

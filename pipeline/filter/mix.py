@@ -1,0 +1,175 @@
+"""The mix: ready examples from other sources, drawn by weight and marked as such in every count.
+
+DeepSeek-R1 was distilled with 200k rows of general chat beside 600k reasoning traces; `filter.mix` states
+such a part as `weight` rows for each selected trace. Rows that hold an eval question are dropped like traces.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RecipeError
+from pipeline.filter.apply import RuleSet
+from pipeline.filter.examples import token_counter
+from pipeline.filter.ledger import Ledger
+from pipeline.problems.overlap import EvalIndex
+from pipeline.problems.sources import hub_rows
+from pipeline.problems.tasks import draw_key
+from pipeline.recipe.schema import HubSource, MixSource
+from pipeline.recipe.strict_yaml import nearest
+from pipeline.rows import Line, json_lines, read_rows, require_file
+
+log = logging.getLogger(__name__)
+
+REASONS = ("mix_not_drawn", "broken_line", "mix_no_chat", "mix_contaminated", "mix_duplicate")
+# the first one is what a usable row has that is not drawn
+USABLE, BROKEN, NO_CHAT, CONTAMINATED, DUPLICATE = range(len(REASONS))
+ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+Chat = list[dict[str, str]]
+
+
+class Mixer:
+    """Draws from the mix sources; what it counted is complete once `rows` is exhausted."""
+
+    def __init__(
+        self, sources: list[MixSource], rule_set: RuleSet, num_selected: int, seed: int, ledger: Ledger
+    ) -> None:
+        self.sources = sources
+        self.num_selected = num_selected
+        self.seed = seed
+        self.ledger = ledger
+        self.kept: Counter[str] = Counter()  # by source
+        self.num_tokens = 0
+        self._drawn: set[str] = set()  # ids, of all sources: no chat is taken twice
+        self._index = EvalIndex(rule_set.questions, rule_set.templates)
+        path = rule_set.form.tokenizer
+        self._count = token_counter(path) if path else len
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The drawn rows in the order of their files; what is not drawn goes to the ledger."""
+        for source in self.sources:
+            states, drawn = self._survey(source)
+            for number, (line, state) in enumerate(zip(mix_lines(source), states, strict=True), 1):
+                self.ledger.num_in += 1
+                reason = REASONS[state]
+                if state == BROKEN:
+                    self.ledger.fail(reason, line.file, line.number, line.fault)
+                elif number in drawn:
+                    self.kept[source.name] += 1
+                    yield self._row(source, line)
+                else:
+                    row = {"kind": "mix", "source": source.name, "file": line.file, "line": line.number}
+                    text = json.dumps({**row, "rule": "mix", "reason": reason}) + "\n"
+                    self.ledger.drop(text.encode(), "mix", reason, source.name)
+
+    def _survey(self, source: MixSource) -> tuple["array[int]", set[int]]:
+        """The state of every row, and the numbers of those drawn: those whose hash comes first."""
+        states = array("B")
+        keys: list[tuple[bytes, int, str]] = []
+        seen = set(self._drawn)
+        for number, line in enumerate(mix_lines(source), 1):
+            chat = None if line.values is None else chat_of(source, line)
+            if line.values is None:
+                states.append(BROKEN)
+            elif chat is None:
+                states.append(NO_CHAT)
+            elif any(self._index.inside("\n".join(turn["content"] for turn in chat))):
+                states.append(CONTAMINATED)
+            elif (chat_id := id_of(chat)) in seen:
+                states.append(DUPLICATE)
+            else:
+                states.append(USABLE)
+                seen.add(chat_id)
+                keys.append((draw_key(self.seed, source.name, *map(json.dumps, chat)), number, chat_id))
+        wanted = round(source.weight * self.num_selected)
+        if wanted > len(keys):
+            log.warning(
+                "mix %s: weight %g asks for %s rows, it has %s usable ones: all are taken",
+                source.name,
+                source.weight,
+                f"{wanted:,}",
+                f"{len(keys):,}",
+            )
+        drawn = sorted(keys)[:wanted]
+        self._drawn.update(chat_id for _, _, chat_id in drawn)
+        return states, {number for _, number, _ in drawn}
+
+    def _row(self, source: MixSource, line: Line) -> dict[str, Any]:
+        chat = chat_of(source, line) or []
+        sizes = [self._count(turn["content"]) for turn in chat]
+        self.num_tokens += sizes[-1]
+        return {
+            "problem_id": id_of(chat),
+            "sample": 0,
+            "messages": chat,
+            "verdict": None,
+            "source": source.name,
+            "licence": source.licence,
+            "kind": "mix",
+            "num_tokens": sum(sizes),
+            "trained_tokens": sizes[-1],
+        }
+
+
+def mix_lines(source: MixSource) -> Iterator[Line]:
+    """The rows of a mix source; broken lines of a JSONL file are counted, not fatal."""
+    if source.hub is not None:
+        place = source.model_dump(include={"hub", "revision", "subset", "split"})
+        return hub_rows(HubSource(**place))
+    path = require_file(Path(str(source.path)))
+    return read_rows(path) if path.suffix == ".parquet" else json_lines(path)
+
+
+def chat_of(source: MixSource, line: Line) -> Chat | None:
+    """The chat of a row: its messages column (role/content or from/value), or prompt and response.
+
+    None where it cannot be trained on (`in_turn`, `is_text`); RecipeError where a column is missing.
+    """
+    values = line.values or {}
+    columns = [source.messages] if source.messages else [source.prompt, source.response]
+    for column in columns:
+        if column not in values:
+            raise RecipeError(
+                f"{line.where}: mix {source.name}: there is no column '{column}'; "
+                f"{nearest(column, list(values))}"
+            )
+    if source.messages is None:
+        texts = [values[source.prompt], values[source.response]]
+        chat = [{"role": r, "content": t} for r, t in zip(("user", "assistant"), texts, strict=True)]
+    else:
+        turns = values[source.messages]
+        chat = [_turn(turn) for turn in turns] if isinstance(turns, list) else []
+    return chat if in_turn(chat) and all(is_text(turn["content"]) for turn in chat) else None
+
+
+def id_of(chat: Chat) -> str:
+    """The same for the same chat, whichever source it is from."""
+    return f"mix-{hashlib.sha256(json.dumps(chat, ensure_ascii=False).encode()).hexdigest()[:16]}"
+
+
+def in_turn(chat: Chat) -> bool:
+    """Whether user and assistant take turns, after a system turn at most, and the assistant has the last
+    word: templates refuse other chats, and so do other trainers."""
+    roles = [turn["role"] for turn in chat]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    return bool(spoken) and spoken == ["user", "assistant"] * (len(spoken) // 2)
+
+
+def is_text(content: Any) -> bool:
+    """Not so half a surrogate pair, which JSON can escape: no tokenizer and no file can hold it."""
+    return isinstance(content, str) and bool(content.strip()) and not SURROGATE.search(content)
+
+
+def _turn(turn: Any) -> dict[str, Any]:
+    if not isinstance(turn, dict):
+        return {"role": "", "content": ""}
+    role = str(turn.get("role") or turn.get("from") or "")
+    return {"role": ROLES.get(role, ""), "content": turn.get("content") or turn.get("value") or ""}

@@ -1,0 +1,215 @@
+"""The filter stage: every trace kept, or dropped for one reason, or counted as failed by kind.
+
+Reads runs/<name>/problems/ and runs/<name>/generate/. Writes runs/<name>/filter/: kept.jsonl and
+dropped.jsonl (the trace with its verdict, rule, reason and detail), failed.jsonl (lines that are no trace of
+this run, by file and line) and examples.parquet. Both passes stream.
+
+    python -m pipeline filter --recipe recipes/demo.yaml
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.context import Context
+from pipeline.errors import StageError, inside
+from pipeline.filter.apply import RuleSet
+from pipeline.filter.examples import Format, example_of, token_counter, tokenizer_file, tokenizer_identity
+from pipeline.filter.first_pass import FirstPass, Inputs
+from pipeline.filter.ledger import Ledger
+from pipeline.filter.mix import Mixer
+from pipeline.filter.rules import check_rules, read_rule
+from pipeline.filter.selection import KEPT, REASONS, Selected
+from pipeline.flags import WorkerFlags
+from pipeline.problems.overlap import EvalQuestion
+from pipeline.problems.sources import verifiers_in_use
+from pipeline.recipe.rule_entry import RuleEntry
+from pipeline.recipe.schema import Filter
+from pipeline.records import FILTERED, Example, read_as, with_outcome, write_examples
+from pipeline.rows import require_file
+from pipeline.run.contract import Counts, Manifest, Plan, StageRun, Usage, begin, check_outputs, hash_file
+from pipeline.run.revisions import pinned, resolved, unpinned_mix
+
+log = logging.getLogger(__name__)
+
+STAGE_VERSION = 3
+PASSED = ".passed.jsonl"  # the traces that passed the rules, until selection has divided them
+
+
+def run(context: Context, flags: WorkerFlags | None = None) -> None:
+    """Run the stage, or say that it is up to date. Its worker processes apply the rules."""
+    problems, generate = context.require("problems", "filter"), context.require("generate", "filter")
+    with inside(context.start.recipe or context.recipe.name):
+        check_rules(context.recipe.filter.rules)
+    revisions = resolved(context.run, unpinned_mix(context.recipe))
+    plan = plan_of(context, {"problems": problems, "generate": generate}, revisions)
+    stage = begin(context.directory("filter"), plan, context.start)
+    if stage is None:
+        return
+    with stage:
+        for name in ("problems", "generate"):
+            check_outputs(context.directory(name))
+        section = with_revisions(context.recipe.filter, revisions)
+        directory = context.directory("generate")
+        inputs = Inputs(
+            context.directory("problems") / "problems.jsonl",
+            [directory / name for name in shards_of(generate)],
+            directory / "verdicts.jsonl",
+            generate.counts.kept,
+            generate.inputs.get("problems") == problems.digest(["problems.jsonl"]),
+        )
+        make_examples(section, inputs, rule_set_of(context), (flags or WorkerFlags()).num_workers, stage)
+
+
+def plan_of(context: Context, manifests: dict[str, Manifest], revisions: dict[str, str]) -> Plan:
+    """Everything that decides which examples there are, and how they are written."""
+    recipe, card = context.recipe, context.student_card
+    section = recipe.filter.model_dump(exclude_defaults=True)
+    config = {
+        "filter": {**section, "rules": [without_defaults(entry) for entry in recipe.filter.rules]},
+        "prompt": context.prompt.user,
+        "student": {"thinking": [card.thinking.open, card.thinking.close], **tokenizer_identity(card)},
+        "verifiers": verifiers_in_use(recipe.problems),
+        "revisions": revisions,
+    }
+    inputs = {
+        "problems": manifests["problems"].digest(["problems.jsonl", "protected.jsonl", "templates.json"]),
+        "generate": manifests["generate"].digest([*shards_of(manifests["generate"]), "verdicts.jsonl"]),
+    }
+    for source in recipe.filter.mix:
+        if source.path is not None:
+            inputs[f"mix.{source.name}"] = hash_file(require_file(Path(source.path)))
+    return Plan("filter", STAGE_VERSION, config, inputs, recipe.seed)
+
+
+def without_defaults(entry: RuleEntry) -> RuleEntry:
+    """The same rule with those parameters alone that differ from their defaults."""
+    name, parameters = read_rule(entry)
+    stated = parameters.model_dump(exclude_defaults=True)
+    return {name: stated} if stated else name
+
+
+def shards_of(generate: Manifest) -> list[str]:
+    return sorted(name for name in generate.outputs if name.startswith("traces-"))
+
+
+def with_revisions(section: Filter, revisions: dict[str, str]) -> Filter:
+    """The section with the resolved revisions of its mix put in."""
+    mix = [
+        entry.model_copy(update={"revision": entry.revision or revisions.get(entry.hub or "")})
+        for entry in section.mix
+    ]
+    return section.model_copy(update={"mix": mix})
+
+
+def rule_set_of(context: Context) -> RuleSet:
+    """What the workers are told: rules, format, and the eval questions that problems wrote down."""
+    card, problems = context.student_card, context.directory("problems")
+    tokenizer = tokenizer_file(card, pinned(context.run, context.base).revision)
+    token_counter(str(tokenizer))  # a broken file is named here, before worker processes start
+    form = Format(context.prompt, context.teacher_card.thinking, card.thinking, str(tokenizer))
+    decode = msgspec.json.Decoder(EvalQuestion).decode
+    questions = list(read_as(decode, "an eval question", problems / "protected.jsonl"))
+    templates = json.loads((problems / "templates.json").read_text(encoding="utf-8"))
+    known = {source: {tuple(run.split()) for run in runs} for source, runs in templates.items()}
+    return RuleSet(context.recipe.filter.rules, form, questions, known)
+
+
+def make_examples(section: Filter, inputs: Inputs, rule_set: RuleSet, workers: int, stage: StageRun) -> None:
+    """Both passes, then the manifest."""
+    out, seed = stage.directory, stage.plan.seed
+    passed = out / PASSED
+    with (out / "dropped.jsonl").open("wb") as dropped_file, (out / "failed.jsonl").open("wb") as failed_file:
+        ledger = Ledger(dropped_file, failed_file)
+        first = FirstPass(inputs, rule_set, section.select, seed, workers, ledger)
+        first.run(passed)
+        num_traces = ledger.num_in
+        selected = first.selection.choose()
+        drop_unselected(passed, selected, ledger)
+        mixer = Mixer(section.mix, rule_set, len(selected.offsets), seed, ledger)
+        num_kept = write_kept(passed, out, selected, rule_set.form, mixer)
+    passed.unlink()
+    reasons, failed = total_by(ledger.dropped, 1), dict(ledger.failed)
+    if len(selected.offsets) == 0:
+        raise StageError(
+            f"{out}: none of {num_traces:,} traces is left (dropped: {reasons}, failed: {failed}). Read "
+            "dropped.jsonl there, change filter in the recipe, then run make filter again"
+        )
+    rows: dict[str, int | None] = {
+        "kept.jsonl": num_kept,
+        "dropped.jsonl": sum(reasons.values()),
+        "failed.jsonl": sum(failed.values()),
+        "examples.parquet": num_kept,
+    }
+    tokens, budget = int(selected.tokens.sum()), section.select.max_tokens
+    usage = Usage(trained_tokens=tokens, mix_tokens=mixer.num_tokens, verified_again=first.num_verified)
+    notes = {
+        **notes_of(ledger.dropped, first.passed_by_source),
+        "token_budget": budget,
+        "mix": dict(mixer.kept),
+    }
+    stage.finish(Counts(ledger.num_in, num_kept, reasons, failed), rows, usage, notes)
+    text = f"kept {num_kept:,} of {ledger.num_in:,}, {tokens:,} trained tokens"
+    if budget:
+        text += f" of a budget of {budget:,} ({tokens / budget:.2%})"
+    if mixed := sum(mixer.kept.values()):
+        text += f"; {mixed:,} of the kept are the mix, {mixer.num_tokens:,} tokens more"
+    log.info("filter: %s", text)
+    log.info("filter: dropped %s; failed %s", reasons or "none", failed or "none")
+
+
+def drop_unselected(passed: Path, selected: Selected, ledger: Ledger) -> None:
+    """Drop the traces that passed the rules but were not selected."""
+    with passed.open("rb") as lines:
+        for code, line in zip(selected.reasons, lines, strict=True):
+            if code != KEPT:
+                reason = REASONS[code]
+                row = with_outcome(line, "select", reason)
+                ledger.drop(row, "select", reason, FILTERED.decode(line).source)
+
+
+def write_kept(passed: Path, out: Path, selected: Selected, form: Format, mixer: Mixer) -> int:
+    """Write kept.jsonl and examples.parquet together: selected traces in their order, then the mix."""
+    with passed.open("rb") as file, (out / "kept.jsonl").open("wb") as kept:
+
+        def lines() -> Iterator[bytes]:
+            for offset in selected.offsets:
+                file.seek(int(offset))
+                yield file.readline()
+            for row in mixer.rows():
+                yield json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+        def examples() -> Iterator[Example]:
+            for line in lines():
+                kept.write(line)
+                yield example_of(FILTERED.decode(line), form)
+
+        return write_examples(out / "examples.parquet", examples())
+
+
+def total_by(dropped: Counter[tuple[str, str, str]], part: int) -> dict[str, int]:
+    """Counts by one part of (rule, reason, source), the largest first."""
+    totals: Counter[str] = Counter()
+    for key, count in dropped.items():
+        totals[key[part]] += count
+    return dict(totals.most_common())
+
+
+def notes_of(dropped: Counter[tuple[str, str, str]], passed: Counter[str]) -> dict[str, Any]:
+    """Counts that the manifest's totals do not show: by rule, and by source."""
+    sources = sorted({source for _, _, source in dropped} | passed.keys())
+    return {
+        "dropped_by_rule": total_by(dropped, 0),
+        "by_source": {
+            source: {
+                "passed_rules": passed[source],
+                "dropped": total_by(Counter({k: n for k, n in dropped.items() if k[2] == source}), 1),
+            }
+            for source in sources
+        },
+    }

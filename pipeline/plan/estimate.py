@@ -1,0 +1,173 @@
+"""What sampling and training will cost, from budget, model configuration and stated assumptions. Pure.
+
+Every assumption is a field of `Assumed` (--assume name=value), so that `plan` can print it beside its figure.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RecipeError
+from pipeline.recipe.cards import ModelSize, StudentCard, TeacherCard, model_location
+from pipeline.recipe.schema import Samples
+
+KV_BYTES = 2  # the cache is held in 16 bits
+USABLE_SHARE = 0.9  # of a device's memory: the rest is activations and the runtime
+EFFICIENCY = 0.5  # of the memory bandwidth, which serving reaches when it is busy
+STEP_MS = 3.0  # assumed: what a step takes beside its reading (scheduler, kernels); small models wait for it
+MIN_SEQUENCES = 8  # fewer at a time are no layout
+# FLOPs for a parameter and a token: 2 forward, 2 for the gradient of the activations, 2 for that of the
+# weights, which frozen ones do not need. Kaplan et al. 2020, arXiv 2001.08361, section 2.1; no attention.
+FLOPS_TRAINED = {"full": 6, "lora": 4, "qlora": 4}
+# bytes for a parameter: weights, gradients and AdamW's two moments in fp32; frozen ones in 16 or 4 bits
+BYTES_TRAINED = {"full": 16.0, "lora": 2.0, "qlora": 0.5}
+
+
+def within(low: float, high: float, default: float) -> Any:
+    """A field of `Assumed` with its bounds."""
+    return field(default=default, metadata={"bounds": (low, high)})
+
+
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """What is assumed where nothing has been measured: a pilot knows pass_rate and tokens_share better, and
+    the figures of a device are those of an H100."""
+
+    pass_rate: float = within(0, 1, 0.6)
+    tokens_share: float = within(0, 1, 0.4)  # of max_tokens
+    prompt_tokens: int = within(0, 1e7, 200)
+    devices: int = within(1, 1e6, 8)
+    memory: float = within(1e-3, 1e5, 80.0)  # GiB of a device
+    bandwidth: float = within(1e-3, 1e6, 3350.0)  # GB/s of a device's memory
+    tflops: float = within(1e-6, 1e6, 989.0)  # of a device, dense in bfloat16
+    mfu: float = within(1e-3, 1, 0.4)  # share of them that training reaches
+    price: float = within(0, 1e6, 2.5)  # money for a device-hour
+    concurrency: int = within(MIN_SEQUENCES, 1e6, 256)  # sequences at a time of a replica
+    problems: int = within(0, 1e12, 0)  # 0: as the problems stage or the recipe says
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`replicas` copies of the model, each on `tensor_parallel` devices; `sequences` that fit at a time."""
+
+    replicas: int
+    tensor_parallel: int
+    sequences: int
+    tokens_per_second: float
+
+
+def expected_tries(pass_rate: float, samples: Samples) -> float:
+    """Mean samples of a problem that each sample solves with `pass_rate`: keep correct ones, at most max.
+
+    The n-th sample is taken while the n - 1 before hold fewer than `keep` correct ones (binomial).
+    """
+    return sum(
+        sum(_binomial(taken, correct, pass_rate) for correct in range(samples.keep))
+        for taken in range(samples.max)
+    )
+
+
+def solved_share(pass_rate: float, samples: Samples) -> float:
+    """Share of problems with `keep` correct among `max` samples."""
+    return 1 - sum(_binomial(samples.max, correct, pass_rate) for correct in range(samples.keep))
+
+
+def kept_per_problem(pass_rate: float, samples: Samples, per_problem: int) -> float:
+    """Mean number of correct traces of a problem, which stops at `keep`; `per_problem` of them at most."""
+    most = min(samples.keep, per_problem)
+    return sum(min(hits, most) * _binomial(samples.max, hits, pass_rate) for hits in range(samples.max + 1))
+
+
+def _binomial(count: int, hits: int, rate: float) -> float:
+    return math.comb(count, hits) * rate**hits * (1 - rate) ** (count - hits) if hits <= count else 0.0
+
+
+def size_of(card: TeacherCard | StudentCard) -> tuple[ModelSize, str]:
+    """The model's size and where it was read: its own configuration, else the card."""
+    directory = Path(model_location(card.model))
+    if (directory / "config.json").is_file():
+        return _size_from(directory), f"{card.model}/config.json"
+    if card.size is None:
+        raise RecipeError(f"{card.model}: neither its config.json nor a `size:` in its card is at hand")
+    return card.size, "the card's size, see its facts"
+
+
+def _size_from(directory: Path) -> ModelSize:
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    parameters, num_bytes = stored_weights(directory)
+    layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    experts = config.get("num_experts") or config.get("num_local_experts") or 1
+    active = config.get("num_experts_per_tok") or 1
+    expert_weights = layers * experts * 3 * config["hidden_size"] * config.get("moe_intermediate_size", 0)
+    return ModelSize(
+        parameters=parameters,
+        active_parameters=parameters - expert_weights * (1 - active / experts),
+        bytes_per_parameter=num_bytes / parameters,
+        layers=layers,
+        kv_values_per_layer=2 * config.get("num_key_value_heads", heads) * head_dim,
+    )
+
+
+def stored_weights(directory: Path) -> tuple[int, int]:
+    """Parameters of a checkpoint and the bytes that they take, from the headers of its safetensors files."""
+    parameters = num_bytes = 0
+    for path in directory.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        parameters += sum(math.prod(tensor["shape"]) for tensor in tensors)
+        num_bytes += sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors)
+    if not parameters:
+        raise RecipeError(f"{directory}: no weights in *.safetensors; train or save_pretrained writes them")
+    return parameters, num_bytes
+
+
+def weights_gib(size: ModelSize) -> float:
+    return size.parameters * size.bytes_per_parameter / 2**30
+
+
+def cache_bytes_per_token(size: ModelSize) -> float:
+    return float(size.layers * size.kv_values_per_layer * KV_BYTES)
+
+
+def layout_for(size: ModelSize, tokens: float, assumed: Assumed) -> Layout:
+    """The tensor-parallel size, a power of two, and the replicas of it that give the most tokens a second.
+
+    `tokens` is the mean length of a sequence. RecipeError where weights and the cache of 8 sequences do not
+    fit on all devices together.
+    """
+    sizes = [2**i for i in range(assumed.devices.bit_length()) if 2**i <= assumed.devices]
+    layouts = [replicate(size, tokens, parallel, assumed) for parallel in sizes]
+    fitting = [layout for layout in layouts if layout.sequences >= MIN_SEQUENCES]
+    if not fitting:
+        raise RecipeError(
+            f"{assumed.devices} devices of {assumed.memory:g} GiB cannot hold {weights_gib(size):,.1f} "
+            f"GiB of weights and the cache of {MIN_SEQUENCES} sequences; more devices or a quantised model "
+            "are needed"
+        )
+    return max(fitting, key=lambda layout: (layout.tokens_per_second, -layout.tensor_parallel))
+
+
+def replicate(size: ModelSize, tokens: float, parallel: int, assumed: Assumed) -> Layout:
+    """Replicas of a tensor-parallel size; 0 sequences where the model does not fit.
+
+    Decoding is bound by memory: each step reads the weights (a large batch touches all experts) and the
+    cache, in which a sequence is half grown on average; a step of a small model is bound by STEP_MS.
+    """
+    weights = weights_gib(size) * 2**30
+    sequence = cache_bytes_per_token(size) * tokens
+    room = parallel * assumed.memory * 2**30 * USABLE_SHARE - weights
+    sequences = max(min(int(room / max(sequence, 1.0)), assumed.concurrency), 0)
+    step_bytes = weights + sequences * sequence / 2
+    steps = 1 / (step_bytes / (parallel * assumed.bandwidth * 1e9 * EFFICIENCY) + STEP_MS / 1000)
+    replicas = assumed.devices // parallel
+    return Layout(replicas, parallel, sequences, replicas * sequences * steps)
+
+
+def training_hours(size: ModelSize, tokens: float, method: str, assumed: Assumed) -> float:
+    """Hours that all devices together need to train on `tokens`, prompts and padding counted."""
+    operations = FLOPS_TRAINED[method] * size.active_parameters * tokens
+    return operations / (assumed.devices * assumed.tflops * 1e12 * assumed.mfu) / 3600

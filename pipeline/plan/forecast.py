@@ -1,0 +1,79 @@
+"""What a pilot says of the whole run, and afterwards how right it was. forecast.json beside the traces."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from pipeline.records import Problem
+from pipeline.sampling import Store, Tally
+from pipeline.sampling.keys import counts
+
+FORECAST = "forecast.json"
+Z95 = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Means over the pilot and what they say of the whole; intervals are 95%."""
+
+    pilot_problems: int
+    problems: int
+    pass_rate: float
+    solved_share: float
+    tries_per_problem: float
+    tokens_per_trace: float
+    output_tokens: float
+    output_tokens_low: float
+    output_tokens_high: float
+    tokens_per_second: float | None
+
+
+def forecast_from(chosen: list[Problem], store: Store, tally: Tally, scale: tuple[int, int]) -> Forecast:
+    """The forecast of `scale` = (samples.max, number of all problems) from the pilot's traces."""
+    most, num_problems = scale
+    tokens = dict.fromkeys((problem.id for problem in chosen), 0)
+    for trace in store.traces():
+        if trace.problem_id in tokens:
+            tokens[trace.problem_id] += trace.output_tokens
+    found = [counts(store.keys.all_bits(problem.id), most) for problem in chosen]
+    tries, correct = sum(n for n, _ in found), sum(c for _, c in found)
+    per_problem = mean(tokens.values())
+    margin = Z95 * stdev(tokens.values()) / math.sqrt(len(tokens)) * math.sqrt(1 - len(tokens) / num_problems)
+    return Forecast(
+        pilot_problems=len(chosen),
+        problems=num_problems,
+        pass_rate=round(correct / max(tries, 1), 4),
+        solved_share=round(tally.solved / len(chosen), 4),
+        tries_per_problem=round(tries / len(chosen), 3),
+        tokens_per_trace=round(sum(tokens.values()) / max(tries, 1), 1),
+        output_tokens=round(per_problem * num_problems),
+        output_tokens_low=round(max(per_problem - margin, 0) * num_problems),
+        output_tokens_high=round((per_problem + margin) * num_problems),
+        tokens_per_second=round(tally.output_tokens / tally.engine_seconds, 1) if tally.sampled else None,
+    )
+
+
+def against_fact(forecast: dict[str, Any], fact: dict[str, Any]) -> dict[str, Any]:
+    """Forecast, fact and their ratio for each figure that both have; for the manifest and the report."""
+    found = {}
+    for name, value in fact.items():
+        if forecast.get(name) is not None:
+            ratio = round(forecast[name] / value, 4) if value else None
+            ends = {end: forecast[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in forecast}
+            found[name] = {"forecast": forecast[name], **ends, "fact": value, "ratio": ratio}
+    return found
+
+
+def write_forecast(directory: Path, forecast: Forecast) -> None:
+    (directory / FORECAST).write_text(json.dumps(asdict(forecast), indent=2) + "\n", encoding="utf-8")
+
+
+def read_forecast(directory: Path) -> dict[str, Any]:
+    """What a pilot forecast in this directory; empty where there was none."""
+    try:
+        return dict(json.loads((directory / FORECAST).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,1 @@
+"""The problems stage: sources, eval tasks, duplicates, overlap with eval questions."""

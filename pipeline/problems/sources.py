@@ -1,0 +1,285 @@
+"""Where problems come from: procedural families of reasoning-gym, local files, hub data sets.
+
+Held-out by construction: a question whose normalised text hashes to 0 modulo 10 is reserved for
+evaluation. Training sources skip such questions, procedural eval tasks take nothing else, and the
+embedded models never saw one.
+"""
+
+import hashlib
+import json
+import math
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import RecipeError, VerifyError
+from pipeline.recipe.schema import (
+    Columns,
+    FileSource,
+    HubSource,
+    Problems,
+    ProceduralSource,
+    Source,
+    source_name,
+)
+from pipeline.recipe.strict_yaml import nearest
+from pipeline.records import Problem, problem_id
+from pipeline.rows import Line, read_rows
+from pipeline.verify.extract import last_boxed
+from pipeline.verify.table import VERSIONS, check_verifier, comparing, versions_of
+
+if TYPE_CHECKING:
+    from reasoning_gym.dataset import ProceduralDataset
+
+RESERVED_MODULUS = 10
+PROCEDURAL_LICENCE = "Apache-2.0 (reasoning-gym)"
+# a family that gave no new question for this many draws has no more to give
+MAX_BARREN_DRAWS = 5_000
+# what reasoning-gym raises where it cannot make an item of a config
+FAMILY_FAULTS = (AssertionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+LETTERS = "ABCDEFGHIJ"
+PLACES = [str(place) for place in range(len(LETTERS))]
+VERIFIERS_OF_LISTS = ("any", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row of a source that is no problem, and why; `where` is its file and line."""
+
+    reason: str
+    where: str
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+def normalise_question(text: str) -> str:
+    """NFKC, case folded, white space collapsed: two questions that read the same are the same."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def is_reserved(question: str) -> bool:
+    """True for the tenth of all questions that only evaluation may use."""
+    digest = hashlib.sha256(normalise_question(question).encode()).digest()
+    return int.from_bytes(digest, "big") % RESERVED_MODULUS == 0
+
+
+def verifiers_in_use(problems: Problems) -> dict[str, str]:
+    """Name -> version of the verifiers that the recipe's problems use, for the plans of stages.
+
+    An `any` compares with the verifier that its rows name in a column of metadata, which may be each of them;
+    without such a column it is the usual one.
+    """
+    names = set(problems.verifiers)
+    if "any" in names:
+        names.add(comparing("any", {}))
+    for source in problems.sources:
+        if not isinstance(source, ProceduralSource) and source.verifier == "any":
+            names.update(VERSIONS if "verifier" in source.columns.metadata else ())
+    return versions_of(names & VERSIONS.keys())  # an unknown one is refused where its source is read
+
+
+def read_source(source: Source, seed: int) -> Iterator[Problem | Rejected]:
+    """Every row of a training source, as a problem, or with the reason why it is not one."""
+    if isinstance(source, ProceduralSource):
+        yield from procedural_problems(source, seed, reserved=False)
+        return
+    for item in row_problems(source, source_name(source)):
+        if isinstance(item, Problem) and is_reserved(item.question):
+            yield Rejected("reserved", "", {"question": item.question, "source": item.source})
+        else:
+            yield item
+
+
+def procedural_problems(source: ProceduralSource, seed: int, *, reserved: bool) -> Iterator[Problem]:
+    """`size` distinct questions of a family, all reserved or none. RecipeError where it cannot give them.
+
+    Item i of a family comes from Random(seed + i), so the draws of two seeds overlap almost wholly: only the
+    reservation keeps training and evaluation apart.
+    """
+    family, name = source.reasoning_gym, source_name(source)
+    try:
+        check_verifier("reasoning_gym", {"family": family})
+    except VerifyError as error:
+        raise RecipeError(f"reasoning_gym: {family}: {error}") from None
+    dataset = _dataset(source, seed)
+    seen: set[str] = set()
+    index = barren = 0
+    while len(seen) < source.size:
+        if barren == MAX_BARREN_DRAWS:
+            kind = "reserved for evaluation" if reserved else "free for training"
+            raise RecipeError(
+                f"reasoning_gym: {family} with config {json.dumps(source.config)} has only {len(seen):,} "
+                f"distinct questions {kind} in {index:,} draws, size asks for {source.size:,}. Lower size, "
+                "or widen the config"
+            )
+        entry = _draw(dataset, source, index)
+        index += 1
+        text = normalise_question(entry["question"])
+        if text in seen or is_reserved(entry["question"]) is not reserved:
+            barren += 1
+            continue
+        barren = 0
+        seen.add(text)
+        yield _procedural_problem(family, name, entry)
+
+
+def _dataset(source: ProceduralSource, seed: int) -> "ProceduralDataset":
+    from reasoning_gym import create_dataset
+    from reasoning_gym.factory import DATASETS
+
+    where = f"reasoning_gym: {source.reasoning_gym}: config"
+    known = sorted(set(DATASETS[source.reasoning_gym][1].__dataclass_fields__) - {"seed", "size"})
+    for key in source.config:
+        if key in ("seed", "size"):
+            raise RecipeError(f"{where}.{key}: is decided by the recipe's own seed and size; remove it here")
+        if key not in known:
+            raise RecipeError(f"{where}.{key}: unknown key; {nearest(key, known)}")
+    try:
+        return create_dataset(source.reasoning_gym, seed=seed, size=source.size, **source.config)
+    except FAMILY_FAULTS as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise RecipeError(
+            f"{where}: reasoning-gym refuses it: {said}; found {json.dumps(source.config)} "
+            f"(keys: {', '.join(known)})"
+        ) from None
+
+
+def _draw(dataset: "ProceduralDataset", source: ProceduralSource, index: int) -> dict[str, Any]:
+    try:
+        return dataset[index]
+    except FAMILY_FAULTS as error:
+        raise RecipeError(
+            f"reasoning_gym: {source.reasoning_gym} with config {json.dumps(source.config)} fails at item "
+            f"{index:,}: {type(error).__name__}: {error}. Lower size, or change the config"
+        ) from error
+
+
+def _procedural_problem(family: str, name: str, entry: dict[str, Any]) -> Problem:
+    try:
+        entry = json.loads(json.dumps(entry, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"reasoning_gym: {family}: its items hold what JSON cannot ({error}); choose another family"
+        ) from None
+    question, gold = entry["question"], str(entry["answer"])
+    metadata = {"family": family, "entry": entry}
+    return Problem(problem_id(question), question, gold, "reasoning_gym", name, PROCEDURAL_LICENCE, metadata)
+
+
+def row_problems(source: FileSource | HubSource, name: str) -> Iterator[Problem | Rejected]:
+    """The rows of a file or a hub data set as problems; nothing is skipped for reservation here."""
+    try:
+        check_verifier(source.verifier, {"family": "chain_sum"})
+    except VerifyError as error:
+        raise RecipeError(f"source {name}: verifier: {error}") from None
+    for line in read_rows(Path(source.path)) if isinstance(source, FileSource) else hub_rows(source):
+        yield _row_problem(source, name, line)
+
+
+def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Problem | Rejected:
+    values, columns = line.values or {}, source.columns
+    wanted = [columns.question, columns.gold, *columns.metadata, *columns.options]
+    for column in wanted:
+        if column not in values:
+            raise RecipeError(f"{line.where}: there is no column '{column}'; {nearest(column, list(values))}")
+    _check_cells(line, wanted, columns.metadata)
+    if isinstance(values[columns.gold], list) and source.verifier not in VERIFIERS_OF_LISTS:
+        raise RecipeError(
+            f"{line.where}: the column '{columns.gold}' holds a list, which verifier {source.verifier} would "
+            f"take for text; of lists there are {' (one of several is right) and '.join(VERIFIERS_OF_LISTS)}"
+        )
+    question = values[columns.question]
+    gold = _gold(values[columns.gold], source.answer)
+    if not isinstance(question, str) or not question.strip():
+        return Rejected("no_question", line.where, values)
+    if gold is None:
+        return Rejected("no_answer", line.where, values)
+    metadata = {column: values[column] for column in columns.metadata}
+    if columns.options:
+        options, gold = _options(columns, line, question, gold)
+        metadata["options"] = options
+        question = question.rstrip() + "\n\n" + "\n".join(f"{k}. {v}" for k, v in options.items())
+    return Problem(problem_id(question), question, gold, source.verifier, name, source.licence, metadata)
+
+
+def _check_cells(line: Line, columns: list[str], metadata: list[str]) -> None:
+    """RecipeError for half a surrogate pair, which JSON can escape but no file or tokenizer can hold, and for
+    metadata that JSON has no form for (Parquet holds dates and bytes): no verifier could be sent them."""
+    for column in columns:
+        strict = column in metadata
+        value = (line.values or {})[column]
+        try:
+            text = json.dumps(
+                value, ensure_ascii=False, allow_nan=not strict, default=None if strict else repr
+            )
+            text.encode()
+        except UnicodeEncodeError:
+            raise RecipeError(
+                f"{line.where}: the column '{column}' holds half a surrogate pair (\\ud800 to \\udfff), "
+                "which is not a character. Correct or remove that line, then run again"
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise RecipeError(
+                f"{line.where}: the column '{column}' holds what JSON cannot ({error}). Leave it out of "
+                "columns.metadata, or make text of it"
+            ) from None
+
+
+def _gold(value: Any, kind: str) -> str | None:
+    """The gold answer that stands in a column: as it is, on the line of GSM8K's `####`, or in the last
+    \\boxed. None where the column holds no answer."""
+    if isinstance(value, list):
+        held = [one for one in value if one is not None]
+        return json.dumps(held, ensure_ascii=False, default=str) if held else None
+    # NaN is how tables write what they do not have
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    if missing or isinstance(value, dict | bytes):
+        return None
+    text = str(value)
+    if kind == "hashes":
+        _, found, tail = text.rpartition("####")
+        return tail.strip().split("\n")[0].strip() or None if found else None
+    if kind == "boxed":
+        return last_boxed(text)
+    return text.strip() or None
+
+
+def _options(columns: Columns, line: Line, question: str, gold: str) -> tuple[dict[str, str], str]:
+    """Lettered options and the right letter. One column holds a list; of several the gold's is one among
+    them, and they are put into an order that the question decides."""
+    values = line.values or {}
+    if len(columns.options) == 1:
+        held = values[columns.options[0]]
+        if not isinstance(held, list):
+            raise RecipeError(
+                f"{line.where}: columns.options: the column '{columns.options[0]}' holds "
+                f"{type(held).__name__}, not a list; name one column with a list, or one column an option"
+            )
+        texts = [str(text) for text in held]
+        letters = dict(zip(LETTERS, texts, strict=False))
+        if gold in PLACES[: len(letters)] and gold not in texts:
+            gold = LETTERS[int(gold)]
+        return letters, gold
+    texts = [str(values[column]).strip() for column in columns.options]
+    Random(question).shuffle(texts)
+    letters = dict(zip(LETTERS, texts, strict=False))
+    return letters, next((letter for letter, text in letters.items() if text == gold), gold)
+
+
+def hub_rows(source: HubSource) -> Iterator[Line]:
+    """The rows of a data set on the hub. RecipeError where it cannot be loaded."""
+    import datasets
+
+    where = f"hub: {source.hub}"
+    try:
+        rows = datasets.load_dataset(source.hub, source.subset, split=source.split, revision=source.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise RecipeError(
+            f"{where}: the data set cannot be loaded: {said}. Without a network, give a local copy as a "
+            "source with `path:`"
+        ) from None
+    for number, values in enumerate(rows, 1):
+        yield Line(where, number, values)

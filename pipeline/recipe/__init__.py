@@ -1,0 +1,1 @@
+"""What a recipe may say: its schema, cards, prompts and names."""

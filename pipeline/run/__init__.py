@@ -1,0 +1,1 @@
+"""The stage contract, revisions and provenance of a run."""

@@ -1,0 +1,1 @@
+"""Engines: vLLM in this process, and OpenAI-compatible servers."""

@@ -1,0 +1,296 @@
+"""vLLM in this process: AsyncLLM, whose engine core is a process of its own, so traces stream out one by one.
+
+Prompts go in as token ids of the model's chat template. The core starts with the first request; when it
+dies it is started again and what was in flight is sampled again, `max_restarts` times.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.errors import EngineError
+from pipeline.flags import EngineFlags
+from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.prompts import Chat
+from pipeline.records import Tokens
+from pipeline.sampling.engines.base import LOWEST_LOGPROB, Completion, Request, RequestFailed
+from pipeline.sampling.engines.processes import kill, with_children
+from pipeline.sampling.prompts import ChatPrompts, load_prompts
+
+log = logging.getLogger(__name__)
+
+WORKERS_SECONDS = 0.5
+CORE_SECONDS = 4.0
+# the environment of an engine's processes, where the user did not set these
+WANTED = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONWARNINGS": ",".join([
+        "ignore::UserWarning:multiprocessing.resource_tracker",  # it cleans up what killed processes left
+        "ignore::FutureWarning:vllm.triton_utils.dispatcher",
+    ]),
+}  # fmt: skip
+
+# kills the processes named on its command line when its stdin ends, which it does when this process dies
+GUARD = 'read -r _; kill -9 "$@" 2>/dev/null'
+
+
+class VllmEngine:
+    """`model` under AsyncLLM. An async context manager; no process of it outlives the context."""
+
+    def __init__(self, model: SampledModel, flags: EngineFlags) -> None:
+        self.notes: dict[str, Any] = {"engine": "vllm", "restarts": 0}
+        self._model = model
+        self._flags = flags
+        self._fresh: Any = None  # from the thread's end, before all that belongs to it is there
+        self._llm: Any = None
+        self._prompts: ChatPrompts | None = None
+        self._processes: list[Any] = []
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._starting = asyncio.Lock()
+        self._pending: asyncio.Future[None] | None = None
+        self._num_requests = 0
+        self._waiting: set[Any] = set()  # the queues of what is in flight
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pending is not None:
+            await asyncio.wait([self._pending])  # a thread cannot be cancelled: an interrupt waits for it
+        self._stop()
+
+    async def ready(self) -> None:
+        if self._llm is None:
+            async with self._starting:
+                if self._llm is None:
+                    await self._start()
+
+    async def prompts(self) -> ChatPrompts | None:
+        if self._prompts is None:
+            self._prompts = await asyncio.to_thread(load_prompts, self._model)
+        return self._prompts
+
+    def prompt(self, messages: Chat) -> list[int]:
+        assert self._prompts is not None, "ready() comes first"
+        return self._prompts.ids(messages)
+
+    async def sample(self, request: Request) -> Completion:
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        while True:
+            await self.ready()
+            llm = self._llm
+            try:
+                output = await self._generate(llm, request)
+                break
+            except VLLMClientError as error:
+                raise RequestFailed("refused", str(error)) from None
+            except EngineDeadError:
+                await self._bury(llm)
+        reason = output.finish_reason or "unknown"
+        if reason not in ("stop", "length"):
+            raise RequestFailed("engine_error", f"the engine ended the request with finish_reason {reason}")
+        assert self._prompts is not None
+        ids = output.token_ids[:-1] if reason == "stop" else output.token_ids
+        kept = tokens_of(output) if request.keep_tokens else None
+        num_tokens = (len(request.prompt), len(output.token_ids))
+        return Completion(self._prompts.decode(ids), reason, *num_tokens, kept)
+
+    async def _generate(self, llm: Any, request: Request) -> Any:
+        """The finished output of one request, taken from its queue: AsyncLLM.generate less its generator."""
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        assert self._prompts is not None
+        # detokenised once at the end and not at every step: the host shares its cores with the engine core
+        params = SamplingParams(
+            **request.sampling.model_dump(),
+            seed=request.seed,
+            logprobs=0 if request.keep_tokens else None,  # 0: of the sampled token alone
+            stop_token_ids=self._prompts.stop_token_ids,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+        self._num_requests += 1
+        queue = await llm.add_request(str(self._num_requests), tokens_input(request.prompt), params)
+        if self._llm is not llm:  # buried while the request went in: no answer will come
+            raise EngineDeadError()
+        self._waiting.add(queue)
+        try:
+            return (await queue.get()).outputs[0]
+        except asyncio.CancelledError:
+            await llm.abort(queue.request_id, internal=True)
+            raise
+        finally:
+            self._waiting.discard(queue)
+
+    async def _start(self) -> None:
+        log.info("starting vLLM for %s", self._model.model)
+        try:
+            self._pending = asyncio.ensure_future(asyncio.to_thread(self._start_llm))
+            await asyncio.shield(self._pending)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineError(
+                f"vLLM cannot start {self._model.model}: {_first_line(error)}. Set VLLM_LOGGING_LEVEL=INFO "
+                "to see the engine's own log"
+            ) from error
+        self._prompts = ChatPrompts(self._fresh.get_tokenizer(), self._model)
+        self._processes = processes_of(self._fresh)
+        pids = [str(process.pid) for process in self._processes]
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD, "guard", *pids],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C at the terminal is not for it
+        )
+        self._llm = self._fresh
+
+    def _start_llm(self) -> None:
+        # set here and not returned: the thread would hold on to what it returned for as long as it lives
+        self._fresh = start_llm(self._model, self._flags)
+
+    async def _bury(self, llm: Any) -> None:
+        """Clear a dead engine away once, however many requests report its death, and tell all the others.
+
+        vLLM tells them too, but stops telling at its shutdown, for which the first report is the cause.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        async with self._starting:
+            if self._llm is not llm:
+                return
+            self._stop()
+            for queue in self._waiting:
+                if queue.output is None:  # else its answer, or its error, is there
+                    queue.put(EngineDeadError())
+            self.notes["restarts"] += 1
+            if self.notes["restarts"] > self._flags.max_restarts:
+                raise EngineError(
+                    f"vLLM's engine died more than {self._flags.max_restarts} times: giving up. What was "
+                    "finished is kept. See the engine's own log (VLLM_LOGGING_LEVEL=INFO), lower "
+                    "--concurrency or the memory it may use, and run the same command again"
+                )
+            log.warning(
+                "vLLM's engine died (restart %d): sampling again what was in flight", self.notes["restarts"]
+            )
+
+    def _stop(self) -> None:
+        llm, self._llm, self._fresh = self._fresh, None, None
+        guard, self._guard = self._guard, None
+        if llm is not None:
+            # On the CPU neither workers nor core end by themselves: the core waits 9 s for its workers, then
+            # cleans up and hangs. So the workers are helped to their end, and the core gets what it needs.
+            timer = threading.Timer(WORKERS_SECONDS, kill, [self._processes[:-1]])
+            timer.start()
+            llm.shutdown(timeout=CORE_SECONDS)
+            timer.cancel()
+            kill(self._processes)
+            del llm
+            gc.collect()  # its destructor shuts down once more, which fails at the interpreter's end
+        if guard is not None:
+            guard.kill()
+            guard.communicate()
+
+
+def tokens_of(output: Any) -> Tokens:
+    """The tokens of a response; vLLM takes log-probabilities before temperature, top_k and top_p."""
+    ids = list(output.token_ids)
+    steps = zip(ids, output.logprobs, strict=True)
+    return Tokens(ids, [max(float(step[token].logprob), LOWEST_LOGPROB) for token, step in steps])
+
+
+def start_llm(model: SampledModel, flags: EngineFlags) -> Any:
+    """An AsyncLLM for `model`. Blocks for the 15 seconds and more that an engine takes to start."""
+    with engine_environment(offline=Path(model.model).is_dir()):
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, flags)))
+
+
+@contextlib.contextmanager
+def engine_environment(offline: bool) -> Iterator[None]:
+    """What an engine's processes are started with; this process has its own environment back afterwards.
+
+    vLLM itself sets a dozen variables while it starts (LD_PRELOAD among them), which the verifiers and the
+    models that are loaded later have no use for. `offline` keeps the hub out of the start of a local model:
+    without a network each look-up retries for minutes. The library reads that variable once, when it is
+    imported, so its constant is set too.
+    """
+    from huggingface_hub import constants
+
+    before, was_offline = dict(os.environ), constants.HF_HUB_OFFLINE
+    try:
+        os.environ.update(WANTED | before)
+        # it logs while it is imported, before it reads the variable
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+        import vllm  # noqa: F401  # what the import itself sets stays: a core that is forked later needs it
+
+        before = {name: os.environ[name] for name in os.environ.keys() - (WANTED.keys() - before.keys())}
+        if offline:
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+            constants.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
+    """vLLM's arguments; also what `LLM` must be given to be the same engine."""
+    from vllm.platforms import current_platform
+
+    arguments: dict[str, Any] = {
+        "model": model.model,
+        "revision": model.revision,
+        "tokenizer_revision": model.revision,
+        "dtype": model.dtype,
+        "quantization": model.quantisation,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": flags.concurrency,
+        "tensor_parallel_size": flags.tensor_parallel or model.tensor_parallel,
+        "data_parallel_size": flags.data_parallel or model.data_parallel,
+        "enable_expert_parallel": model.expert_parallel,
+        "seed": 0,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if model.config_overrides:
+        arguments["hf_overrides"] = model.config_overrides
+    if current_platform.is_cpu():
+        # a per-request seed kills the CPU engine while chunked prefill is on
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(model.max_model_len, 4096)
+        arguments["enforce_eager"] = True
+        # stated, because the default wants 0.92 of all memory to be free and refuses to start otherwise
+        arguments["kv_cache_memory_bytes"] = flags.kv_cache_gib * 2**30
+    else:
+        arguments["gpu_memory_utilization"] = flags.gpu_memory_share
+    return arguments
+
+
+def processes_of(llm: Any) -> list[Any]:
+    """The engine's processes (psutil.Process), each core after the workers that it started."""
+    manager = llm.engine_core.resources.engine_manager
+    cores = manager.processes if manager is not None else []
+    return [process for core in cores for process in with_children(core.pid)]
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

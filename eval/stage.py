@@ -18,16 +18,16 @@ from eval.asking import Asked, Asking, Spent, ask_all
 from eval.flags import EvalFlags
 from eval.models import Compared, check_model, check_student, compared_models, loaded
 from pipeline.context import Context
-from pipeline.problems.overlap import PROCEDURAL
+from pipeline.problems.sources import verifiers_of
 from pipeline.problems.stage import load_tasks as load_questions
 from pipeline.recipe.cards import SampledModel, TaskCard
-from pipeline.recipe.schema import FileSource, ProceduralSource, Task, task_name
+from pipeline.recipe.schema import ProceduralSource, task_name
 from pipeline.records import write_lines
 from pipeline.report.results import RESULTS, Results, write_results
 from pipeline.rows import require_file
 from pipeline.run.contract import Plan, StageRun, Usage, begin, check_outputs, hash_file
 from pipeline.run.revisions import resolved, same_revision, unpinned_tasks
-from pipeline.verify.table import VERSIONS, comparing, versions_of
+from pipeline.verify.table import versions_of
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,9 @@ def plan_of(
         "prompts": {name: context.eval_prompt(card).user for name, (_, card) in asked.items()},
         "sampling": recipe.eval_sampling.model_dump(exclude_defaults=True),
         "models": {name: model.identity for name, model in models.items()},
-        "verifiers": versions_of(name for pair in asked.values() for name in verifiers_of(*pair)),
+        "verifiers": versions_of(
+            name for task, card in asked.values() for name in verifiers_of(card or task)
+        ),
     }
     if recipe.eval.forced_budgets:
         config["forced_budgets"] = recipe.eval.forced_budgets
@@ -95,17 +97,6 @@ def plan_of(
         if not isinstance(task, ProceduralSource) and task.path
     }
     return Plan("eval", STAGE_VERSION, config, {**inputs, **files}, recipe.seed)
-
-
-def verifiers_of(task: Task, card: TaskCard | None) -> set[str]:
-    """The verifiers of a task's questions. What an `any` compares with, a column of metadata may say."""
-    source = card or task
-    if not isinstance(source, TaskCard | FileSource):
-        return {PROCEDURAL}
-    if source.verifier == "any":
-        return set(VERSIONS) if "verifier" in source.columns.metadata else {"any", comparing("any", {})}
-    # an unknown one is refused, with its place, by who loads the task
-    return {source.verifier} & VERSIONS.keys()
 
 
 def samples_of(context: Context, card: TaskCard | None) -> int:

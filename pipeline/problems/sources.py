@@ -16,13 +16,16 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError, VerifyError
+from pipeline.recipe.cards import TaskCard
 from pipeline.recipe.schema import (
     Columns,
     FileSource,
     HubSource,
     Problems,
     ProceduralSource,
+    Rows,
     Source,
+    Task,
     source_name,
 )
 from pipeline.recipe.strict_yaml import nearest
@@ -66,18 +69,21 @@ def is_reserved(question: str) -> bool:
 
 
 def verifiers_in_use(problems: Problems) -> dict[str, str]:
-    """Name -> version of the verifiers that the recipe's problems use, for the plans of stages.
+    """Name -> version of the verifiers that the recipe's problems use, for the plans of stages."""
+    return versions_of(name for source in problems.sources for name in verifiers_of(source))
+
+
+def verifiers_of(source: Source | Task | TaskCard) -> set[str]:
+    """The verifiers that the problems of a source or of an eval task may use.
 
     An `any` compares with the verifier that its rows name in a column of metadata, which may be each of them;
-    without such a column it is the usual one.
+    without such a column it is the usual one. An unknown one is refused by who loads the rows.
     """
-    names = set(problems.verifiers)
-    if "any" in names:
-        names.add(comparing("any", {}))
-    for source in problems.sources:
-        if not isinstance(source, ProceduralSource) and source.verifier == "any":
-            names.update(VERSIONS if "verifier" in source.columns.metadata else ())
-    return versions_of(names & VERSIONS.keys())  # an unknown one is refused where its source is read
+    if not isinstance(source, Rows):
+        return {"reasoning_gym"}
+    if source.verifier == "any":
+        return set(VERSIONS) if "verifier" in source.columns.metadata else {"any", comparing("any", {})}
+    return {source.verifier} & VERSIONS.keys()
 
 
 def read_source(source: Source, seed: int) -> Iterator[Problem | Rejected]:

@@ -137,14 +137,6 @@ class Problems(Strict):
     sources: list[Source] = Field(min_length=1)
     decontaminate: bool = True
 
-    @property
-    def verifiers(self) -> set[str]:
-        """The verifiers that the problems of these sources name."""
-        return {
-            "reasoning_gym" if isinstance(source, ProceduralSource) else source.verifier
-            for source in self.sources
-        }
-
 
 class Samples(Strict):
     """Stop a problem at `keep` correct traces, give it up after `max`.

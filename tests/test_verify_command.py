@@ -13,7 +13,7 @@ from pipeline.run.contract import Start
 from pipeline.verify.audit import audit_run, choose, second_row
 from pipeline.verify.basis import basis_of, tags_digest
 from pipeline.verify.command import run_verify
-from pipeline.verify.confusion import confusion_table, wilson_interval
+from pipeline.verify.confusion import confusion_table, rates_table, wilson_interval
 from pipeline.verify.table import VERIFIERS
 from tests.conftest import ROOT
 
@@ -32,7 +32,11 @@ ROWS = [
     {"gold": ["7", "8"], "response": "\\boxed{8}", "correct": True},
     {"gold": "B", "response": "(B)", "verifier": "choice", "note": "é"},
     {"gold": 3, "response": "\\boxed{\ud800}", "correct": False},
-    {"gold": "4", "response": "\\boxed{\\sum_{k=1}^{1000000000} k^{k}}", "correct": False},
+    {
+        "gold": "4",
+        "response": "\\boxed{\\int_0^{\\infty} \\frac{\\sin(x^{x^x})}{x^5+\\ln x} dx}",
+        "correct": False,
+    },
 ]
 
 
@@ -128,6 +132,25 @@ def test_confusion_table_counts_unverifiable_as_rejected() -> None:
     )
     assert "accepted of the correct: 9 of 10 = 90.00%" in table
     assert "rejected of the wrong: 4 of 4 = 100.00%" in table
+
+
+def test_rates_are_told_by_group() -> None:
+    counts = Counter(
+        {("math", True, "correct"): 3, ("math", True, "wrong"): 1, ("text", False, "unverifiable"): 2}
+    )
+    table = rates_table(counts).splitlines()
+    assert [" ".join(line.split()) for line in table[1:]] == [
+        "math | 3/4 75.0% | 0/0 -",
+        "text | 0/0 - | 2/2 100.0%",
+        "all | 3/4 75.0% | 2/2 100.0%",
+    ]
+
+
+def test_rows_with_a_kind_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "kind": "half"} for row in ROWS[:2]] + [{**ROWS[3], "kind": "letter", "correct": True}]
+    run_verify(write(tmp_path / "rows.jsonl", rows), "math", 1, 2.0, tmp_path / "out.jsonl")
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "math half | 1/1 100.0% | 1/1 100.0% choice letter | 1/1 100.0%" in printed
 
 
 def verdict(

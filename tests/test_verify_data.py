@@ -70,10 +70,16 @@ def test_gsm8k_golds(name: str) -> None:
     assert not gold_misses((row["answer"].rpartition("####")[2].strip(), row["answer"]) for row in rows)
 
 
+# a solution that ends "$\\boxed{3}$ or $\\boxed{\\frac{2}{5}}$", of which the data set took the last box for its
+# gold: two values between which a response does not decide are no answer where the gold is one
+OPEN_SOLUTIONS = {"math/train.jsonl": Counter({"no_answer: \\frac{2}{5}": 1})}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["math/train.jsonl", "math/test500.jsonl"])
 def test_math_golds(name: str) -> None:
-    assert not gold_misses((row["answer"], row["solution"]) for row in read(data(name)))
+    misses = gold_misses((row["answer"], row["solution"]) for row in read(data(name)))
+    assert misses == OPEN_SOLUTIONS.get(name, Counter())
 
 
 @pytest.mark.slow

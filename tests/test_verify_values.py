@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.verify.math.evaluate import TooBig, Undefined, approximate, exact
 from pipeline.verify.math.grammar import read_answer
+from pipeline.verify.math.layers import compare_answers
 from pipeline.verify.math.sets import same_real_set
 from pipeline.verify.math.units import read_unit
 from pipeline.verify.math.words import number_in_words
@@ -44,10 +45,10 @@ def test_undefined_values(text: str) -> None:
 
 
 def test_floating_point_values() -> None:
-    assert approximate(read_answer("\\sin 30^\\circ")[0], {}) == pytest.approx(0.5)
-    assert approximate(read_answer("e^{i\\pi}")[0], {}) == pytest.approx(-1)
+    assert abs(approximate(read_answer("\\sin 30^\\circ")[0], {}) - 0.5) < 1e-25
+    assert abs(approximate(read_answer("e^{i\\pi}")[0], {}) + 1) < 1e-25
     with pytest.raises(Undefined):
-        approximate(read_answer("\\sqrt{x}")[0], {"x": complex(-1)}, real=True)
+        approximate(read_answer("\\sqrt{x}")[0], {"x": Fraction(-1)}, real=True)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,34 @@ def test_units(phrase: str, dimension: str, size: Fraction) -> None:
 )
 def test_numbers_in_words(words: str, value: tuple[int, int] | None) -> None:
     assert number_in_words(words) == value
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("x=2", "2x+3=7"),
+        ("y=2x", "(y-2x)(x-77)=0"),
+        ("15", "5!!"),
+        ("2x", r"\frac{d}{dx}x^2"),
+        ("y'", r"\frac{dy}{dx}"),
+        (r"\frac{\pi^2}{6}", r"\zeta(2)"),
+        ("4", r"\varphi(10)"),
+        ("4", r"\pi(10)"),
+        ("10", "C(5,2)"),
+        ("|x|", r"\begin{cases} x & x\ge 0 \\ -x & x<0\end{cases}"),
+        (r"5\text{ meters}", "5m"),
+        ("12000", "12k"),
+        ("x_1=1,x_2=2", "x_1=2,x_2=1"),
+        (r"\text{mean}=3", r"\text{median}=3"),
+        ("3:00", "15:00"),
+        ("12:00", "0:00"),
+        ("120", "5 factorial"),
+        ("0.33", r"0.\overline{3}"),
+        # of a size that is not computed
+        ("y=x", "((((a+b)^8)^8)^8)^8(y-x)=0"),
+        (",".join(f"y^{n}+x={n}" for n in range(1, 55)), ",".join(f"y^{n}-x={n}" for n in range(1, 55))),
+        ("x", "x^{" * 30 + "x" + "}" * 30),
+    ],
+)
+def test_what_cannot_be_decided_is_neither_right_nor_wrong(gold: str, answer: str) -> None:
+    assert compare_answers(gold, answer).status == "unverifiable"

@@ -2,7 +2,7 @@
 
 Reads rows {gold, response, optional verifier, metadata, correct}; writes them in order with all their fields
 and `verdict`, `reason`, `extracted`, `layer`. Where rows carry a boolean `correct`, the confusion matrix of
-verdicts against labels follows the summary on stderr.
+verdicts against labels follows the summary on stderr, and the rates of each `kind` where they carry that.
 """
 
 import json
@@ -18,7 +18,7 @@ from pipeline.recipe.cards import Tags
 from pipeline.records import Verdict
 from pipeline.render import split_response
 from pipeline.rows import read_rows
-from pipeline.verify.confusion import confusion_table
+from pipeline.verify.confusion import confusion_table, rates_table
 from pipeline.verify.pool import Row, VerifierPool
 from pipeline.verify.table import check_verifier
 
@@ -67,6 +67,7 @@ def verify_rows(file: Path, verifier: str, pool: VerifierPool, stream: TextIO) -
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     labels: Counter[tuple[bool, str]] = Counter()
+    kinds: Counter[tuple[str, bool, str]] = Counter()
     seconds = 0.0
     with pool:
         for row, verdict in verdicts_in_order(file, verifier, pool):
@@ -75,6 +76,8 @@ def verify_rows(file: Path, verifier: str, pool: VerifierPool, stream: TextIO) -
             seconds += verdict.seconds
             if isinstance(row.get("correct"), bool):
                 labels[row["correct"], verdict.status] += 1
+                if "kind" in row:
+                    kinds[f"{verdict.verifier} {row['kind']}", row["correct"], verdict.status] += 1
             found = {"verdict": verdict.status} | {name: getattr(verdict, name) for name in FIELDS}
             stream.write(line_of(row | found))
     total = statuses.total()
@@ -87,6 +90,8 @@ def verify_rows(file: Path, verifier: str, pool: VerifierPool, stream: TextIO) -
     )
     if labels:
         print(confusion_table(labels), file=sys.stderr)
+    if kinds:
+        print(rates_table(kinds), file=sys.stderr)
 
 
 def line_of(row: dict[str, Any]) -> str:

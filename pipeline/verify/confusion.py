@@ -42,3 +42,24 @@ def confusion_table(counts: Counter[tuple[bool, str]]) -> str:
     lines.append(share_line("accepted of the correct", counts[True, "correct"], right))
     lines.append(share_line("rejected of the wrong", wrong - counts[False, "correct"], wrong))
     return "\n".join(lines)
+
+
+def rates_table(counts: Counter[tuple[str, bool, str]]) -> str:
+    """Of each group how many right answers were accepted and how many wrong ones were not; `counts` holds
+    (group, label, status)."""
+    groups = list(dict.fromkeys(group for group, _, _ in counts))
+    width = max([len(group) for group in groups] + [len("all")])
+    lines = [f"{'':{width}} | right accepted | wrong refused"]
+    for group in [*groups, "all"]:
+        found: Counter[tuple[bool, bool]] = Counter()
+        for (name, label, status), count in counts.items():
+            if group in ("all", name):
+                found[label, status == "correct"] += count
+        accepted = rate(found[True, True], found[True, False])
+        lines.append(f"{group:{width}} | {accepted} | {rate(found[False, False], found[False, True])}")
+    return "\n".join(lines)
+
+
+def rate(yes: int, no: int) -> str:
+    share = f"{100 * yes / (yes + no):.1f}%" if yes + no else "-"
+    return f"{yes:>4}/{yes + no:<4} {share:>6}"

@@ -1,79 +1,237 @@
-"""Find the answer in a response: the last \\boxed, then a stated answer, then the last number or formula.
+"""Which text of a response is its answer: one policy, for every verifier.
+
+1. Only what follows the thinking counts: nothing inside <think> or before </think> is an answer, and a
+   response whose thinking never ends has none. Special tokens at the end are dropped.
+2. The last \\boxed that holds something. Boxes that only "and", "or" or a comma separates are one answer.
+   A last box that never closes was cut off: then nothing is read.
+3. What is announced behind that box ("Final answer: ...", "the answer is ...") is a later word: it counts
+   first, and the box where that word cannot be read.
+4. Without a box: the last title, field, tag or phrase that announces something, in ten languages
+   (`pipeline.verify.cues`): its line, or the next one, or the display that begins there.
+5. Without those: the last line that is not a remark ("I hope this helps!"), or the whole of a short text.
+6. What a statement takes back does not count: "not 7 but 5" is 5, "12, not 13" is 12. One that only takes
+   back states nothing, and one that leaves open ("7 or 8") is no answer unless the gold is several values.
+7. What is announced as another's answer, a first or a wrong one is not the answer; and where the last word on
+   an answer is that it is wrong ("Wait, no, it is 6", "which is incorrect"), nothing can be told.
+8. Of a sentence: what follows its last verb, then a formula in that place, then its only number.
 
 Every step is linear in the length of the text and looks at its end only, so megabytes cost milliseconds.
 """
 
 import re
 from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from pipeline.verify.cues import CUE, NOT_ONLY, settle
 
 TAIL = 20_000  # characters at the end of a response in which an unboxed answer is looked for
 BOX_TAIL = 200_000  # characters at the end of a response in which a box is looked for
 MAX_BOX = 150_000  # characters of one box
 MAX_BOXES = 10  # boxes looked at, from the last one backwards
+MAX_CUES = 10  # statements looked at, from the last one backwards
+MAX_LINE = 2_000  # characters of one statement
 WHOLE = 200  # a response of at most this many characters may be an answer as it stands
 
-BOX = re.compile(r"\\(?:boxed|fbox)\s{0,20}(?=\{|[0-9A-Za-z])")
+THINKING = re.compile(
+    r"<(?P<end>/?)(?:\w{1,10}:)?(?:think|thinking|thought|thoughts|reasoning|scratchpad)>"
+    r"|◁(?P<end2>/?)think▷|\[(?P<end3>/?)THINK\]|<\|channel\|>(?:analysis|(?P<end4>final))<\|message\|>"
+)
+NEXT_QUESTION = re.compile(r"\n\s{0,5}(?:Question|Problem|Q)(?: ?\d{1,3})? ?:")
+SPECIAL = re.compile(
+    r"(?:\s{0,20}(?:<[|｜][^<>\n]{1,40}[|｜]>|</?s>|<eos>|<(?:end|start)_of_turn>)){1,10}\s{0,20}$"
+)
+# the last form is what is left of "\\boxed" where a program took "\\b" for a backspace
+BOXED = r"(?:\\(?:boxed|fbox|framebox)|(?<![A-Za-z\\])\x08?b?oxed(?=\{))\s{0,20}"
+BOX = re.compile(BOXED + r"(?=\{|[0-9A-Za-z])")
 BETWEEN = re.compile(
     r"^(?:[\s$,;.&]|\\[()\[\] ,;]|\\q?quad|\band\b|\bor\b|\\text\{\s*(?:and|or)\s*\}){0,40}$"
 )
-
-STATED = re.compile(
-    r"""
-    (?: ^[ \t]{0,20} \#{4} [ \t]{0,20}
-      | <answer>
-      | ^[ \t*_]{0,5} (?-i:A) \ ?:
-      | ^[ \t*_#>-]{0,20} (?:the\ )? (?:final\ |correct\ )? (?:answer|ans|result|solution)
-        \ {0,5} [*_]{0,3} \ {0,5} [:=] \ {0,5} [*_]{0,3}
-      | \b(?:final\ |correct\ )?(?:answer|result|solution)s?
-        (?:\ (?:to|of|for)\ [^.\n$]{1,80}?)?
-        \ {0,5} [*_]{0,3} \ {0,5}
-        (?: (?:is|are|equals)\b (?:\ (?:therefore|thus|then|simply|just|exactly))? | : ) :?
-        \ {0,5} [*_]{0,3}
-    )
-    [ \t]{0,20} \n{0,2} [ \t]{0,20}
-    (?P<answer>[^\n]{1,2000})
-    """,
-    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+LETTER = re.compile(r"[^\W\d_]|#")
+EMPTY_BOX = re.compile(BOXED + r"\{\s{0,20}\}")
+# before "the answer is": then it is not stated
+DOUBT = re.compile(
+    r"\b(?:doubt|(?:do|does|did)(?:n't|\snot)\s(?:think|believe)|if|suppose|assume|assuming"
+    r"|whether|thought|guessed|initially|at\sfirst|some\s(?:say|may|might)|unlikely)\b",
+    re.IGNORECASE,
 )
+# before "answer is": it is another's answer, or one that the response does not give
+QUALIFIED = re.compile(
+    r"(?:\b(?:wrong|incorrect|false|mistaken|flawed|tempting|first|initial|earlier|previous|original|old|prior"
+    r"|second|alternative|alternate|another|other|given|provided|submitted|proposed|suggested|claimed"
+    r"|naive|least|worst|intermediate|example|sample|his|her|their"
+    r"|(?:student|user|friend|teacher|author|classmate|book|model|assistant)['’]s)"
+    r"(?:\s(?:possible|plausible|likely|best|common|tempting|wrong|incorrect|accurate|final|model))?\s"
+    r"|(?<!\bwe)\s(?:might|may|could)\s(?:\w{1,12}\s)?(?:guess|think|say|expect|suspect|assume|believe|conclude|argue)\b.{0,30}"
+    r"|\b(?:some|many|most|people|students|others)\b.{0,30}\b(?:say|think|believe|claim|argue|guess|answer)\b.{0,30}"
+    r"|\bsays\b.{0,30}|\bno\s|\bcommon\s(?:error|mistake)\b.{0,40})$"
+    r"|错误的?$|錯誤的?$",
+    re.IGNORECASE,
+)
+MISLABELLED = re.compile(
+    r"\b(?:wrong|incorrect|attempt|mistake|error|guess)(?:\s\w{1,12}){0,2}:\s{1,3}(?:the\s)?$", re.IGNORECASE
+)
+# behind an answer: the response takes it back, or begins anew
+UNDONE = re.compile(
+    r"""(?:^(?!\w{1,12}\W{0,3}$)|[\n.,;:!?…—–)}$*-])\s{0,3}(?:(?:oh|no|but|actually|h+m+)[,.!…]{0,3}\s){0,2}
+        (?:wait|h+m+|oops|hold\ on|scratch\ that|correction|never\ ?mind|on\ second\ thoughts?)\b
+        (?!\s(?:for|until|times?)\b)
+      |\b(?:that|this|it|which)(?:['’]s|\s(?:is|was|seems|must\ be|looks))\s(?:\w{1,12}\s)?
+        (?:wrong|incorrect|not\ (?:right|correct)|mistaken|an?\ (?:error|mistake))\b
+      |(?:[.,!…—–]\s|\n\s{0,3})(?:actually|sorry|edit|update|no(?=[,:]))[,:]?\s
+        (?:it|that|the\ (?:answer|correct)|I|we|[$\\\d]|(?-i:[A-Z]\b))
+      |\?[\s*$]{0,4}no\b
+      |\b(?:that|this|it|which)\s(?:fails|contradicts|violates|(?:does|do)(?:n['’]t|\snot)\s(?:work|hold|satisfy))\b
+      |\b(?:that|this|it|which)\sis(?:n['’]t|\snot)\s(?:right|correct)\b
+      |\b(?:that|this|which)\sis(?:n['’]t|\snot)\s(?:an?\s|the\s)?(?:valid|integer|answer|solution)\b
+      |\bI\s(?:have\s|had\s|must\shave\s|may\shave\s)?
+        (?:made\ (?:an?\ |some\ )?(?:\w{1,12}\s)?(?:error|mistake|slip)|messed|miscalculated|misread
+          |was\ wrong|take\ (?:it|that)\ back)
+      |\((?:incorrect|wrong|not\ (?:correct|right))\)|\s[-–—]\s?(?:incorrect|wrong)\b
+      |\b(?:alternative|another(?:\ possible)?|other\ possible)\ answers?\b
+      |等等|不对|不對|算错""",
+    re.VERBOSE | re.IGNORECASE,
+)
+REJECTED = re.compile(r"[\s$*)\]\\]{0,8}(?:is|was)(?:\s(?:wrong|incorrect|not|too)\b|n['’]t)")
+HYPOTHETICAL = re.compile(r"[^.\n]{0,60}\sif\s")
+ERROR_BOX = re.compile(
+    r"\b(?:error|mistake|wrong|wrongly|incorrect|incorrectly|trap|tempting|instead\sof|rather\sthan)\b"
+    r"|(?:\b(?:not|never|cannot(?:\sbe)?)|n['’]t(?:\sbe)?)[\s$*\\(\[]{0,6}$",
+    re.IGNORECASE,
+)
+DOUBT_REACH = 60
+SENTENCE_START = re.compile(r"[.!?,;:]\s|\n")
+OTHER_LINE = re.compile(r"\s{1,5}(or\b[^\n]{1,200})", re.IGNORECASE)
+LEAD = re.compile(r"[\s*_:：}]*")
+DISPLAY = re.compile(r"\\\[|\$\$|\\begin\{")
+DISPLAY_END = {"\\[": "\\]", "$$": "$$", "\\begin{": "\\end{"}
 FORMULA = re.compile(
     r"\$\$([^$]{1,2000})\$\$|\$([^$\n]{1,2000})\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)", re.DOTALL
 )
-CLAUSE_END = re.compile(r"\.\s|,?\s(?:because|since|which|so|as|when|if|while)\s|\n")
-VERB = re.compile(
-    r"\b(?:is|are|equals|equal to|was|be|get|gives|obtain|have|has|makes?|therefore|thus|hence|so|at)\s",
-    re.I,
+DISPLAY_CLOSED = re.compile(r"(\\\]|\$\$|\\end(?=\{\w{1,20}\*?\}$))\S{0,24}$")
+DISPLAY_START = {"\\]": "\\[", "$$": "$$", "\\end": "\\begin"}
+REMARK = re.compile(
+    r"""^[\W_]{0,20}(?:let\ me\ know|I\ hope|hope\ (?:this|that|it)|feel\ free
+    |if\ you\ (?:have|need|want|would)|good\ luck|confidence|check\b|verification|note\b|explanation
+    |great|thank|happy\ to|is\ there|would\ you
+    |please\ (?:let|note)|希望|如果你|如有)|^[\W_]{1,200}$""",
+    re.IGNORECASE | re.VERBOSE,
 )
-# words that no answer holds: a line with one of them has words around its answer
-PROSE = re.compile(
-    r"\b(?:the|so|hence|thus|therefore|we|that|because|since|it|this"
-    r"|there|she|he|they|which|as|his|her|I am|I think|I cannot|I get)\b(?!\s?[=<>(])",
-    re.IGNORECASE,
-)
-NUMBER = re.compile(r"(?<![\w.])-?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 
-def last_boxes(text: str) -> list[str]:
-    """The content of the last non-empty \\boxed, behind that of boxes which stand right before it."""
-    found: list[str] = []
-    start_of_next = len(text)
-    for start, end, content in reversed(outermost_boxes(text)):
-        if found and not BETWEEN.match(text[end:start_of_next][:200]):
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Where a box stands; `content` is None for one that never closes."""
+
+    start: int
+    end: int
+    content: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A text that is the answer, with or without words around it. `cued`: announced, not only last.
+    `last_box`: the last of several boxes, which counts alone unless an "or" leaves the answer open."""
+
+    text: str
+    cued: bool = True
+    boxed: bool = False
+    last_box: str = ""
+
+
+def answer_part(response: str) -> str:
+    """What follows the thinking, without special tokens; "" where the thinking never ends. A model that was
+    not stopped may go on with another question, which has an answer of its own."""
+    start, open_at = 0, None
+    for tag in THINKING.finditer(response):
+        closes = any(tag.group(name) for name in ("end", "end2", "end3", "end4"))
+        start, open_at = (tag.end(), None) if closes else (start, tag.start() if open_at is None else open_at)
+    part = response[start:open_at]
+    part = part[:-TAIL] + SPECIAL.sub("", part[-TAIL:])
+    if end := NEXT_QUESTION.search(part):
+        before = part[: end.start()]
+        return before if last_boxes(before) or cued_statements(before, 0) else part
+    return part
+
+
+def statements(part: str) -> list[Stated]:
+    """What an answer part states, the one that counts first; the next one only where that cannot be read."""
+    boxes = last_boxes(part)
+    if is_cut_off(boxes):
+        return []
+    cued = cued_statements(part, boxes[-1].end if boxes else 0)
+    if boxes:
+        last = boxes[-1].content or "" if len(boxes) > 1 else ""
+        return [*cued[:1], Stated(joined(part, boxes), boxed=True, last_box=last)]
+    return cued or [Stated(line, cued=False) for line in last_lines(part)]
+
+
+def is_undone(part: str) -> bool:
+    """Whether what is stated last is taken back without a clear new statement, or announced only as another's
+    answer, as a first one, as a wrong one. Nothing can be told then."""
+    text = part[-TAIL:]
+    boxes = last_boxes(text)
+    start = boxes[-1].end if boxes else 0
+    if boxes and (ERROR_BOX.search(sentence_before(text, boxes[0].start)) or REJECTED.match(text, start)):
+        return True
+    cues = deque(CUE.finditer(text, start), maxlen=MAX_CUES)
+    own = [cue.end() for cue in cues if not is_qualified(text, cue)]
+    if cues and not own and not boxes:
+        return True
+    if not boxes and not own:
+        start = max(text.rstrip().rfind("\n"), 0)
+    return UNDONE.search(text, max(own, default=start)) is not None
+
+
+def is_qualified(text: str, cue: re.Match[str]) -> bool:
+    """Whether an announcement is of an answer that is not the response's own, or not its last word."""
+    if "would" in cue.group() and HYPOTHETICAL.match(text, cue.end()):
+        return True
+    if MISLABELLED.search(text, max(0, cue.start() - DOUBT_REACH), cue.start()):
+        return True
+    return QUALIFIED.search(before_cue(text, cue)) is not None
+
+
+def before_cue(text: str, cue: re.Match[str]) -> str:
+    """What of its sentence stands in front of a cue."""
+    return sentence_before(text, cue.start() + len(cue.group()) - len(cue.group().lstrip(" \t*_#>")))
+
+
+def sentence_before(text: str, end: int) -> str:
+    return SENTENCE_START.split(text[max(0, end - DOUBT_REACH) : end])[-1]
+
+
+def is_cut_off(boxes: list[Box]) -> bool:
+    """Whether the last box never closes: something was meant as the answer, and it is not all there."""
+    return bool(boxes) and boxes[-1].content is None
+
+
+@lru_cache(maxsize=4)
+def last_boxes(text: str) -> list[Box]:
+    """The last box that holds something, behind those which only "and", "or" or blanks separate from it."""
+    found: list[Box] = []
+    for box in reversed(outermost_boxes(text)):
+        if found and (box.content is None or not BETWEEN.match(text[box.end : found[-1].start][:200])):
             break
-        found.append(content)
-        start_of_next = start
-    return list(dict.fromkeys(reversed(found)))
+        found.append(box)
+        if box.content is None:
+            break
+    return found[::-1]
 
 
-def outermost_boxes(text: str) -> list[tuple[int, int, str]]:
-    """Start, end and content of the last boxes that hold something. One inside another is a part of that:
+def outermost_boxes(text: str) -> list[Box]:
+    """The last boxes that hold something. One inside another is a part of that:
     \\boxed{\\boxed{3} + 1} says 3 + 1, not 3."""
-    found: list[tuple[int, int, str]] = []
+    found: list[Box] = []
     inside = 0  # where the content of the last outermost box ends
     for match in list(BOX.finditer(text, max(0, len(text) - BOX_TAIL)))[-MAX_BOXES:]:
         content, end = box_content(text, match.end())
         if end > inside and (held := unboxed(content)):
             inside = match.end() + 1 + len(content)
-            found.append((match.start(), end, held))
+            found.append(Box(match.start(), end, held))
+        elif end > inside and not content and text[end - 1 : end] != "}":
+            found.append(Box(match.start(), end, None))
     return found
 
 
@@ -92,7 +250,16 @@ def unboxed(content: str) -> str:
 def last_boxed(text: str) -> str | None:
     """The content of the last non-empty \\boxed."""
     boxes = last_boxes(text)
-    return boxes[-1] if boxes else None
+    return boxes[-1].content if boxes else None
+
+
+def joined(text: str, boxes: list[Box]) -> str:
+    """Boxes side by side as one answer: with "or" between them where the text has it, else commas."""
+    parts = [boxes[0].content or ""]
+    for left, right in pairwise(boxes):
+        between = text[left.end : right.start]
+        parts += [" or " if re.search(r"\bor\b", between) else ", ", right.content or ""]
+    return "".join(parts)
 
 
 def box_content(text: str, start: int) -> tuple[str, int]:
@@ -119,94 +286,83 @@ def box_content(text: str, start: int) -> tuple[str, int]:
     return "", stop
 
 
-def stated_answer(text: str) -> str | None:
-    """What follows the last "####", "A:", "Answer:", "the answer is" or <answer>, to the end of its line."""
-    text = text[-TAIL:]
-    last = last_match(STATED, text)
-    if last is None:
-        return None
-    answer = last.group("answer").split("</answer>")[0]
-    if answer.count("$") % 2 and 0 <= (closing := text.find("$", last.end())) < last.end() + WHOLE:
-        answer += " " + text[last.end() : closing + 1]  # the formula goes on in the next line
-    return tidy(answer)
+def cued_statements(part: str, start: int) -> list[Stated]:
+    """What the cues behind `start` announce, the last one first, without what a later one takes back."""
+    found: list[str] = []
+    denied: list[str] = []
+    text = part[max(start, len(part) - TAIL) :]
+    if not LETTER.search(text):
+        return []
+    until = len(text)  # what a cue announces ends where the next one begins
+    for cue in reversed(deque(CUE.finditer(text), maxlen=MAX_CUES)):
+        said = tidy(EMPTY_BOX.sub("", announced(text[:until], cue)))
+        until = cue.start()
+        if is_qualified(text, cue):
+            continue
+        if said and (cue.group("negated") or DOUBT.search(before_cue(text, cue))):
+            said = f"not {said}"
+        if said and settle(said) is None:
+            denied.append(said)
+        elif said and not any(is_denied(said, one) for one in denied):
+            found.append(said)
+    return [Stated(said) for said in dict.fromkeys(found or denied[:1])]
+
+
+def is_denied(said: str, denial: str) -> bool:
+    """Whether "not 7" speaks of the statement "7" or "7 because ..."."""
+    core = NOT_ONLY.sub("", denial)
+    return said.startswith(core) and not said[len(core) : len(core) + 1].isalnum()
+
+
+def announced(text: str, cue: re.Match[str]) -> str:
+    """What stands behind a cue: a tag's content, a display, else a line; after blank lines, if need be."""
+    if cue.group().endswith(">"):
+        return text[cue.end() :].partition("</answer>")[0][:MAX_LINE].strip()
+    lead = LEAD.match(text, cue.end())
+    start = lead.end() if lead else cue.end()
+    if opened := DISPLAY.match(text, start):
+        end = text.find(DISPLAY_END[opened.group()], opened.end(), start + MAX_LINE)
+        if end >= 0:
+            return text[start:end] + text[end : end + MAX_LINE].partition("\n")[0]
+    line = text[start : start + MAX_LINE].partition("\n")[0].partition("</answer>")[0]
+    if other := OTHER_LINE.match(text, start + len(line)):
+        return line + " " + other.group(1)
+    end = text.find("$", start + len(line), start + len(line) + WHOLE) if line.count("$") % 2 else -1
+    return text[start : end + 1] if end >= 0 else line  # a formula may go on in the next line
+
+
+def last_lines(part: str) -> list[str]:
+    """The whole of a short text; the last line that is not a remark, or the display that ends there."""
+    text = part[-TAIL:].strip()
+    lines = text.splitlines()
+    while len(lines) > 1 and REMARK.match(lines[-1]) and lines[-1].strip() not in ("\\]", "$$"):
+        lines.pop()
+    rest = "\n".join(lines).rstrip()
+    start = rest.rfind("\n") + 1
+    if closed := DISPLAY_CLOSED.search(rest[-40:]):
+        opening = rest.rfind(DISPLAY_START[closed.group(1)], 0, len(rest) - len(closed.group()))
+        start = rest.rfind("\n", 0, max(opening, 0)) + 1 if opening >= 0 else start
+    found = [text] if len(text) <= WHOLE else []
+    last = rest[start:]
+    return [
+        line
+        for line in dict.fromkeys(map(tidy, [*found, *([last] if len(last) <= MAX_LINE else [])]))
+        if line
+    ]
 
 
 def tidy(text: str) -> str:
     """Without markdown emphasis, closing full stop and blanks."""
     text = text.strip().strip("*_`").strip()
-    if text.endswith(".") and not text.endswith((".m.", "\\.", "..")):
+    if text.endswith(("。", "．")) or (text.endswith(".") and not text.endswith((".m.", "\\.", ".."))):
         text = text[:-1].rstrip()
     return text.strip("*_`").strip()
 
 
-def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    return next(iter(deque(pattern.finditer(text[-TAIL:]), maxlen=1)), None)
-
-
-def last_formula(text: str) -> str | None:
-    match = last_match(FORMULA, text)
-    return match and match.group(match.lastindex or 0)
-
-
-def last_number(text: str) -> str | None:
-    match = last_match(NUMBER, text)
-    return match and match.group()
-
-
-def answers(response: str) -> list[str]:
-    """What may be the answer where nothing is boxed, best first. A later one counts only where those before
-    it cannot be read."""
-    if stated := stated_answer(response):
-        return unique([stated, *shorter(stated)])
-    text = response[-TAIL:].strip()
-    if not text:
-        return []
-    last_line = tidy(text.splitlines()[-1])
-    found: list[str | None] = [tidy(text)] if len(text) <= WHOLE else []
-    if len(last_line) <= 2 * WHOLE:
-        found += [last_line, *shorter(last_line)]
-    return unique([*found, last_formula(text), last_number(text)])
-
-
-def unique(found: list[str | None]) -> list[str]:
-    return [answer for answer in dict.fromkeys(found) if answer]
-
-
-def shorter(line: str) -> list[str | None]:
-    """Of a line with words around its answer: its formulas, its first clause, what follows a verb."""
-    formulas = joined_formulas(line)
-    clause = tidy(CLAUSE_END.split(line, maxsplit=1)[0])
-    behind = [tidy(part) for part in (VERB.split(line)[-1], VERB.split(clause)[-1])]
-    number = last_number(line)
-    word = re.match(r"[^\W\d_]{2,20}(?=,\s)", line)  # "Yes, it is"
-    return [clause if clause != line else None, *formulas, *behind, word.group() if word else None, number]
-
-
-def is_prose(text: str) -> bool:
-    return PROSE.search(FORMULA.sub(" ", text)) is not None
-
-
-def joined_formulas(line: str) -> list[str | None]:
-    """The last formula, together with those that only "and", "or" or a comma separates from it."""
-    found = list(FORMULA.finditer(line))
-    if not found:
-        return []
-    start = found[-1].start()
-    for match in reversed(found[:-1]):
-        if not BETWEEN.match(line[match.end() : start]):
-            break
-        start = match.start()
-    joined = line[start : found[-1].end()]
-    rest = line[found[-1].end() :]
-    unit = re.match(r"^\s?(?:[a-z%°]{1,20})(?=[\s.,]|$)", rest)
-    return [joined + unit.group() if unit else joined, joined]
-
-
 def find_answer(response: str) -> str | None:
-    """The answer for verifiers that compare text: boxed, else stated, else the last line if short."""
-    boxes = last_boxes(response)
-    answer = ", ".join(boxes) if boxes else stated_answer(response)
-    if answer is None:
-        lines = response[-TAIL:].strip().splitlines()
-        answer = tidy(lines[-1]) if lines and len(lines[-1]) <= WHOLE else None
-    return answer or None
+    """The answer of verifiers that compare text: without what it takes back; None where nothing is stated."""
+    part = answer_part(response)
+    found = statements(part)
+    if not found or is_undone(part):
+        return None
+    return found[0].text if found[0].boxed else settle(found[0].text)

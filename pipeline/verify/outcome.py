@@ -1,8 +1,8 @@
 """What a verifier concludes about one response, before the pool adds the key, the version and the time.
 
 Reasons: `correct` has "equal"; `wrong` has "different" or "no_answer"; `unverifiable` has
-"unparsable_answer", "bad_gold", "too_big" and "too_long" (nothing was computed), "error" (a library failed on
-this pair) and, from the pool, "timeout", "memory", "crash".
+"unparsable_answer", "bad_gold", "undecided" (both were read), "too_big" and "too_long" (nothing was
+computed), "error" (a library failed on this pair) and, from the pool, "timeout", "memory", "crash".
 """
 
 from dataclasses import dataclass

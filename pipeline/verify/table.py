@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.errors import VerifyError
 from pipeline.verify.families import ALLOWED, REFUSED
 from pipeline.verify.outcome import Outcome
+from pipeline.verify.schema import check_schema
 
 Verify = Callable[[str, str, dict[str, Any]], Outcome]  # (response, gold, metadata)
 
@@ -51,6 +52,16 @@ def check_family(metadata: dict[str, Any]) -> None:
         raise VerifyError(f"unknown reasoning-gym family {family!r}{nearest(family, ALLOWED)}")
 
 
+def check_layers(metadata: dict[str, Any]) -> None:
+    """Whether the layers that a problem of math asks for, if it does, are a list of names."""
+    layers = metadata.get("layers", [])
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        raise VerifyError(
+            "verifier 'math': `layers` in its metadata must be a list of names ('string', 'values', "
+            f"'math_verify'), found {layers!r:.40}"
+        )
+
+
 def check_inner(metadata: dict[str, Any]) -> None:
     """Whether a problem of any names a verifier that can compare."""
     inner = comparing("any", metadata)
@@ -60,12 +71,12 @@ def check_inner(metadata: dict[str, Any]) -> None:
 
 
 VERIFIERS = {
-    "math": Verifier("3", "pipeline.verify.math:verify_math"),
-    "choice": Verifier("2", "pipeline.verify.choice:verify_choice"),
-    "text": Verifier("2", "pipeline.verify.text:verify_text"),
-    "json": Verifier("2", "pipeline.verify.json:verify_json"),
+    "math": Verifier("4", "pipeline.verify.math:verify_math", check=check_layers),
+    "choice": Verifier("3", "pipeline.verify.choice:verify_choice"),
+    "text": Verifier("3", "pipeline.verify.text:verify_text"),
+    "json": Verifier("3", "pipeline.verify.json:verify_json", check=check_schema),
     "reasoning_gym": Verifier(
-        "2",
+        "3",
         "pipeline.verify.gym:verify_reasoning_gym",
         check=check_family,
         preloaded=False,  # the library's import costs a second and 100 MB

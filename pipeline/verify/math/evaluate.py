@@ -1,21 +1,27 @@
-"""Values of trees: exact rationals where there are any, else floating point at given values of the variables.
+"""Values of trees: exact rationals where there are any, else to any number of digits (mpmath).
 
 Everything is bounded: a power, factorial or binomial whose result would be large raises TooBig before it is
 computed, so no tree can take longer than its size.
 """
 
-import cmath
 import math
 import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import partial
+from typing import Any
+
+import mpmath
 
 from pipeline.verify.math.tree import Apply, Constant, Group, Node, Number, Quantity, Variable
 
 MAX_BITS = 60_000  # of a numerator or denominator
+MAX_ROOT_BITS = 900  # what a float holds
 MAX_FACTORIAL = 3_000
-CONSTANTS = {"pi": complex(math.pi), "e": complex(math.e), "i": 1j}
+MAX_GAMMA = 1_000
+MAX_EXPONENT = 10**12  # of a power that is not rational
+
+Value = Any  # mpf or mpc; float or complex where the context is mpmath.fp
 
 
 class TooBig(Exception):
@@ -38,6 +44,8 @@ def exact(node: Node) -> Fraction | None:
             numbers = [number for arg in args if (number := exact(arg)) is not None]
             if len(numbers) == len(args):
                 return bounded(EXACT[name], numbers)
+        case Group("bracket", (only,), "("):
+            return exact(only)
     return None
 
 
@@ -56,43 +64,23 @@ def exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
         root = exact_root(base, Fraction(exponent.denominator))
         return None if root is None else exact_power(root, Fraction(exponent.numerator))
     if abs(base) in (0, 1):
-        return base ** int(exponent)
+        return base ** (exponent.numerator if base >= 0 else exponent.numerator % 2)
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
     if abs(exponent) * bits > MAX_BITS:
         raise TooBig
-    return base ** int(exponent)
+    return base**exponent.numerator
 
 
 def exact_root(radicand: Fraction, index: Fraction) -> Fraction | None:
     """The rational root, where the radicand is a perfect power."""
-    if index.denominator != 1 or not 1 <= index <= 64:
+    if index.denominator != 1 or not 1 <= index <= 64 or (radicand < 0 and index % 2 == 0):
         return None
-    degree = int(index)
-    if radicand < 0:
-        if degree % 2 == 0:
-            return None
-        root = exact_root(-radicand, index)
-        return None if root is None else -root
-    top, bottom = integer_root(radicand.numerator, degree), integer_root(radicand.denominator, degree)
-    return None if top is None or bottom is None else Fraction(top, bottom)
-
-
-def integer_root(number: int, degree: int) -> int | None:
-    if degree == 2:
-        root = math.isqrt(number)
-        return root if root * root == number else None
-    if number.bit_length() > 900:
+    parts = (abs(radicand.numerator), radicand.denominator)
+    if max(parts).bit_length() > MAX_ROOT_BITS:
         return None
-    root = round(float(number) ** (1 / degree))
-    return next((near for near in (root - 1, root, root + 1) if near**degree == number), None)
-
-
-def exact_factorial(number: Fraction) -> Fraction:
-    return Fraction(math.factorial(counted(number)))
-
-
-def exact_binomial(top: Fraction, bottom: Fraction) -> Fraction:
-    return Fraction(math.comb(counted(top), counted(bottom)))
+    top, bottom = (math.isqrt(part) if index == 2 else round(part ** (1 / index)) for part in parts)
+    root = Fraction(top if radicand > 0 else -top, bottom)
+    return root if root**index.numerator == radicand else None
 
 
 def counted(number: Fraction) -> int:
@@ -110,112 +98,148 @@ EXACT: dict[str, Callable[..., Fraction | None]] = {
     "div": operator.truediv,
     "pow": exact_power,
     "root": exact_root,
-    "fact": exact_factorial,
-    "binom": exact_binomial,
+    "fact": lambda number: Fraction(math.factorial(counted(number))),
+    "binom": lambda top, bottom: Fraction(math.comb(counted(top), counted(bottom))),
     "abs": abs,
     "floor": lambda value: Fraction(math.floor(value)),
     "ceil": lambda value: Fraction(math.ceil(value)),
 }
 
 
-def approximate(node: Node, values: Mapping[str, complex], real: bool = False) -> complex:
-    """Floating point value. With `real`, an even root or logarithm of what is not positive is Undefined.
-
-    Raises TooBig, Undefined.
-    """
+def approximate(node: Node, values: Mapping[str, Fraction], digits: int = 30, real: bool = False) -> Value:
+    """The value to about so many digits. With `real`, an even root or a logarithm of what is not positive is
+    Undefined. Raises TooBig, Undefined."""
+    context = mpmath.mp if digits > 15 else mpmath.fp
+    if digits > 15 and mpmath.mp.dps != digits:
+        with mpmath.workdps(digits):
+            return approximate(node, values, digits, real)
     try:
-        result = approximate_node(node, values, real)
-    except (OverflowError, ZeroDivisionError, ValueError):
+        result = Evaluator(context, values, real).value(node)
+        if not mpmath.isfinite(result):
+            raise Undefined
+    except (OverflowError, ZeroDivisionError, ValueError, mpmath.libmp.NoConvergence):
         raise Undefined from None
-    if not cmath.isfinite(result):
-        raise Undefined
     return result
 
 
-def approximate_node(node: Node, values: Mapping[str, complex], real: bool) -> complex:
-    match node:
-        case Apply(name, args) if name in FUNCTIONS:
-            return FUNCTIONS[name](*[approximate_node(arg, values, real) for arg in args])
-        case Apply(name, args) if name in WITHIN_DOMAIN:
-            return WITHIN_DOMAIN[name](real, *[approximate_node(arg, values, real) for arg in args])
-        case Apply("fact" | "binom", _):
-            number = exact(node)
-            return gamma_form(node, values) if number is None else complex(float(number))
-        case Number(value):
-            return complex(float(value))
-        case Variable(name) if name in values:
-            return values[name]
-        case Constant(name) if name in CONSTANTS:
-            return CONSTANTS[name]
-        case Quantity(value, unit):
-            scale = {"percent": 0.01, "angle": math.pi / 180 * float(unit.size)}.get(unit.dimension, 1.0)
-            return approximate_node(value, values, real) * scale
-        case Group("bracket", (only,)):
-            return approximate_node(only, values, real)
-    raise Undefined
+class Evaluator:
+    """`context` is mpmath.mp at its precision of the moment, or mpmath.fp, which computes with floats."""
 
+    def __init__(self, context: Any, values: Mapping[str, Fraction], real: bool) -> None:
+        self.context = context
+        self.values = values
+        self.real = real
 
-def gamma_form(node: Apply, values: Mapping[str, complex]) -> complex:
-    """n! and binomials of expressions by the gamma function, for moderate real arguments."""
-    args = [approximate_node(arg, values, True).real for arg in node.args]
-    if any(not -100 < value < 100 for value in args):
-        raise TooBig
-    if node.name == "fact":
-        return complex(math.gamma(args[0] + 1))
-    top, bottom = args
-    return complex(math.gamma(top + 1) / (math.gamma(bottom + 1) * math.gamma(top - bottom + 1)))
-
-
-def whole(rounding: Callable[[float], int], value: complex) -> complex:
-    near = round(value.real)
-    # what floating point made of an integer is that integer
-    return complex(near if abs(value.real - near) < 1e-9 else rounding(value.real))
-
-
-def log_float(real: bool, value: complex, base: complex = complex(math.e)) -> complex:
-    if real and any(number.imag or number.real <= 0 for number in (value, base)):
+    def value(self, node: Node) -> Value:
+        match node:
+            case Apply("fact" | "binom", _):
+                number = exact(node)
+                return self.gamma_form(node) if number is None else self.number(number)
+            case Apply(name, args):
+                function = OPERATORS.get(name) or getattr(self, f"of_{name}", None) or self.library(name)
+                return function(*[self.value(arg) for arg in args])
+            case Number(value):
+                return self.number(value)
+            case Variable(name) if name in self.values:
+                return self.number(self.values[name])
+            case Constant("pi"):
+                return +self.context.pi
+            case Constant("e"):
+                return +self.context.e
+            case Constant("i"):
+                return self.context.mpc(0, 1)
+            case Quantity(value, unit):
+                return self.value(value) * self.scale(unit.dimension, unit.size)
+            case Group("bracket", (only,), "("):
+                return self.value(only)
         raise Undefined
-    return cmath.log(value, base)
 
+    def number(self, value: Fraction) -> Value:
+        if value.denominator == 1:
+            return self.context.mpf(value.numerator)
+        return self.context.mpf(value.numerator) / value.denominator
 
-def power_float(real: bool, base: complex, exponent: complex) -> complex:
-    if exponent.imag == 0 and exponent.real.is_integer():
-        if abs(exponent.real) > 2_000:
+    def scale(self, dimension: str, size: Fraction) -> Value:
+        if dimension == "percent":
+            return self.number(Fraction(1, 100))
+        return self.context.pi / 180 * self.number(size) if dimension == "angle" else 1
+
+    def library(self, name: str) -> Callable[..., Value]:
+        if name not in LIBRARY:
+            raise Undefined
+        function: Callable[..., Value] = getattr(self.context, LIBRARY[name])
+        return partial(self.rounded, function) if name in ("floor", "ceil") else function
+
+    def gamma_form(self, node: Apply) -> Value:
+        """n! and binomials of expressions by the gamma function, for moderate real arguments."""
+        top, *rest = [self.value(arg) for arg in node.args]
+        if any(not abs(value) < MAX_GAMMA for value in (top, *rest)):
             raise TooBig
-        return base ** int(exponent.real)
-    if real and (base.imag or base.real < 0):
-        raise Undefined
-    return base**exponent
+        parts = [part for bottom in rest for part in (bottom, top - bottom)]
+        return self.context.gammaprod([top + 1], [part + 1 for part in parts])
+
+    def positive(self, value: Value) -> None:
+        """In the real domain, what a logarithm or an even root takes."""
+        if self.real and (self.context.im(value) or self.context.re(value) < 0):
+            raise Undefined
+
+    def of_neg(self, value: Value) -> Value:
+        return 0 - value  # -z would put -9 on the other side of the square root's cut
+
+    def of_pow(self, base: Value, exponent: Value) -> Value:
+        if abs(exponent) > MAX_EXPONENT:
+            raise TooBig
+        whole = self.context.isint(exponent)
+        if not whole:
+            self.positive(base)
+        return base ** (int(self.context.re(exponent)) if whole else exponent)
+
+    def of_root(self, radicand: Value, index: Value) -> Value:
+        degree = int(self.context.re(index)) if self.context.isint(index) else 0
+        if degree % 2 and not self.context.im(radicand) and self.context.re(radicand) < 0:
+            return -((-radicand) ** (self.context.one / degree))
+        self.positive(radicand)
+        return self.context.sqrt(radicand) if degree == 2 else radicand ** (1 / index)
+
+    def of_ln(self, value: Value) -> Value:
+        self.positive(value)
+        return self.context.ln(value)
+
+    of_log = of_ln  # whether it is meant to base 10 is for whoever compares
+
+    def of_logbase(self, value: Value, base: Value) -> Value:
+        return self.of_ln(value) / self.of_ln(base)
+
+    def of_arcsin(self, value: Value) -> Value:
+        return self.context.asin(self.within_one(value))
+
+    def of_arccos(self, value: Value) -> Value:
+        return self.context.acos(self.within_one(value))
+
+    def of_arccot(self, value: Value) -> Value:
+        return self.context.pi / 2 - self.context.atan(value)
+
+    def within_one(self, value: Value) -> Value:
+        if self.real and (self.context.im(value) or abs(value) > 1):
+            raise Undefined
+        return value
+
+    def of_cis(self, angle: Value) -> Value:
+        return self.context.cos(angle) + self.context.sin(angle) * self.context.mpc(0, 1)
+
+    def rounded(self, rounding: Callable[[Value], Value], value: Value) -> Value:
+        """What the precision made of an integer is that integer."""
+        real = self.context.re(value)
+        near = self.number(Fraction(round(real)))
+        return near if abs(real - near) < 10 ** (-self.context.dps // 2) else rounding(real)
 
 
-def root_float(real: bool, radicand: complex, index: complex) -> complex:
-    degree = index.real
-    if radicand.imag == 0 and radicand.real < 0 and degree % 2 == 1 and index.imag == 0:
-        return complex(-((-radicand.real) ** (1 / degree)))
-    if real and (radicand.imag or radicand.real < 0):
-        raise Undefined
-    if index == 2:
-        return cmath.sqrt(radicand)
-    return radicand ** (1 / index)
-
-
-def arc(function: Callable[[complex], complex], real: bool, value: complex) -> complex:
-    if real and abs(value) > 1:
-        raise Undefined
-    return function(value)
-
-
-FUNCTIONS: dict[str, Callable[..., complex]] = {
-    "add": operator.add, "mul": operator.mul, "div": operator.truediv,
-    "neg": lambda z: 0 - z,  # -z would put -9 on the other side of the square root's cut
-    "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "cot": lambda z: 1 / cmath.tan(z),
-    "sec": lambda z: 1 / cmath.cos(z), "csc": lambda z: 1 / cmath.sin(z), "arctan": cmath.atan,
-    "arccot": lambda z: cmath.pi / 2 - cmath.atan(z), "sinh": cmath.sinh, "cosh": cmath.cosh,
-    "tanh": cmath.tanh, "exp": cmath.exp, "abs": lambda z: complex(abs(z)),
-    "floor": partial(whole, math.floor), "ceil": partial(whole, math.ceil),
-}  # fmt: skip
-# these first take whether only the real domain counts
-WITHIN_DOMAIN: dict[str, Callable[..., complex]] = {
-    "pow": power_float, "root": root_float, "ln": log_float, "logbase": log_float,
-    "arcsin": partial(arc, cmath.asin), "arccos": partial(arc, cmath.acos),
-}  # fmt: skip
+OPERATORS: dict[str, Callable[..., Value]] = {
+    "add": operator.add,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "abs": abs,
+}
+LIBRARY = {"sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc",
+           "arctan": "atan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "exp": "exp", "floor": "floor",
+           "ceil": "ceil"}  # fmt: skip

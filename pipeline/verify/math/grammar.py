@@ -1,47 +1,43 @@
-"""Reads an answer into trees, best first: lists, relations, sets, intervals, matrices, ratios, residues, ...
+"""Reads an answer into trees, best first: lists, relations, sets, intervals, matrices, ratios, times.
 
 `read_answer` gives every sensible reading (1,234 is a number or a list) or none."""
 
 import re
 from functools import lru_cache
 
+from pipeline.verify.math.matrices import determinant
 from pipeline.verify.math.notation import (
     COMMA_THOUSANDS,
-    clean,
     join_thousands,
     plain,
-    read_based,
     rephrase,
-    strip_marks,
+    spelled,
     tokenize,
 )
 from pipeline.verify.math.terms import STOP_WORDS, Cursor, Unreadable, as_set, read_enclosed, read_sum
 from pipeline.verify.math.tree import (
     Apply,
-    Based,
     Builder,
     Constant,
-    Definition,
     Group,
     Matrix,
-    Modular,
     Node,
     Number,
     Quantity,
-    Ratio,
     Relation,
     Text,
+    Time,
     Variable,
+    walk,
 )
 from pipeline.verify.math.units import read_unit
-from pipeline.verify.math.words import ORDINAL, meaning
+from pipeline.verify.math.words import meaning, number_in_words
 
 MAX_LENGTH = 20_000  # characters of an answer; longer ones are compared as text only
 MAX_ITEMS = 3_000
 RELATIONS = {
     "=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\le": "<=", "\\ge": ">=",
-    "\\ne": "!=",
-    "\\in": "in", "\\equiv": "equiv", "\\approx": "approx", "\\sim": "approx",
+    "\\ne": "!=", "\\in": "in", "\\equiv": "equiv", "\\approx": "approx", "\\sim": "approx",
 }  # fmt: skip
 CONNECTORS = {"or": "or", "and": "and", "\\lor": "or", "\\land": "and", "&": "and",
               ",": "comma", ";": "comma", "\\\\": "comma"}  # fmt: skip
@@ -51,64 +47,76 @@ HEDGES = frozenset(
     "approximately about exactly roughly approx around only just simply precisely".split()  # noqa: SIM905
 )
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\langle": ("\\rangle",), "\\{": ("\\}",)}
-MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"})
-LABEL = re.compile(
-    r"(?:^|[,;\n]|\band\b)\s{0,5}(?:\$\s{0,3})?(?:[Pp]art\s{0,3})?(?:\\text(?:bf)?\{)?"
-    r"(?:\(([a-zA-Z]{1,4}|\d)\)|([a-zA-Z]{1,4}|\d)(?:\)|:|\.(?=\s)))\}?\s{0,5}"
+MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array", "cases"})
+TIME = re.compile(r"^(?:at )?(\d{1,2})(?:(:)(\d\d)(?::00)?)?\s?(?:([ap])\.?\s?m\.?)?$", re.IGNORECASE)
+DATE = re.compile(r"^\d{4}-\d\d-\d\d$")
+# (a) 1, (B) 12, 0x1F, AF_{16}: not read
+UNREAD = re.compile(
+    r"^\(?(?:[a-hA-J]|i{1,3}|1)\)(?:\s+[^\s+*/^=<>-]|\d)|^[a-hA-J]:\s"
+    r"|^-?0[xXbBoO][0-9a-fA-F]+$|^\(?-?[0-9A-Z.]{2,200}\)?\s?_\s?\{?\s?(?:\d+|\\text\{\w+\})\s?\}?$"
 )
-SEQUENCES = (tuple("abcdefgh"), ("i", "ii", "iii", "iv", "v", "vi"), tuple("12345678"))
+# words behind a value that are no unit: 5 factorial, 7 percent of x
+OPERATION = re.compile(
+    r"\b(?:half|halves|below|inverse|reciprocal|not|permille|basis|out of)\b"
+    r"|\b(?:factorial|choose|modulo|mod|plus|minus|times|divided|over|than|of (?:(?!a\b)[A-Za-z]\b|\d))|\bof$"
+)
+PADDED = re.compile(r",0\d")
+NOON = {"noon": Time(720, "p"), "midnight": Time(0, "a")}
 
 
 @lru_cache(maxsize=4096)
 def read_answer(text: str) -> tuple[Node, ...]:
     """The readings of an answer; none where the grammar does not hold."""
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH or UNREAD.match(text) or DATE.match(text.strip()):
         return ()
-    cleaned = strip_marks(clean(text))
-    special = read_labelled(text) or read_special(plain(cleaned))
-    if special is not None:
+    cleaned = spelled(text)
+    if len(cleaned) > MAX_LENGTH:
+        return ()
+    special = read_special(plain(cleaned))
+    if special is not None and not isinstance(special, Time):
         return (special,)
-    readings: list[Node] = []
+    readings: list[Node] = [] if special is None else [special]
     with_commas = rephrase(cleaned)
     joined = COMMA_THOUSANDS.sub(join_thousands, with_commas)
-    for candidate in dict.fromkeys((joined, with_commas)):
+    listed = joined if PADDED.search(with_commas) else with_commas  # 455,000 is no list
+    for candidate in dict.fromkeys((joined, listed)):
         try:
-            readings.append(read_text(candidate))
+            node = read_text(candidate)
         except Unreadable:
             continue
+        if candidate != joined and isinstance(node, Group) and node.kind == "comma":
+            node = Group("bracket", node.items, "(", ")")  # 1,234 as a list: its items do not change places
+        if special is None or cleaned.upper() == cleaned.lower():  # a time may be a ratio
+            readings.append(node)
     return tuple(readings)
 
 
 def read_special(text: str) -> Node | None:
-    """Whole answers with a notation of their own: 506_7, 5th, words with a fixed meaning."""
-    if (based := read_based(text)) is not None:
-        return Based(*based)
-    if match := ORDINAL.match(text):
-        return read_text(match.group(1).replace(",", ""))
+    """Whole answers with a notation of their own: times, words with a fixed meaning."""
+    if (time := read_time(text)) is not None:
+        return time
     words = meaning(text)
     if words == "no solution":
         return Constant("empty")
-    if words in ("undefined", "infinitely many", "yes", "no"):
-        return Text(words)
-    return None
+    known = words in ("undefined", "infinitely many", "yes", "no")
+    # "cat" is no product
+    word = len(words) == 3 and words.isalpha() and set(words) & set("aeiou") and list(words) != sorted(words)
+    return Text(words) if known or (word and number_in_words(words) is None) else None
 
 
-def read_labelled(text: str) -> Node | None:
-    """(a) 1, (b) 2 and its kin: two items or more, labelled in sequence, which makes them ordered."""
-    labels = list(LABEL.finditer(text[:MAX_LENGTH]))
-    names = [(match.group(1) or match.group(2)).casefold() for match in labels]
-    if (
-        len(names) < 2
-        or labels[0].start() > 0
-        or not any(names == list(row[: len(names)]) for row in SEQUENCES)
-    ):
+def read_time(text: str) -> Time | None:
+    """4:30 p.m., 16:30, 4 pm, noon. What could be a number (4, 4.30) needs more than digits."""
+    if text.casefold() in NOON:
+        return NOON[text.casefold()]
+    match = TIME.match(text)
+    if match is None or (match[2] is None and match[4] is None):
         return None
-    ends = [match.start() for match in labels[1:]] + [len(text)]
-    parts = [text[match.end() : end].strip(" ,;\n") for match, end in zip(labels, ends, strict=True)]
-    items = [read_answer(part) for part in parts]
-    if not all(items):
+    hour, minute, half = int(match[1]), int(match[3] or 0), (match[4] or "").lower()
+    if hour > 24 or minute > 59 or (half and hour > 12):
         return None
-    return Group("bracket", tuple(readings[0] for readings in items), "(", ")")
+    if half:
+        return Time((hour % 12 + (12 if half == "p" else 0)) * 60 + minute, half)
+    return Time(hour % 24 * 60 + minute, "24" if hour > 12 or hour == 0 else "")
 
 
 def read_text(text: str) -> Node:
@@ -156,8 +164,8 @@ def read_item(cursor: Cursor) -> Node:
     """A value with its unit, a relation chain, a definition, a residue class, or words."""
     while cursor.token.kind in ("word", "text") and cursor.token.text.casefold() in HEDGES:
         cursor.next()
-    if (definition := read_definition(cursor)) is not None:
-        return definition
+    if cursor.take("\\ldots"):
+        return Constant("ellipsis")
     sides: list[Node] = []
     operators: list[str] = []
     if relation_at(cursor):  # "> 5", "= 3": the left side is understood
@@ -180,54 +188,31 @@ def relation_at(cursor: Cursor) -> str | None:
     return RELATIONS.get(token.text) if token.kind in ("symbol", "command") else None
 
 
-def read_definition(cursor: Cursor) -> Node | None:
-    """f(x) = ..., g(s, t) = ..., f^{-1}(x) = ..."""
-    start = cursor.position
-    if cursor.token.kind != "letter":
-        return None
-    name = cursor.next().text
-    if cursor.at("^") and [cursor.peek(k).text for k in range(5)] == ["^", "{", "-", "1", "}"]:
-        cursor.position += 5
-        name += "^-1"
-    while cursor.take("'"):
-        name += "'"
-    parameters: list[str] = []
-    if cursor.take("("):
-        while cursor.token.kind == "letter" or (cursor.token.kind == "command" and not cursor.at("\\{")):
-            parameters.append(cursor.next().text.removeprefix("\\"))
-            if not cursor.take(","):
-                break
-        if parameters and cursor.take(")") and cursor.take("="):
-            body = read_side(cursor)
-            while cursor.take("="):
-                body = read_side(cursor)
-            return Definition(name, tuple(parameters), body)
-    cursor.position = start
-    return None
-
-
 def read_side(cursor: Cursor) -> Node:
-    """Sets joined by union, intersection or difference; else a ratio or a value."""
-    node = read_ratio(cursor)
-    while (name := SET_OPERATORS.get(cursor.token.text.casefold())) is not None:
-        cursor.next()
-        node = Apply(name, (node, read_ratio(cursor)))
-    return node
-
-
-def read_ratio(cursor: Cursor) -> Node:
-    parts = [read_value(cursor)]
+    """Sets joined by union, intersection or difference; a ratio a:b as a/b, a:b:c as (a/b, a/c); a value."""
+    node = read_value(cursor)
+    ratios: list[Node] = []
     while (cursor.at(":") and not cursor.bars) or (
-        cursor.token.kind == "word" and cursor.token.text == "to" and cursor.peek().kind in ("number", "word")
+        cursor.token.text == "to" and cursor.peek().kind == "number"
     ):
         cursor.next()
-        parts.append(read_value(cursor))
-    return parts[0] if len(parts) == 1 else Ratio(tuple(parts))
+        ratios.append(Apply("div", (node, read_value(cursor))))
+    if ratios:
+        return ratios[0] if len(ratios) == 1 else Group("bracket", tuple(ratios), "(", ")")
+    while (name := SET_OPERATORS.get(cursor.token.text.casefold())) is not None:
+        cursor.next()
+        node = Apply(name, (node, read_value(cursor)))
+    return node
 
 
 def read_value(cursor: Cursor) -> Node:
     """Arithmetic with a unit phrase and a modulus behind it; else words."""
     start = cursor.position
+    if cursor.token.kind == "text" and cursor.peek().kind == "number":  # \\text{ watts} 20
+        unit = read_unit(cursor.token.text)
+        if unit.dimension:
+            cursor.next()
+            return Quantity(read_sum(cursor), unit)
     try:
         node = read_sum(cursor)
     except Unreadable:
@@ -237,11 +222,17 @@ def read_value(cursor: Cursor) -> Node:
             raise
         return words
     phrase = read_phrase(cursor)
-    if phrase and isinstance(node, Variable) and not read_unit(phrase).dimension:
-        return Text(f"{node.name} {phrase}")  # "I give up"
+    if OPERATION.search(phrase):
+        raise Unreadable(f"an operation in words: {phrase[:20]!r}")
+    if (
+        phrase
+        and not read_unit(phrase).dimension
+        and not any(isinstance(part, Number) for part in walk(node))
+    ):
+        return Text(" ".join(token.text for token in cursor.tokens[start : cursor.position]))  # "I give up"
     if phrase and not isinstance(node, Quantity):
         node = with_smaller_unit(cursor, Quantity(node, read_unit(phrase)))
-    return read_modulus(cursor, node)
+    return node
 
 
 def with_smaller_unit(cursor: Cursor, quantity: Quantity) -> Quantity:
@@ -249,11 +240,11 @@ def with_smaller_unit(cursor: Cursor, quantity: Quantity) -> Quantity:
     start = cursor.position
     while cursor.token.text in ("and", ","):
         cursor.next()
-    if cursor.token.kind == "number" and quantity.unit.size:
+    if cursor.token.kind == "number" and quantity.unit.size and quantity.unit.dimension:
         second = read_value(cursor)
         if isinstance(second, Quantity) and second.unit.dimension == quantity.unit.dimension:
             factor = second.unit.size / quantity.unit.size
-            if quantity.unit.dimension and factor < 1:
+            if factor < 1:
                 part = Apply("mul", (Number(factor), second.value))
                 return Quantity(Apply("add", (quantity.value, part)), quantity.unit)
     cursor.position = start
@@ -283,6 +274,7 @@ def read_phrase(cursor: Cursor) -> str:
             parts.append(token.text)
         elif parts and (
             token.text in ("^", "/", ".", "-", "'")
+            or (token.text == "*" and cursor.peek().kind in ("text", "word"))
             or token.kind == "letter"
             or ((token.text in ("{", "}") or token.kind == "number") and "^" in parts[-3:])
         ):
@@ -290,22 +282,7 @@ def read_phrase(cursor: Cursor) -> str:
         else:
             break
         cursor.next()
-    return " ".join(parts).replace(" ^ ", "^").replace(" / ", "/")
-
-
-def read_modulus(cursor: Cursor, node: Node) -> Node:
-    """(mod 7), \\pmod{7}, \\mod 7, mod 7."""
-    bracketed = cursor.at("(") and cursor.peek().text in ("mod", "\\mod", "\\bmod")
-    if bracketed:
-        cursor.next()
-    if cursor.at("\\pmod", "\\mod", "\\bmod") or (
-        cursor.token.kind in ("word", "text") and cursor.token.text in ("mod", "modulo")
-    ):
-        cursor.next()
-        node = Modular(node, read_sum(cursor))
-        if bracketed:
-            cursor.expect(")")
-    return node
+    return " ".join(parts).replace(" ^ ", "^").replace(" / ", "/").replace(" * ", " ")
 
 
 def read_bracket(cursor: Cursor) -> Node:
@@ -322,6 +299,8 @@ def read_bracket(cursor: Cursor) -> Node:
     cursor.expect(*CLOSING[opening])
     if isinstance(node, Group) and node.kind in ("comma", "and"):
         left = "(" if opening == "\\langle" else opening
+        if len(node.items) > 2 and (left, closing) in (("(", "]"), ("[", ")")):
+            raise Unreadable("three values between the ends of an interval")
         return Group("bracket", node.items, left, ")" if closing == "\\rangle" else closing)
     if opening == "[" and not isinstance(node, Group) and closing == "]":
         return Group("bracket", (node,), "[", "]")
@@ -351,7 +330,11 @@ def read_matrix(cursor: Cursor) -> Node:
     rows: list[tuple[Node, ...]] = []
     row: list[Node] = []
     while not cursor.at("\\end"):
-        row.append(read_value(cursor))
+        while name == "cases" and cursor.token.text in ("if", "for", "when", "where"):
+            cursor.next()
+        row.append(read_item(cursor) if name == "cases" else read_value(cursor))
+        while name == "cases" and cursor.take(",", "."):
+            pass
         if cursor.take("\\\\"):
             rows.append(tuple(row))
             row = []
@@ -362,6 +345,11 @@ def read_matrix(cursor: Cursor) -> Node:
     cursor.expect("\\end")
     if read_environment(cursor) != name or not rows or len({len(row) for row in rows}) != 1:
         raise Unreadable("matrix")
+    if name == "cases":
+        cases = [Group("bracket", row, "(", ")") if len(row) > 1 else row[0] for row in rows]
+        return Group("comma" if len(rows[0]) == 1 else "cases", tuple(cases))
+    if name == "vmatrix" and (value := determinant(tuple(rows))) is not None:
+        return value
     return Matrix(tuple(rows))
 
 

@@ -1,16 +1,19 @@
 """Are two single values equal? Exactly, within the precision that a decimal states, or at random points.
 
-True and False are certain; None means that this module cannot tell.
+True and False are certain; None means that this module cannot tell. There is no tolerance: two values are
+equal when the gap between them goes away with the digits to which they are computed.
 """
 
-import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import cycle, starmap
+from functools import reduce
+from itertools import cycle, islice
 
-from pipeline.verify.math.evaluate import Undefined, approximate, exact
+import mpmath
+
+from pipeline.verify.math.evaluate import Undefined, Value, approximate, exact
 from pipeline.verify.math.tree import (
     Apply,
     Constant,
@@ -19,18 +22,21 @@ from pipeline.verify.math.tree import (
     Number,
     Quantity,
     Variable,
+    replaced,
     variables_of,
     walk,
+    with_parts,
 )
-from pipeline.verify.math.units import Unit
+from pipeline.verify.math.units import BARE, TEMPERATURES, Unit, same_thing
 
-EQUAL = 1e-9  # relative; floating point loses about 1e-13 on answers of ordinary length
-CLOSE = 1e-6  # between EQUAL and this nothing is decided
-NUM_POINTS = 8
+DIGITS = 100  # with which values are computed; few more than 30 cost nothing
+NUM_POINTS = 3
 MAX_VARIABLES = 12
+RANGES = ((0.3, 2.5), (-2.5, -0.3), (2.0, 9.0), (0.1, 0.9), (-0.9, -0.1), (11.0, 40.0))
 GENERATOR = random.Random(20)
-UNIFORM = tuple(GENERATOR.random() for _ in range(NUM_POINTS * MAX_VARIABLES))
-BARE = Unit("", Fraction(1))  # of a value without a unit
+DRAWS = tuple(Fraction(GENERATOR.getrandbits(40), 2**40) for _ in range(len(RANGES) * MAX_VARIABLES))
+Point = tuple[Mapping[str, Fraction], bool, Value, Value]
+INTEGRAL = frozenset("jklmnpN")  # names that sequences have for their index
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +56,23 @@ def same_scalar(gold: Node, answer: Node, rounded: bool = False) -> bool | None:
         return same_value(as_product(left), right.value, rounded)
     if is_letter(right.unit) and variables_of(left.value):
         return same_value(left.value, as_product(right), rounded)
+    if left.unit.words and right.unit.words and not alike(left.unit, right.unit):
+        if "percent" in (left.unit.dimension, right.unit.dimension):
+            return False
+        verdict = same_value(left.value, right.value, rounded)
+        return None if verdict else verdict  # 20 chickens are not 20 rabbits; students may be pupils
     dimensions = {left.unit.dimension, right.unit.dimension}
     if len(dimensions) == 2:
         if "percent" in dimensions:
             return same_percent(left, right, rounded)
         if dimensions & {"angle", "radian"}:
             return same_angle(left, right, rounded)
-        if "" not in dimensions:
-            return False  # otherwise a unit that one side leaves out is taken from the other
+        if "" not in dimensions:  # otherwise a unit that one side leaves out is taken from the other
+            return None if dimensions <= TEMPERATURES else False
     sizes = left.unit.size, right.unit.size
     if "" in dimensions or 0 in sizes or sizes[0] == sizes[1]:
         return same_value(left.value, right.value, rounded)
-    return same_value(left.value, Apply("mul", (Number(sizes[1] / sizes[0]), right.value)), rounded)
+    return same_value(left.value, scaled(sizes[1] / sizes[0], right.value), rounded)
 
 
 def unwrap(node: Node) -> Node:
@@ -76,46 +87,56 @@ def measured(node: Node) -> Quantity:
     return node if isinstance(node, Quantity) else Quantity(node, BARE)
 
 
+def alike(left: Unit, right: Unit) -> bool:
+    """Two known units, or two unknown ones of the same words."""
+    known = bool(left.dimension), bool(right.dimension)
+    return all(known) or (not any(known) and same_thing(left, right))
+
+
 def is_letter(unit: Unit) -> bool:
-    return len(unit.words) == 1 and unit.words.isalpha()
+    """Whether it may be a product of variables."""
+    letters = unit.words.isascii() and unit.words.isalpha()
+    return letters and (len(unit.words) == 1 or (len(unit.words) < 4 and not unit.dimension))
 
 
 def as_product(quantity: Quantity) -> Node:
     """ "5 m" was a product with a variable after all."""
-    return Apply("mul", (quantity.value, Variable(quantity.unit.words)))
+    return reduce(
+        lambda node, name: Apply("mul", (node, Variable(name))), quantity.unit.words, quantity.value
+    )
+
+
+def scaled(factor: Fraction, node: Node) -> Node:
+    """Of a plain decimal a decimal again, so that it still states its digits."""
+    if isinstance(node, Number) and node.decimals is not None and factor == Fraction(1, 100):
+        return Number(node.value / 100, node.decimals + 2, node.ellipsis)
+    return Apply("mul", (Number(factor), node))
 
 
 def same_percent(gold: Quantity, answer: Quantity, rounded: bool) -> bool | None:
     """One side has a percent sign: 50% is 0.5, and also 50 where the sign may have been left out."""
+    hundredth = Fraction(1, 100)
     if gold.unit.dimension == "percent":
         if answer.unit.dimension:
             return False
         bare = same_value(gold.value, answer.value, rounded)
-        return bare or same_value(hundredth(gold.value), answer.value, rounded)
+        return bare or same_value(scaled(hundredth, gold.value), answer.value, rounded)
     if gold.unit.dimension:
         return False
-    converted = same_value(gold.value, hundredth(answer.value), rounded)
+    converted = same_value(gold.value, scaled(hundredth, answer.value), rounded)
     value = exact_or_none(gold.value)
     if converted or (value is not None and abs(value) < 1 and value != 0):
         return converted  # a gold of 0.25 does not count percent
     return same_value(gold.value, answer.value, rounded)
 
 
-def hundredth(node: Node) -> Node:
-    """Of a plain decimal a decimal again, so that it still states its digits."""
-    if isinstance(node, Number) and node.decimals is not None:
-        return Number(node.value / 100, node.decimals + 2, node.ellipsis)
-    return Apply("mul", (Number(Fraction(1, 100)), node))
-
-
 def same_angle(gold: Quantity, answer: Quantity, rounded: bool) -> bool | None:
     """Degrees against radians, or either against a bare number, which is radians where it holds pi."""
     bare = [side.value for side in (gold, answer) if not side.unit.dimension]
     if bare:
-        verdict = same_value(gold.value, answer.value, rounded)
-        known = (answer if bare[0] is gold.value else gold).unit.dimension
-        if verdict or known == "radian" or not contains_pi(bare[0]):
-            return verdict
+        known = (answer if bare[0] is gold.value else gold).unit
+        if known.dimension == "radian" or not any(part == Constant("pi") for part in walk(bare[0])):
+            return same_value(gold.value, answer.value, rounded) if known.size == 1 else None
     elif {gold.unit.dimension, answer.unit.dimension} != {"angle", "radian"}:
         return False
     return same_value(in_radians(gold), in_radians(answer), rounded)
@@ -127,8 +148,14 @@ def in_radians(angle: Quantity) -> Node:
     return Apply("mul", (Apply("div", (Constant("pi"), Number(Fraction(180)))), angle.value))
 
 
-def contains_pi(node: Node) -> bool:
-    return any(part == Constant("pi") for part in walk(node))
+def without_degrees(node: Node) -> Node:
+    """180 degrees - 2 alpha counts degrees, as 180 - 2 alpha does; what stands in a function stays."""
+    match node:
+        case Quantity(value, unit) if unit.dimension == "angle" and unit.size == 1:
+            return value
+        case Apply("add" | "neg" | "mul" | "div", _):
+            return with_parts(node, without_degrees)
+    return node
 
 
 def exact_or_none(node: Node) -> Fraction | None:
@@ -154,7 +181,9 @@ def same_value(gold: Node, answer: Node, rounded: bool = False) -> bool | None:
         return same_decimal(gold, answer, gold_stated, answer_stated, rounded)
     if left is not None and right is not None:
         return False
-    return same_at_points(gold, answer)
+    verdict = same_at_points(gold, answer)
+    bare = without_degrees(gold), without_degrees(answer)
+    return same_at_points(*bare) if not verdict and bare != (gold, answer) else verdict
 
 
 def infinity_sign(node: Node) -> int:
@@ -184,15 +213,26 @@ def stated(node: Node) -> Stated | None:
 
 
 def real_value(node: Node) -> Fraction | None:
-    """From floating point where it is irrational; None for what is not one real number."""
+    """To forty digits where it is irrational; None for what is not one real number."""
     value = exact_or_none(node)
-    if value is not None:
+    if value is not None or variables_of(node):
         return value
     try:
-        number = approximate(node, {})
+        number = approximate(node, {}, 60)
     except Undefined:
         return None
-    return Fraction(number.real) if abs(number.imag) < 1e-12 * max(1.0, abs(number.real)) else None
+    if abs(number.imag) > abs(number) * Fraction(1, 10**40):
+        return None
+    sign, mantissa, exponent, _ = number.real._mpf_
+    return round_digits(Fraction((-1) ** sign * int(mantissa)) * Fraction(2) ** int(exponent))
+
+
+def round_digits(value: Fraction) -> Fraction:
+    """To forty significant digits, so that ends which are written differently still meet."""
+    if not value:
+        return value
+    places = 40 - len(str(abs(int(value)))) if abs(value) >= 1 else 40 + len(str(int(1 / abs(value)))) - 1
+    return Fraction(round(value * Fraction(10) ** places)) / Fraction(10) ** places
 
 
 def same_decimal(
@@ -207,12 +247,18 @@ def same_decimal(
         return same_at_points(gold, answer)
     gap = abs(left - right)
     # 0.30000000000000004: with so many digits, the last ones are floating point noise
-    noisy = any(found.digits >= 9 for found in (gold_stated, answer_stated) if found)
-    if gap == 0 or (noisy and gap <= abs(left) / 10**9):
+    noisy = any(found.digits >= 14 for found in (gold_stated, answer_stated) if found)
+    if gap == 0 or (noisy and gap <= abs(left) / 10**13):
         return True
     if gold_stated is not None and rounds_to_gold(gap, gold_stated, answer, answer_stated):
-        return True
+        return None if is_repeating(answer) else True
     return answer_stated is not None and rounds_to_answer(gap, gold, gold_stated, answer_stated, rounded)
+
+
+def is_repeating(node: Node) -> bool:
+    """A literal like 0.1666... with a bar, which is exact and never a rounding."""
+    node = node.args[0] if isinstance(node, Apply) and node.name == "neg" else node
+    return isinstance(node, Number) and node.decimals is None and node.value.denominator > 1
 
 
 def rounds_to_gold(gap: Fraction, gold: Stated, answer: Node, answer_stated: Stated | None) -> bool:
@@ -247,39 +293,82 @@ def rounds_to_answer(
 def same_at_points(gold: Node, answer: Node) -> bool | None:
     """Compare at the same pseudo-random points; constants are compared once."""
     names = sorted(variables_of(gold, answer))
-    if not names:
-        return next(starmap(close, values_at_points(gold, answer, names, real=False)), None)
-    if len(names) > MAX_VARIABLES:
+    if len(names) > MAX_VARIABLES or accents(gold) != accents(answer):
+        return None  # whether \\vec v is v, and what f(2) is, is for whoever wrote it to say
+    num_points = NUM_POINTS if names else 1
+    with mpmath.workdps(DIGITS):
+        points = islice(values_at_points(gold, answer, names), num_points)
+        verdicts = [same_there(gold, answer, point) for point in points]
+    verdict = None if len(verdicts) < min(2, num_points) else all_of(verdicts)
+    if verdict is False and (index := set(names) & INTEGRAL):  # where it is no integer, which nobody said
+        whole = {name: Variable("#" + name if name in index else name) for name in names}
+        return None if same_at_points(replaced(gold, whole), replaced(answer, whole)) else False
+    return verdict
+
+
+def accents(node: Node) -> set[str]:
+    return {name for name in variables_of(node) if "\\" in name or "(" in name}
+
+
+def values_at_points(gold: Node, answer: Node, names: list[str]) -> Iterator[Point]:
+    """Points where two sides both have a value, whether in the real domain, and those values.
+
+    Real points, else those of a sequence's index, else complex values. "#" begins an integer's name."""
+    num_found = 0
+    whole = {name for name in names if name.startswith("#")}
+    grounds = [] if whole or not names else [(real_points(names), True)]
+    if whole := whole or set(names) & INTEGRAL:
+        grounds.append((whole_points(names, whole), True))
+    for points, real in [*grounds, (real_points(names) if names else [{}], False)]:
+        for values in points:
+            try:
+                left, right = (approximate(side, values, DIGITS, real) for side in (gold, answer))
+            except Undefined:
+                continue
+            num_found += 1
+            yield values, real, left, right
+        if num_found >= 2:
+            return
+
+
+def real_points(names: list[str]) -> Iterator[dict[str, Fraction]]:
+    """The first ones have all variables in one range, so that all may be positive, or all below 1."""
+    draws = cycle(DRAWS)
+    for index in range(len(RANGES)):
+        values = {}
+        for place, name in enumerate(names):
+            low, high = RANGES[(index + (place if index > 2 else 0)) % len(RANGES)]
+            values[name] = Fraction(low) + Fraction(high - low) * next(draws)
+        yield values
+
+
+def whole_points(names: list[str], whole: set[str]) -> Iterator[dict[str, Fraction]]:
+    draws = cycle(DRAWS)
+    for index in range(1, 7):
+        yield {
+            name: Fraction(index + place) if name in whole else 1 + next(draws)
+            for place, name in enumerate(names)
+        }
+
+
+def same_there(gold: Node, answer: Node, point: Point) -> bool | None:
+    """Equal to most of the digits; where both are next to nothing, the gap must go with more digits."""
+    values, real, left, right = point
+    if near(left, right, DIGITS - 20):
+        return True
+    if max(abs(left), abs(right)) > 10.0 ** -(DIGITS // 2) and not near(left, right, DIGITS // 2):
+        return False
+    try:
+        left, right = (approximate(side, values, 2 * DIGITS, real) for side in (gold, answer))
+    except Undefined:
         return None
-    verdicts: list[bool | None] = []
-    for real in (True, False):
-        verdicts = list(starmap(close, values_at_points(gold, answer, names, real)))
-        if len(verdicts) >= 3:
-            break
-    verdict = all_of(verdicts)
-    return None if verdict and len(verdicts) < 2 else verdict
+    gap, before = abs(left - right), abs(point[2] - point[3])
+    return near(left, right, 2 * DIGITS - 40) or bool(gap * 10 ** (DIGITS // 2) < before)
 
 
-def values_at_points(
-    gold: Node, answer: Node, names: Iterable[str], real: bool
-) -> Iterator[tuple[complex, complex]]:
-    """The values of both sides; a point where only one side has one is skipped."""
-    draws = cycle(UNIFORM)
-    for index in range(NUM_POINTS):
-        low, high = ((0.3, 2.5), (-2.5, -0.3), (2.0, 9.0))[index % 3]
-        values = {name: complex(low + (high - low) * next(draws)) for name in names}
-        try:
-            yield approximate(gold, values, real), approximate(answer, values, real)
-        except Undefined:
-            continue
-
-
-def close(left: complex, right: complex) -> bool | None:
-    scale = max(abs(left), abs(right), 1e-3)
-    gap = abs(left - right) / scale
-    if math.isnan(gap):
-        return None
-    return True if gap < EQUAL else None if gap < CLOSE else False
+def near(left: Value, right: Value, digits: int) -> bool:
+    gap = abs(left - right)
+    return bool(gap == 0 or gap * 10**digits <= max(abs(left), abs(right)))
 
 
 def all_of(verdicts: Iterable[bool | None]) -> bool | None:

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from pipeline.verify.math.notation import Token, read_decimal
-from pipeline.verify.math.tree import Apply, Constant, Group, Matrix, Node, Number, Quantity, Variable
+from pipeline.verify.math.tree import (
+    Apply,
+    Constant,
+    Group,
+    Node,
+    Number,
+    Quantity,
+    Variable,
+    variables_of,
+)
 from pipeline.verify.math.units import LETTERS, read_unit
 from pipeline.verify.math.words import number_in_words
 
@@ -22,7 +31,7 @@ GREEK = frozenset([
 ])
 FUNCTIONS = frozenset([
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh",
-    "cosh", "tanh", "exp", "ln", "log", "lg", "sqrt", "cbrt", "abs", "floor", "ceil",
+    "cosh", "tanh", "exp", "ln", "log", "lg", "sqrt", "cbrt", "abs", "floor", "ceil", "cis",
 ])
 # fmt: on
 ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "cosec": "csc", "ceiling": "ceil"}
@@ -36,7 +45,13 @@ STOP_WORDS = frozenset(
 )
 FENCES = {"lfloor": ("rfloor", "floor"), "lceil": ("rceil", "ceil")}
 UNKNOWN_FUNCTIONS = frozenset("fgh")
-SKIPPED = frozenset({"angle", "measuredangle", "triangle", "vec", "hat", "overrightarrow"})
+ACCENTS = {
+    **{name: name for name in ("hat", "vec", "tilde", "dot", "ddot", "neg", "angle", "triangle", "overline")},
+    "widehat": "hat", "overrightarrow": "vec", "bar": "overline", "widetilde": "tilde", "lnot": "neg",
+    "measuredangle": "angle",
+}  # fmt: skip
+CURRENCIES = ("$", "€", "£", "¥", "₹")
+FACTORS = GREEK | FUNCTIONS | FENCES.keys() | ACCENTS.keys() | {"frac", "pi", "sqrt", "binom", "langle"}
 SIGNS = {"+": "", "-": "neg", "\\pm": "pm", "\\mp": "mp"}
 MAX_DEPTH = 20  # of brackets, groups and arguments
 
@@ -153,7 +168,7 @@ def read_product(cursor: Cursor) -> Node:
         sign = cursor.next().text
         with cursor:
             return signed(sign, read_product(cursor))
-    if cursor.at("$", "€", "£"):
+    if cursor.at(*CURRENCIES):
         unit = read_unit(cursor.next().text)
         return Quantity(read_product(cursor), unit)
     node = read_power(cursor)
@@ -161,6 +176,8 @@ def read_product(cursor: Cursor) -> Node:
         if cursor.at("*", "/"):
             name = "mul" if cursor.next().text == "*" else "div"
             node = Apply(name, (node, read_signed_power(cursor)))
+        elif cursor.take("\\angle"):
+            node = Apply("mul", (node, Apply("cis", (with_postfix_unit(cursor, read_power(cursor)),))))
         elif starts_factor(cursor, node):
             node = join(cursor, node)
         else:
@@ -184,7 +201,9 @@ def read_signed_power(cursor: Cursor) -> Node:
 def starts_factor(cursor: Cursor, left: Node) -> bool:
     """Whether a factor follows without an operator."""
     token = cursor.token
-    if isinstance(left, Group | Matrix) or (isinstance(left, Constant) and left.name not in ("pi", "e", "i")):
+    if cursor.at("\\begin"):
+        return not isinstance(left, Group)
+    if isinstance(left, Group) or (isinstance(left, Constant) and left.name not in ("pi", "e", "i")):
         return False
     if token.kind == "number":
         return not isinstance(left, Number) or mixed_follows(cursor, left)
@@ -193,7 +212,7 @@ def starts_factor(cursor: Cursor, left: Node) -> bool:
     if token.kind == "word":
         return token.text in FUNCTIONS or token.text in ALIASES or token.text == "pi" or letters_only(token)
     if token.kind == "command":
-        return token.text[1:] in GREEK | FUNCTIONS | set(FENCES) | {"frac", "pi", "sqrt", "binom", "langle"}
+        return token.text[1:] in FACTORS
     if token.text == "(":
         return cursor.peek().text not in ("mod", "base", "in", "where")
     return token.text == "{" or (token.text == "|" and not cursor.bars)
@@ -202,7 +221,13 @@ def starts_factor(cursor: Cursor, left: Node) -> bool:
 def letters_only(token: Token) -> bool:
     """A short plain word in a formula is a product of variables: 2xy, ab."""
     word = token.text
-    return len(word) <= 3 and word not in STOP_WORDS and not read_unit(word).dimension and not token.spaced
+    return (
+        len(word) <= 3
+        and word.isascii()
+        and word not in STOP_WORDS
+        and not read_unit(word).dimension
+        and not token.spaced
+    )
 
 
 def join(cursor: Cursor, left: Node) -> Node:
@@ -238,11 +263,17 @@ def mixed_follows(cursor: Cursor, left: Number) -> bool:
 def read_fraction(cursor: Cursor) -> Node:
     """A fraction written with \\frac or a slash, of which the cursor stands at the beginning."""
     if cursor.take("\\frac"):
-        top = read_argument(cursor)
-        return Apply("div", (top, read_argument(cursor)))
+        top, bottom = read_argument(cursor), read_argument(cursor)
+        if "d" in variables_of(top) and is_differential(bottom):
+            raise Unreadable("a derivative")
+        return Apply("div", (top, bottom))
     top = read_literal(cursor)
     cursor.expect("/")
     return Apply("div", (top, read_literal(cursor)))
+
+
+def is_differential(node: Node) -> bool:
+    return isinstance(node, Apply) and node.args[0] == Variable("d") and isinstance(node.args[-1], Variable)
 
 
 def read_argument(cursor: Cursor) -> Node:
@@ -277,8 +308,9 @@ def read_power(cursor: Cursor) -> Node:
             if cursor.at("*", "'"):
                 raise Unreadable("exponent")
             node = Apply("pow", (node, read_exponent(cursor)))
-        elif cursor.at("!"):
-            cursor.next()
+        elif cursor.take("!"):
+            if cursor.at("!"):
+                raise Unreadable("a double factorial")
             node = Apply("fact", (node,))
         else:
             return node
@@ -296,11 +328,23 @@ def read_exponent(cursor: Cursor) -> Node:
 
 def with_postfix_unit(cursor: Cursor, node: Node) -> Node:
     """5\\%, 30°, 20°C."""
-    if cursor.at("%", "°", "¢", "€", "£"):
+    if cursor.at("%", "°", "¢", *CURRENCIES):
         phrase = cursor.next().text
         if phrase == "°" and cursor.token.kind == "letter" and cursor.token.text in "CF":
             phrase += cursor.next().text
+        elif phrase == "°":
+            node = with_minutes(cursor, node)
         return Quantity(node, read_unit(phrase))
+    return node
+
+
+def with_minutes(cursor: Cursor, node: Node) -> Node:
+    """45 degrees 30' 15", of which the degrees have been read."""
+    for marks, size in ((("'", "minutes", "minute"), 60), (('"', "seconds", "second", "'"), 3600)):
+        if cursor.token.kind == "number" and cursor.peek().text in marks:
+            node = Apply("add", (node, Apply("div", (read_literal(cursor), Number(Fraction(size))))))
+            while cursor.token.text in marks:
+                cursor.next()
     return node
 
 
@@ -326,21 +370,36 @@ def read_fenced(cursor: Cursor, closing: str, name: str) -> Node:
 
 
 def read_variable(cursor: Cursor) -> Node:
-    name = cursor.next().text.removeprefix("\\")
+    letter = name = cursor.next().text.removeprefix("\\")
     if name in ("e", "i"):
         return Constant(name)
     if cursor.take("_"):
         name += "_" + (read_enclosed(cursor, "{", "}")[1:-1] if cursor.at("{") else cursor.next().text)
     while cursor.take("'"):
         name += "'"
-    if name in UNKNOWN_FUNCTIONS and cursor.at("(") and not cursor.token.spaced:
+    if name in UNKNOWN_FUNCTIONS and [cursor.peek(k).text for k in range(6)] == [*"^{-1}("]:
+        cursor.position += 5
+        name += "^{-1}"
+    if (letter in UNKNOWN_FUNCTIONS and cursor.at("(") and not cursor.token.spaced) or is_called(
+        cursor, letter
+    ):
         name += read_enclosed(cursor, "(", ")")  # the value of an unknown function is a variable of its own
     return Variable(name)
+
+
+def is_called(cursor: Cursor, name: str) -> bool:
+    """P(A), zeta(2), pi(10), C(5, 2): a capital or a Greek letter before a single symbol is a function."""
+    if not cursor.at("(") or (name.islower() and name not in GREEK | {"pi"}):
+        return False
+    single = cursor.peek().kind in ("number", "letter", "word") and cursor.peek(2).text in (")", ",", "|")
+    return single or (cursor.peek().kind == "command" and cursor.peek(2).text == ")")
 
 
 def read_word(cursor: Cursor) -> Node:
     """Functions, constants, numbers in words, and short words as products of variables."""
     word = ALIASES.get(cursor.token.text, cursor.token.text)
+    if len(word) == 2 and word[0] == "d":
+        raise Unreadable("a differential")
     if word in FUNCTIONS:
         cursor.next()
         return read_function(cursor, word)
@@ -350,14 +409,29 @@ def read_word(cursor: Cursor) -> Node:
     number = read_number_words(cursor)
     if number is not None:
         return number
-    if len(word) > 3 or word in STOP_WORDS:
+    if len(word) > 3 and cursor.position and cursor.tokens[cursor.position - 1].text in ("+", "*", "/"):
+        return read_named(cursor)
+    if len(word) > 3 or word in STOP_WORDS or (len(word) == 3 and word[0].isupper() and word[1:].islower()):
         raise Unreadable(f"the word {word[:20]!r}")
+    if cursor.peek().text in ("^", "_", "!"):  # xy^2 is x y^2
+        cursor.tokens[cursor.position : cursor.position + 1] = [Token("letter", letter) for letter in word]
+        return read_variable(cursor)
     cursor.next()
+    if len(word) == 3 and word.isupper():
+        return Variable(word)  # an order of letters, or an angle
     factors: list[Node] = [Constant(c) if c in "ei" else Variable(c) for c in word]
     node = factors[0]
     for factor in factors[1:]:
         node = Apply("mul", (node, factor))
     return node
+
+
+def read_named(cursor: Cursor) -> Node:
+    """10 + John's age: what has a name of words is a variable."""
+    words = [cursor.next().text]
+    while cursor.token.kind in ("word", "letter") or cursor.at("'"):
+        words.append(cursor.next().text)
+    return Variable(" ".join(words))
 
 
 def read_command(cursor: Cursor) -> Node:
@@ -369,6 +443,8 @@ def read_command(cursor: Cursor) -> Node:
     if name in ("{", "langle", "begin"):
         return cursor.read_bracket(cursor)
     cursor.next()
+    if is_called(cursor, name):
+        return Variable(name + read_enclosed(cursor, "(", ")"))
     if name in CONSTANTS:
         return Constant(CONSTANTS[name])
     if name in FUNCTIONS:
@@ -378,8 +454,12 @@ def read_command(cursor: Cursor) -> Node:
     if name == "binom":
         top = read_argument(cursor)
         return Apply("binom", (top, read_argument(cursor)))
-    if name in SKIPPED:
-        return read_atom(cursor)
+    if name in ACCENTS:  # the variable with its accent is another one than the variable without
+        inner = read_enclosed(cursor, "{", "}")[1:-1] if cursor.at("{") else cursor.next().text
+        inner = {"\\imath": "i", "\\jmath": "j"}.get(inner, inner)
+        if not inner.isalpha():
+            raise Unreadable(f"\\{name} over {inner[:20]}")
+        return Variable(f"\\{ACCENTS[name]}{{{inner}}}")
     raise Unreadable(f"the command \\{name[:20]}")
 
 
@@ -402,7 +482,7 @@ def read_function(cursor: Cursor, name: str) -> Node:
     elif name == "cbrt":
         node = Apply("root", (argument, Number(Fraction(3))))
     else:
-        node = Apply("ln" if name == "log" else name, (argument,))
+        node = Apply(name, (argument,))
     return node if power is None else Apply("pow", (node, power))
 
 
@@ -417,7 +497,8 @@ def read_root(cursor: Cursor) -> Node:
 def read_function_argument(cursor: Cursor) -> Node:
     """What stands in brackets, else the factors up to the next operator or function."""
     bracketed = cursor.at("(", "{", "[", "|")
-    node = read_signed_power(cursor)
+    # \sin(x)^2 is the square of the sine
+    node = read_atom(cursor) if cursor.at("(", "[", "|") else read_signed_power(cursor)
     while not bracketed and starts_factor(cursor, node) and not is_function(cursor.token):
         node = join(cursor, node)
     if not bracketed and cursor.take("/"):  # \sin \pi/6

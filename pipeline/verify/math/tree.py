@@ -4,7 +4,7 @@ That is: the variables of a tree, its label ("x =", "Area ="), the domains that 
 alternatives of its plus-minus signs. Plain data: nothing is computed when a tree is built.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, product, repeat
@@ -14,7 +14,7 @@ from pipeline.verify.math.units import Unit
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """`decimals`: places stated after the point, None for an integer. `ellipsis`: "0.333..." goes on."""
+    """`decimals`: places stated after the point, None for what is exact. `ellipsis`: "0.333..." goes on."""
 
     value: Fraction
     decimals: int | None = None
@@ -23,7 +23,8 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """pi, e, i, infinity, or one of the sets reals, integers, naturals, rationals, complexes, empty."""
+    """pi, e, i, infinity, ellipsis, or one of the sets reals, integers, naturals, rationals,
+    complexes, empty."""
 
     name: str
 
@@ -49,7 +50,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Several items. `kind`: bracket (left, right are its brackets), set, comma, or, and."""
+    """Several items. `kind`: bracket (left, right are its brackets), set, cases, comma, or, and."""
 
     kind: str
     items: tuple["Node", ...]
@@ -79,23 +80,11 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Modular:
-    value: "Node"
-    modulus: "Node"
+class Time:
+    """Minutes since midnight. `half` of the day: "a", "p", "24" where the hour tells it, "" for none."""
 
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    parts: tuple["Node", ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """name(parameters) = body"""
-
-    name: str
-    parameters: tuple[str, ...]
-    body: "Node"
+    minutes: int
+    half: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,37 +92,14 @@ class Text:
     words: str
 
 
-@dataclass(frozen=True, slots=True)
-class Based:
-    """Digits in a stated base."""
-
-    digits: str
-    base: int
-
-
-Node = (
-    Number
-    | Constant
-    | Variable
-    | Apply
-    | Quantity
-    | Group
-    | Relation
-    | Builder
-    | Matrix
-    | Modular
-    | Ratio
-    | Definition
-    | Text
-    | Based
-)
+Node = Number | Constant | Variable | Apply | Quantity | Group | Relation | Builder | Matrix | Text | Time
 
 
 def parts_of(node: Node) -> tuple[Node, ...]:
     match node:
         case Apply(args=parts) | Group(items=parts) | Relation(sides=parts):
             return parts
-        case Quantity(value=part) | Modular(value=part):
+        case Quantity(value=part):
             return (part,)
         case Matrix(rows):
             return tuple(chain(*rows))
@@ -151,8 +117,6 @@ def with_parts(node: Node, change: Callable[[Node], Node]) -> Node:
             return Relation(tuple(map(change, sides)), operators)
         case Quantity(value, unit):
             return Quantity(change(value), unit)
-        case Modular(value, modulus):
-            return Modular(change(value), modulus)
         case Matrix(rows):
             return Matrix(tuple(tuple(map(change, row)) for row in rows))
     return node
@@ -170,7 +134,15 @@ def variables_of(*nodes: Node) -> set[str]:
     return {part.name for node in nodes for part in walk(node) if isinstance(part, Variable)}
 
 
+def replaced(node: Node, values: Mapping[str, Node]) -> Node:
+    """With other nodes in place of variables."""
+    if isinstance(node, Variable):
+        return values.get(node.name, node)
+    return with_parts(node, lambda part: replaced(part, values)) if values else node
+
+
 DOMAINS = frozenset({"reals", "integers", "naturals", "rationals", "complexes"})
+WHOLE = frozenset({"integers", "naturals"})
 OPPOSITE = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "approx": "approx"}
 
 
@@ -200,7 +172,8 @@ def assignment(node: Node) -> Assignment | None:
         return None
     if rounded and len(node.sides) > 2:
         return Assignment(label, node.sides[-2])  # x = sqrt 2 approx 1.41
-    return Assignment(label, value, isinstance(node.sides[0], Text), rounded)
+    worded = any(isinstance(side, Text) for side in (node.sides[0], node.sides[-1]))
+    return Assignment(label, value, worded, rounded)
 
 
 def unlabelled(node: Node) -> Node:
@@ -216,10 +189,10 @@ def label_of(node: Node) -> str | None:
             return name
         case Text(words):
             return words.casefold()
-        case Constant("e" | "i" as name):
-            return name
         case Quantity(Variable(name), _):
             return name
+        case Apply("mul", (Variable(name), Number(value))) if len(name) > 2:  # zeta(2)
+            return f"{name}({value})"
         case Apply("mul", (left, right)):
             first, second = label_of(left), label_of(right)
             return None if first is None or second is None else first + second
@@ -237,18 +210,25 @@ def items_of(node: Node) -> tuple[Node, ...]:
 def strip_domains(node: Node) -> Node:
     """Without items that only say where a variable lives."""
     items = items_of(node)
-    kept = tuple(item for item in items if declared(item) is None)
+    kept = tuple(item for item in items if not declared(item))
     if not isinstance(node, Group) or len(kept) in (0, len(items)):
         return node
     return kept[0] if len(kept) == 1 else Group(node.kind, kept)
 
 
-def declared(node: Node) -> str | None:
-    """The variable that an item like "k in Z" declares."""
+def domains_of(node: Node) -> dict[str, str]:
+    """Of the integer parameters that a list declares."""
+    if not isinstance(node, Group):
+        return {}
+    return {name: domain for item in node.items for name, domain in declared(item) if domain in WHOLE}
+
+
+def declared(node: Node) -> list[tuple[str, str]]:
+    """The variables that an item like "k in Z" or "m, n in Z" declares, each with its domain."""
     match node:
         case Relation((Variable(name), Constant(domain)), ("in",)) if domain in DOMAINS:
-            return name
-    return None
+            return [(name, domain)]
+    return []
 
 
 MAX_SIGNS = 4
@@ -263,8 +243,13 @@ def count_signs(node: Node) -> int:
     return sum(map(is_sign, walk(node)))
 
 
+def has_linked_signs(node: Node) -> bool:
+    return any(isinstance(part, Apply) and part.name == "mp" for part in walk(node))
+
+
 def alternatives(node: Node, linked: bool) -> Node:
-    """A list of the alternatives. `linked`: all signs of one item are upper signs, or all lower ones."""
+    """A list of the alternatives. `linked`: all signs of one item are upper signs, or all lower ones, as they
+    always are where one of them is a minus-plus."""
     if isinstance(node, Group) and node.kind != "bracket":
         items = [alternative for item in node.items for alternative in alternatives_of(item, linked)]
         return Group(node.kind, tuple(items))
@@ -276,7 +261,7 @@ def alternatives(node: Node, linked: bool) -> Node:
 
 def alternatives_of(node: Node, linked: bool) -> list[Node]:
     count = count_signs(node)
-    if count and (linked or count > MAX_SIGNS):
+    if count and (linked or has_linked_signs(node) or count > MAX_SIGNS):
         return [choose(node, repeat(upper)) for upper in (True, False)]
     return [choose(node, iter(signs)) for signs in product((True, False), repeat=count)]
 

@@ -1,57 +1,67 @@
-"""Units of measure: what dimension a unit phrase has and how it converts."""
+"""Units of measure: what dimension a unit phrase has and how it converts.
+
+A table of our own rather than pint (with flexparser and flexcache): pint reads 1,000 names, of which a, h, d
+or C are years, Planck constants, days and coulombs where an answer has variables, and its import costs each
+worker half a second; the table needs only what answers are written in.
+"""
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-# dimension -> {unit word: size in the dimension's base unit}; plurals are found by rule
-TABLE: dict[str, dict[str, Fraction | int]] = {
-    "length": {
-        "mm": Fraction(1, 1000), "millimeter": Fraction(1, 1000), "millimetre": Fraction(1, 1000),
-        "cm": Fraction(1, 100), "centimeter": Fraction(1, 100), "centimetre": Fraction(1, 100),
-        "dm": Fraction(1, 10), "decimeter": Fraction(1, 10),
-        "m": 1, "meter": 1, "metre": 1, "km": 1000, "kilometer": 1000, "kilometre": 1000,
-        "in": Fraction(254, 10000), "inch": Fraction(254, 10000), "ft": Fraction(3048, 10000),
-        "foot": Fraction(3048, 10000), "feet": Fraction(3048, 10000), "yd": Fraction(9144, 10000),
-        "yard": Fraction(9144, 10000), "mi": Fraction(1609344, 1000), "mile": Fraction(1609344, 1000),
-    },
-    "time": {
-        "ms": Fraction(1, 1000), "millisecond": Fraction(1, 1000), "s": 1, "sec": 1, "second": 1,
-        "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600, "day": 86400, "week": 604800,
-        "month": 2629800, "year": 31557600, "yr": 31557600,
-    },
-    "mass": {
-        "mg": Fraction(1, 1000), "milligram": Fraction(1, 1000), "g": 1, "gram": 1, "kg": 1000,
-        "kilogram": 1000, "lb": Fraction(45359237, 100000), "pound": Fraction(45359237, 100000),
-        "oz": Fraction(45359237, 1600000), "ounce": Fraction(45359237, 1600000),
-        "ton": 907185, "tonne": 1000000,
-    },
-    "volume": {
-        "ml": Fraction(1, 1000000), "milliliter": Fraction(1, 1000000), "millilitre": Fraction(1, 1000000),
-        "cc": Fraction(1, 1000000), "l": Fraction(1, 1000), "liter": Fraction(1, 1000),
-        "litre": Fraction(1, 1000), "gallon": Fraction(3785411784, 10**12),
-        "quart": Fraction(946352946, 10**12),
-        "pint": Fraction(473176473, 10**12), "cup": Fraction(2365882365, 10**13),
-    },
-    "area": {"acre": Fraction(40468564224, 10**7), "hectare": 10000},
-    "speed": {
-        "mph": Fraction(44704, 100000), "kmh": Fraction(5, 18), "kph": Fraction(5, 18),
-        "kmph": Fraction(5, 18), "mps": 1,
-    },
-    "angle": {"degree": 1, "deg": 1, "°": 1, "arcminute": Fraction(1, 60)},
-    "radian": {"radian": 1, "rad": 1},
-    "money": {
-        "dollar": 1, "$": 1, "usd": 1, "buck": 1, "cent": Fraction(1, 100), "¢": Fraction(1, 100),
-        "penny": Fraction(1, 100), "pennies": Fraction(1, 100),
-    },
-    "euro": {"euro": 1, "€": 1, "eur": 1},
-    "sterling": {"£": 1, "gbp": 1},
-    "percent": {"%": 1, "percent": 1, "pct": 1, "percentage": 1},
-    "temperature_c": {"celsius": 1, "°c": 1},
-    "temperature_f": {"fahrenheit": 1, "°f": 1},
-}  # fmt: skip
-KNOWN = {
-    word: (dimension, Fraction(size)) for dimension, units in TABLE.items() for word, size in units.items()
+# dimension -> unit words and their size in its base unit; plurals and metric prefixes are found by rule
+TABLE = {
+    "length": "m meter metre 1, in inch 0.0254, ft foot feet 0.3048, yd yard 0.9144, mi mile 1609.344",
+    "time": "s sec second 1, min minute 60, h hr hour 3600, day 86400, week 604800, "
+    "month 2629800, year yr 31557600",
+    "mass": "g gram 1, lb pound 453.59237, oz ounce 28.349523125, ton 907185, tonne 1000000",
+    "volume": "l L liter litre 0.001",
+    "speed": "mph 0.44704",
+    "force": "N newton 1000",  # with the gram as the unit of mass
+    "energy": "J joule 1000, cal calorie 4184, Wh 3600000, eV 1602176634e-25",
+    "power": "W watt 1000",
+    "pressure": "Pa pascal 1000, bar 1e8, atm 101325000",
+    "frequency": "Hz hertz 1",
+    "voltage": "V volt 1",
+    "current": "A amp ampere 1",
+    "resistance": "ohm Ω 1",
+    "charge": "C coulomb 1",
+    "capacity": "farad 1",
+    "amount": "mol mole 1",
+    "data": "bit 1, byte 8",
+    "angle": "degree deg ° 1, arcminute 1/60, arcsecond 1/3600",
+    "radian": "radian rad 1",
+    "money": "dollar $ usd buck 1, cent ¢ penny pennies 0.01",
+    "euro": "euro € eur 1",
+    "sterling": "£ gbp 1",
+    "yen": "円 yen jpy ¥ 1",
+    "yuan": "元 yuan rmb cny 块 1",
+    "rupee": "rupee ₹ rs inr 1",
+    "percent": "% percent pct percentage 1",
+    "celsius": "celsius °c 1",
+    "fahrenheit": "fahrenheit °f 1",
+    "kelvin": "kelvin K °k 1",
+}
+TEMPERATURES = frozenset({"celsius", "fahrenheit", "kelvin"})  # which are not converted
+PREFIXES = {"kilo": 3, "mega": 6, "giga": 9, "tera": 12, "centi": -2, "milli": -3, "micro": -6, "nano": -9,
+            "pico": -12, "deci": -1, "hecto": 2}  # fmt: skip
+SHORT = {"k": 3, "M": 6, "G": 9, "T": 12, "c": -2, "m": -3, "μ": -6, "n": -9, "d": -1}  # p: 3 pm is a time
+METRIC = (
+    "meter", "metre", "gram", "second", "liter", "litre", "newton", "joule", "watt", "pascal", "hertz",
+    "volt", "ampere", "amp", "ohm", "coulomb", "mole", "calorie", "byte", "bit", "farad",
+)  # fmt: skip
+METRIC_SHORT = ("m", "g", "s", "l", "L", "N", "J", "W", "Pa", "Hz", "V", "A", "mol", "cal", "Wh", "eV", "Ω")
+BASE = {
+    word: (dimension, Fraction(size))
+    for dimension, line in TABLE.items()
+    for *words, size in map(str.split, line.split(","))
+    for word in words
+}
+KNOWN = BASE | {
+    prefix + word: (BASE[word][0], BASE[word][1] * Fraction(10) ** power)
+    for words, prefixes in ((METRIC, PREFIXES), (METRIC_SHORT, SHORT))
+    for word in words
+    for prefix, power in prefixes.items()
 }
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cube": 3, "cu": 3}
 BEHIND = re.compile(r"(\w+) (square|cube)d\b")  # "meters squared" are square meters
@@ -59,10 +69,16 @@ NAMED = {
     (("length", 2),): "area",
     (("length", 3),): "volume",
     (("length", 1), ("time", -1)): "speed",
+    (("length", 1), ("mass", 1), ("time", -2)): "force",
+    (("force", 1), ("length", 1)): "energy",
+    (("power", 1), ("time", 1)): "energy",
+    (("energy", 1), ("time", -1)): "power",
+    (("force", 1), ("length", -2)): "pressure",
 }
 # single letters are units only where they stand in \text or when the other answer has no variables
-LETTERS = frozenset("mghsl")
+LETTERS = frozenset("mghslNJWVAK")
 PART = re.compile(r"(?:per\b|/)|([^\W\d_]+|[°%$€£¢])\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?")
+WORDS = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +90,12 @@ class Unit:
     words: str = ""
 
 
+BARE = Unit("", Fraction(1))  # of a value without a unit
+
+
 def read_unit(phrase: str) -> Unit:
     """The unit of "square centimeters", "cm^2", "miles per hour", "m/s", "degrees", "apples"."""
-    phrase = phrase.casefold().replace(".", " ").strip(" ()")
-    words = " ".join(phrase.split())
+    words = " ".join(phrase.replace(".", " ").strip(" ()").split())
     if plain := known_unit(words):
         return Unit(*plain, words)
     dimensions: dict[str, int] = {}
@@ -86,8 +104,8 @@ def read_unit(phrase: str) -> Unit:
         word = match.group(1)
         if word is None:
             sign = -1
-        elif word in POWERS:
-            power = POWERS[word]
+        elif word.casefold() in POWERS:
+            power = POWERS[word.casefold()]
         elif (known := known_unit(word)) is not None:
             exponent = sign * (int(match.group(2)) if match.group(2) else power)
             dimensions[known[0]] = dimensions.get(known[0], 0) + exponent
@@ -95,15 +113,16 @@ def read_unit(phrase: str) -> Unit:
             power = 1
         elif word in ("unit", "units") and (exponent := int(match.group(2) or power)) in (1, 2, 3):
             return Unit(NAMED.get((("length", exponent),), ""), Fraction(0), words)
-        elif word not in ("a", "an", "the", "of"):
+        elif word.casefold() not in ("a", "an", "the", "of"):
             return Unit("", Fraction(1), words)
     return Unit(name_dimensions(dimensions), size, words)
 
 
 def known_unit(word: str) -> tuple[str, Fraction] | None:
-    for candidate in (word, word.removesuffix("s"), word.removesuffix("es")):
-        if candidate in KNOWN:
-            return KNOWN[candidate]
+    for text in (word, word.casefold()) if len(word) > 1 else (word,):
+        for candidate in (text, text.removesuffix("s"), text.removesuffix("es")):
+            if candidate in KNOWN:
+                return KNOWN[candidate]
     return None
 
 
@@ -113,3 +132,11 @@ def name_dimensions(dimensions: dict[str, int]) -> str:
     if len(powers) == 1 and powers[0][1] == 1:
         return powers[0][0]
     return NAMED.get(powers) or " ".join(f"{dimension}^{exponent}" for dimension, exponent in powers)
+
+
+def same_thing(left: Unit, right: Unit) -> bool:
+    """Whether two unknown units name the same: one has all words of the other ("red balls" are balls)."""
+    first, second = (
+        {word.casefold().removesuffix("s") for word in WORDS.findall(unit.words)} for unit in (left, right)
+    )
+    return first <= second or second <= first

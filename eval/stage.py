@@ -115,13 +115,13 @@ def check(context: Context, models: dict[str, SampledModel]) -> None:
 
 def adopted_evals(context: Context, models: Sequence[Compared], names: Sequence[str]) -> list[Path]:
     """The eval directories of the runs that --adopt names. RecipeError where a model had another revision."""
-    runs = [context.run_named("--adopt", name) for name in names]
-    for theirs in runs:
+    folders = [context.stage_named("--adopt", name, "eval", needed=False) for name in names]
+    for theirs in folders:
         for model in models:
-            same_revision(model.loaded, context.run, theirs)
-        if not (theirs / "eval").is_dir():
-            log.info("eval: %s holds no samples to adopt", theirs / "eval")
-    return [theirs / "eval" for theirs in runs]
+            same_revision(model.loaded, context.run, theirs.parent)
+        if not theirs.is_dir():
+            log.info("eval: %s holds no samples to adopt", theirs)
+    return folders
 
 
 def load_tasks(context: Context, revisions: dict[str, str]) -> list[Asked]:

@@ -20,7 +20,7 @@ import typer
 from typer.exceptions import Exit, TyperException
 
 from pipeline import telemetry
-from pipeline.errors import PipelineError, inside
+from pipeline.errors import PipelineError, inside, no_descriptor, write_fault
 from pipeline.flags import (
     AdoptFlags,
     Device,
@@ -34,6 +34,8 @@ from pipeline.flags import (
     in_this_process,
     launched,
 )
+from pipeline.run.lifetime import die_with_parent
+from pipeline.run.secrets import API_KEY, read_key
 from pipeline.run.stages import BY_NAME
 
 if TYPE_CHECKING:
@@ -72,6 +74,9 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         @functools.wraps(function)
         def run(**values: Any) -> None:
             given = {name: kind(**taken(kind, values)) for name, kind in records.items()}
+            if {EngineFlags, ModelFlags}.isdisjoint(records.values()):
+                os.environ.pop(API_KEY, None)  # who asks no server needs no key, nor do its children
+            read_key(os.environ)
             function(**given, **values)
 
         run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
@@ -160,6 +165,8 @@ def filter_(flags: StageFlags, workers: WorkerFlags) -> None:
 @command("train")
 def train(flags: StageFlags, training: TrainFlags) -> None:
     """Fine-tune the student of a recipe on its examples, after a preflight."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, when it is killed, leaves its processes
+        die_with_parent(os.getppid())
     if training.tracker != "none":
         telemetry.wake(training.tracker, os.environ)
     stage("train")(context(flags), launched(training, dict(os.environ)))
@@ -374,6 +381,12 @@ def main() -> None:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        advice = no_descriptor(error) or write_fault(error, Path(error.filename or "."))
+        if not advice:
+            raise
+        print(f"error: {advice}", file=sys.stderr)
+        sys.exit(1)
     except TyperException as error:
         print(f"error: {error.format_message()} Try: python -m pipeline --help", file=sys.stderr)
         sys.exit(2)

@@ -142,6 +142,16 @@ class Context:
             )
         return path
 
+    def stage_named(self, flag: str, name: str, stage: str, needed: bool = True) -> Path:
+        """The directory of `stage` that `flag` names by its run, or one that lies aside: demo/generate.1.
+
+        RecipeError where there is no such run or, if it is `needed`, no such directory in it."""
+        for path in (self.runs / name, Path(name)):
+            kind, _, number = path.name.partition(".")
+            if kind == stage and (number.isdecimal() or not number) and path.is_dir():
+                return path
+        return self.run_named(flag, name, stage if needed else "") / stage
+
 
 def load_context(
     path: Path, runs: Path, start: Start | None = None, overrides: list[str] | None = None

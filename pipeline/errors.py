@@ -5,8 +5,11 @@ them as one `error: ...` line without a traceback; anything else that escapes is
 A bad answer or a failed request is data (a verdict, a recorded failure), never one of these.
 """
 
+import errno
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class PipelineError(Exception):
@@ -40,3 +43,44 @@ def inside(where: str) -> Iterator[None]:
         yield
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") from None
+
+
+# what a disk says that takes nothing more, and the words of libraries that do not pass the number on
+DISK_FAULTS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
+)  # fmt: skip
+DISK_WORDS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "Read-only file system",
+    "PytorchStreamWriter failed writing file",
+    "inline_container.cc",  # torch, of a position that is not where it wrote up to
+)
+
+
+def write_fault(error: BaseException | None, where: Path) -> StageError | None:
+    """The one error for a full, broken or closed disk that `error` or one of its causes tells of."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        text = " ".join(str(error).split())
+        if number in DISK_FAULTS or any(word in text for word in DISK_WORDS):
+            return StageError(
+                f"{where}: cannot be read or written ({text[:200]}). What is finished is kept: make room "
+                "there, or change its permissions, and run the same command again"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def no_descriptor(error: BaseException | None) -> str:
+    """What to do where `error`, or a cause of it, says that this process may open nothing more; else ""."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            return (
+                f"no file descriptor is left; this process may hold {limit:,} (ulimit -n). What was finished "
+                "is kept: raise the limit (ulimit -n 65536), and run the same command again"
+            )
+        error = error.__cause__ or error.__context__
+    return ""

@@ -62,6 +62,9 @@ def save(student: PreTrainedModel, checkpoint: Path, style: Format, sampling: Sa
     student.config.dtype = student.dtype
     student.save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
+    mode = (checkpoint / "config.json").stat().st_mode
+    for weights in checkpoint.glob("*.safetensors"):  # its library writes files that only their owner reads
+        weights.chmod(mode)
 
 
 def generation_config(style: Format, sampling: Sampling) -> GenerationConfig:

@@ -123,9 +123,9 @@ async def sample(
     model = job.model if flags.engine.engine == "server" else pinned(context.run, job.model)
     folders = list(stage.aside)
     for name in flags.adopt.adopt:
-        other = context.run_named("--adopt", name, "generate")
-        same_revision(model, context.run, other)
-        folders.append(other / "generate")
+        folder = context.stage_named("--adopt", name, "generate")
+        same_revision(model, context.run, folder.parent)
+        folders.append(folder)
     with ExitStack() as stack:
         sources = tuple(stack.enter_context(closing(source)) for source in adopted(folders, job))
         pool = stack.enter_context(VerifierPool(workers=flags.workers.num_workers))

@@ -43,6 +43,17 @@ def kept_tokens(num_tokens: int) -> tuple[list[int], list[float]]:
     return list(range(num_tokens)), [-0.25 * (i % 5) for i in range(num_tokens)]
 
 
+def refusal(behaviour: str, number: int) -> web.Response | None:
+    """Whether the request of this number is among those that are refused: refuse_<status>_<percent>, and
+    _after_<seconds> where the server says how long to wait. What is asked again may be refused again."""
+    told = re.fullmatch(r"refuse_(\d+)_(\d+)(?:_after_(\d+))?", behaviour)
+    lot = int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:4], "big") % 100
+    if told is None or lot >= int(told[2]):
+        return None
+    wait = {"Retry-After": told[3]} if told[3] else {}
+    return web.json_response({"error": "slow down"}, status=int(told[1]), headers=wait)
+
+
 class ScriptedTeacher:
     """`behaviour` for all questions, or the word in [brackets] of each question.
 
@@ -92,6 +103,8 @@ class ScriptedTeacher:
         self.asked[key] += 1
         told = re.search(r"\[(\w+)\]", question)
         behaviour = told[1] if told else self.behaviour
+        if (refused := refusal(behaviour, self.asked.total())) is not None:
+            return refused  # at once, as servers do it
         if self.delay_seconds:
             spread = hashlib.sha256(key.encode()).digest()[2] / 128
             await asyncio.sleep(self.delay_seconds * spread)

@@ -177,6 +177,18 @@ def test_equal_keys_are_adopted_from_another_run(url: str, finished: Path, tmp_p
         generate.run(context_of(finished, tmp_path, "third"), flags_for(url, "missing"))
 
 
+@pytest.mark.parametrize("name", ["small/generate.1", "{runs}/small/generate.1"], ids=["by name", "by path"])
+def test_a_directory_that_lies_aside_can_be_adopted_by_its_name(
+    finished: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    bought = manifest_of(recipe_of(finished, finished)).usage.sampled
+    (tmp_path / "runs/small/generate").rename(tmp_path / "runs/small/generate.1")
+    second = context_of(finished, tmp_path, "second")
+    generate.run(second, flags_for(NOWHERE, name.format(runs=tmp_path / "runs")))
+    assert manifest_of(second).usage.adopted == bought
+
+
 @pytest.mark.slow
 def test_what_force_moved_aside_is_adopted(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "runs", tmp_path / "runs")
@@ -414,6 +426,7 @@ def edit_manifest(directory: Path, rows: int) -> None:
     path = directory / "manifest.json"
     values = json.loads(path.read_text())
     values["outputs"]["problems.jsonl"]["rows"] = rows
+    del values["seal"]
     path.write_text(json.dumps(values))
 
 

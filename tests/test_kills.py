@@ -27,10 +27,10 @@ CONCURRENCY = 32
 
 
 @contextmanager
-def scripted_server(delay_seconds: float, behaviour: str = "good") -> Iterator[str]:
-    """The URL of a scripted teacher in a process of its own, which ends by itself after ten minutes."""
+def scripted_server(delay_seconds: float, behaviour: str = "good", seconds: float = 600) -> Iterator[str]:
+    """The URL of a scripted teacher in a process of its own, which ends by itself after `seconds`."""
     command = [sys.executable, "-m", "tests.scripted_teacher", "--delay", str(delay_seconds)]
-    command += ["--behaviour", behaviour, "--seconds", "600"]
+    command += ["--behaviour", behaviour, "--seconds", str(seconds)]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

@@ -1,15 +1,23 @@
 """publish without a network: what is laid out for the hub and what is refused (see also test_student_commands)."""
 
+import errno
 import hashlib
+import re
+from collections import Counter
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
+import yaml
+from markdown_it import MarkdownIt
 
 from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
+from pipeline.filter.exports import export
 from pipeline.records import Example, write_examples
-from pipeline.report.publish import run
-from pipeline.run.contract import Counts
+from pipeline.report.licences import license_fields
+from pipeline.report.publish import data_card, run
+from pipeline.run.contract import Counts, held, read_manifest
 from tests.finished_run import Run, finish
 
 
@@ -66,3 +74,86 @@ def test_what_cannot_be_published_is_refused(context: Context) -> None:
     (context.checkpoint / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(StageError, match=r"publish needs .*report has not run. Run: make report"):
         run(context, None, None, dry_run=True)
+
+
+NASTY = "MIT\nlicense: apache-2.0\n---\n# [owned](http://x) ![y](z) `a` *b* <b> \x1b[31m"
+
+
+def test_no_licence_and_no_source_writes_markup_or_front_matter(context: Context, tmp_path: Path) -> None:
+    found = Counter({NASTY: 3})
+    card = data_card(context, read_manifest(context.directory("filter")), found)
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front)["license"] == "other"
+    assert yaml.safe_load(front)["license_name"] == " ".join(NASTY.split())
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(text)
+    assert not re.search(r"<a |<img|<em>b|<b>|<code>a", html)
+    assert "\x1b" not in text
+    assert html.count("<h1>") == 1
+
+
+@pytest.mark.parametrize(
+    ("licences", "fields"),
+    [
+        (["MIT"], {"license": "mit"}),
+        (["Apache-2.0", "Apache-2.0 "], {"license": "apache-2.0"}),
+        (["MIT", "CC-BY-4.0"], {"license": "other", "license_name": "CC-BY-4.0 and MIT"}),
+        (["Qwen Research"], {"license": "other", "license_name": "Qwen Research"}),
+        ([], {"license": "other", "license_name": "unknown"}),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_licence_that_the_hub_does_not_know_is_stated_by_its_name(
+    licences: list[str], fields: dict[str, str]
+) -> None:
+    assert license_fields(licences) == fields
+
+
+def test_a_second_publish_is_refused_while_one_runs(context: Context) -> None:
+    with held(context.directory("publish")), pytest.raises(StageError, match=r"another process \(pid \d+\)"):
+        run(context, None, None, dry_run=True)
+    run(context, None, None, dry_run=True)
+
+
+def test_nothing_is_written_or_removed_through_a_link(context: Context, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "model").mkdir(parents=True)
+    (mine / "model/thesis.tex").write_text("years of work")
+    context.directory("publish").symlink_to(mine)
+    with pytest.raises(StageError, match=r"publish: is a symbolic link; .*Remove the link"):
+        run(context, None, None, dry_run=True)
+    context.directory("publish").unlink()
+    context.directory("publish").mkdir()
+    (context.directory("publish") / "model").symlink_to(mine / "model")
+    run(context, None, None, dry_run=True)
+    assert (mine / "model/thesis.tex").read_text() == "years of work"
+    assert [path.name for path in (mine / "model").iterdir()] == ["thesis.tex"]
+
+
+def test_what_lies_beside_the_checkpoint_is_not_published_and_all_files_have_one_mode(
+    context: Context,
+) -> None:
+    (context.checkpoint / "notes.txt").write_text("private")
+    (context.checkpoint / "model.safetensors").chmod(0o600)
+    run(context, None, None, dry_run=True)
+    target = context.directory("publish") / "model"
+    assert not (target / "notes.txt").exists()
+    assert len({path.stat().st_mode for path in target.rglob("*") if path.is_file()}) == 1
+
+
+@pytest.mark.parametrize("command", ["publish", "export"])
+def test_a_disk_that_takes_nothing_is_one_error(
+    context: Context, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests may run as root, whom no permission stops: the system's own call refuses."""
+    opened = Path.open
+
+    def refusing(path: Path, mode: str = "r", *more: object, **others: object) -> IO[Any]:
+        if "w" in mode:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, mode, *more, **others)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(StageError, match=rf"{command}: cannot be read or written .*Read-only file system"):
+        run(context, None, None, dry_run=True) if command == "publish" else export(context, "trl")
+    monkeypatch.undo()
+    run(context, None, None, dry_run=True) if command == "publish" else export(context, "trl")

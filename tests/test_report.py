@@ -260,8 +260,8 @@ def test_charts_of_long_names_and_many_models_have_room_for_their_bars(
 def test_the_card_names_a_base_of_the_hub_and_none_that_the_hub_does_not_know(context: Context) -> None:
     assert "base_model" not in text_of(context, "README.md")
     card = card_markdown(found(reloaded(context, "train.student=gemma-3-270m")))
-    assert 'license: "gemma"\n' in card
-    assert 'base_model: "google/gemma-3-270m"\n' in card
+    assert "license: gemma\n" in card
+    assert "base_model: google/gemma-3-270m\n" in card
 
 
 def test_a_forecast_whose_fact_is_unknown_has_a_dash(context: Context) -> None:
@@ -344,6 +344,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = runs / "plain/filter/manifest.json"
     changed = json.loads(path.read_text())
     changed["config"]["rules"] = ["finished"]
+    del changed["seal"]  # as an earlier version wrote it
     path.write_text(json.dumps(changed))
     return runs
 

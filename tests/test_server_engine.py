@@ -1,7 +1,9 @@
 """What the server engine learns of its servers: when it starts, and when one comes back as another."""
 
 import asyncio
+import random
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +15,8 @@ from pipeline.errors import EngineError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel, sampled_teacher, teacher_card
 from pipeline.recipe.schema import Sampling
-from pipeline.sampling import Request, Store, Tally, collect, start_engine
+from pipeline.sampling import Options, Request, Store, Tally, collect, start_engine
+from pipeline.sampling.engines.replicas import Replica
 from pipeline.sampling.engines.server import PROBE, request_body, timeout_seconds
 from pipeline.sampling.prompts import load_prompts
 from pipeline.verify import VerifierPool
@@ -139,3 +142,78 @@ def test_a_card_s_template_options_are_said_to_the_server(teacher: str, said: di
     body = request_body(request, teacher_of(teacher))
     assert body.keys() - said.keys() == {"messages", "temperature", "top_p", "max_tokens", "seed"}
     assert {name: body[name] for name in said} == said
+
+
+def of_a_hundred(share: float) -> Replica:
+    """A server that has refused so large a share of 10,000 requests, by lot."""
+    replica, lots = Replica("http://x/v1", 64.0, 64), random.Random(0)
+    for _ in range(10_000):
+        if lots.random() < share:
+            replica.refused(replica.cuts, 0.0)
+        else:
+            replica.succeeded()
+    return replica
+
+
+def test_isolated_refusals_slow_nobody_down() -> None:
+    for share in (0.0, 0.01, 0.05):
+        replica = of_a_hundred(share)
+        assert (replica.cuts, replica.limit, replica.paused_until) == (0, 64.0, 0.0)
+    assert of_a_hundred(0.3).limit < 32
+
+
+@pytest.mark.parametrize("capacity", [1, 5, 16, 50])
+def test_the_limit_finds_what_a_server_takes(capacity: int) -> None:
+    replica, sent = Replica("http://x/v1", 256.0, 256), []
+    for _ in range(400):
+        cuts, number = replica.cuts, int(replica.limit)
+        for i in range(number):
+            if i < capacity:
+                replica.succeeded()
+            else:
+                replica.refused(cuts, 0.0)
+        sent.append(number)
+    assert capacity * 0.7 <= sum(sent[-100:]) / 100 <= max(capacity * 1.3, capacity + 4)
+
+
+def test_of_a_burst_of_refusals_one_cut_is_made() -> None:
+    replica = Replica("http://x/v1", 64.0, 64)
+    for _ in range(64):
+        replica.refused(0, 7.0)
+    assert (replica.cuts, replica.limit) == (1, 32.0)
+    assert 6 < replica.paused_until - time.monotonic() <= 7
+    for _ in range(64):
+        replica.refused(0, 7.0)  # they were sent before that
+    assert (replica.cuts, replica.limit) == (1, 32.0)
+
+
+async def asked_of(
+    teacher: ScriptedTeacher, directory: Path, seconds: float = 60.0
+) -> tuple[Tally, dict[str, int]]:
+    """A collection of 300 problems, cut off after so many seconds; what the server's notes say."""
+    async with serving(teacher) as port:
+        flags = EngineFlags(engine="server", urls=(url(port),), concurrency=64)
+        with Store(directory) as store:
+            async with start_engine(MODEL, flags) as engine:
+                work = collect(make_job(1, 1), make_problems(300), engine, store, None, Options(64))
+                task = asyncio.create_task(work)
+                await asyncio.wait([task], timeout=seconds)
+                task.cancel()
+                tally = (await asyncio.gather(task, return_exceptions=True))[0]
+    return (tally if isinstance(tally, Tally) else Tally()), engine.notes["servers"][url(port)]
+
+
+@pytest.mark.parametrize("behaviour", ["refuse_503_5", "refuse_429_5", "refuse_429_5_after_1"])
+def test_what_is_refused_now_and_then_is_asked_again(behaviour: str, tmp_path: Path) -> None:
+    tally, server = asyncio.run(asked_of(ScriptedTeacher(behaviour, 0.02), tmp_path))
+    assert (tally.sampled, sum(tally.failed.values())) == (300, 0)
+    assert 300 < server["requests"] < 340
+    assert "slowed_down" not in server
+
+
+@pytest.mark.parametrize("behaviour", ["refuse_429_100", "refuse_503_100", "refuse_429_100_after_60"])
+def test_a_server_that_refuses_all_rests(behaviour: str, tmp_path: Path) -> None:
+    """64 at once, then half as many after a rest, and so on: not all that 64 could ask in 3 seconds."""
+    teacher = ScriptedTeacher(behaviour)
+    asyncio.run(asked_of(teacher, tmp_path, seconds=3.0))
+    assert 64 <= teacher.asked.total() <= (64 if "after" in behaviour else 180)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_a_full_disk_at_the_start_puts_back_what_force_moved(
 
     finish(tmp_path / "filter")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StageError, match=r"cannot be read or written .*No space left"):
         begin(tmp_path / "filter", OTHER, Start(force=True))
     monkeypatch.undo()
     assert begin(tmp_path / "filter", PLAN, Start()) is None
@@ -292,3 +293,114 @@ def test_difference_names_each_field() -> None:
 def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
     finish(tmp_path / "filter")
     assert json.loads((tmp_path / "filter/manifest.json").read_text())["stage"] == "filter"
+
+
+def test_an_edited_manifest_is_named_and_force_still_works(tmp_path: Path) -> None:
+    finish(tmp_path / "filter")
+    path = tmp_path / "filter/manifest.json"
+    path.write_text(path.read_text().replace('"kept": 1', '"kept": 2'))
+    with pytest.raises(StageError, match="was edited by hand after filter finished"):
+        read_manifest(tmp_path / "filter")
+    finish(tmp_path / "filter", force=True)
+
+
+@pytest.mark.parametrize("carried", ["[]", '{"seconds": "many"}', '{"seconds": null}'])
+def test_edited_figures_of_a_process_before_are_named(tmp_path: Path, carried: str) -> None:
+    run = begin(tmp_path / "filter", PLAN, Start())
+    assert run is not None
+    with run:
+        (tmp_path / "filter/part.jsonl").write_text("row\n")
+        run.carry({})
+    path = tmp_path / "filter/progress.json"
+    path.write_text(path.read_text().replace('"carried": {}', f'"carried": {carried}'))
+    with pytest.raises(StageError, match=r"progress.json: `carried` is not what a stage left there"):
+        begin(tmp_path / "filter", PLAN, Start())
+    path.write_text(path.read_text().replace(f'"carried": {carried}', '"carried": {}'))
+    finish(tmp_path / "filter")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(
+        StageError, match=r"takes no locks \(flock: No locks available\).*choose another --runs"
+    ):
+        begin(tmp_path / "filter", PLAN, Start())
+    monkeypatch.undo()
+    finish(tmp_path / "filter")
+
+
+def test_a_lock_that_is_a_link_is_neither_followed_nor_emptied(tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    (tmp_path / ".filter.lock").symlink_to(victim)
+    with pytest.raises(StageError, match=r"\.filter\.lock is a symbolic link\); remove it"):
+        begin(tmp_path / "filter", PLAN, Start())
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EROFS, "Read-only file system"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["full", "quota", "read-only", "a library's own"],
+)
+def test_a_disk_that_takes_nothing_is_one_error_and_the_stage_goes_on(
+    tmp_path: Path, fault: Exception
+) -> None:
+    run = begin(tmp_path / "filter", PLAN, Start())
+    assert run is not None
+    said = r"filter: cannot be read or written .*run the same command again"
+    with pytest.raises(StageError, match=said), run:  # noqa: PT012
+        (tmp_path / "filter/part.jsonl").write_text("row\n")
+        raise fault
+    finish(tmp_path / "filter")
+
+
+def test_temporary_files_are_the_stages_own_and_go_with_it() -> None:
+    system = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="s") as short:
+        run = begin(Path(short) / "filter", PLAN, Start())
+        assert run is not None
+        with run:
+            assert tempfile.gettempdir() == os.environ["TMPDIR"] == f"{short}/filter/.tmp"
+            (Path(tempfile.mkdtemp()) / "socket").write_text("as an engine leaves it")
+        assert tempfile.gettempdir() == system
+        assert sorted(path.name for path in Path(short, "filter").iterdir()) == ["progress.json"]
+
+
+def test_temporary_files_of_a_killed_process_block_nobody_and_go(tmp_path: Path) -> None:
+    run = begin(tmp_path / "filter", PLAN, Start())
+    assert run is not None
+    with run:
+        pass
+    (tmp_path / "filter/.tmp").mkdir()
+    (tmp_path / "filter/.tmp/left").write_text("by a killed engine")
+    finish(tmp_path / "filter", OTHER)
+    assert not (tmp_path / "filter/.tmp").exists()
+
+
+def test_every_directory_aside_is_known_to_the_process_after_a_kill(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        finish(tmp_path / "filter", text=text, force=True)
+    run = begin(tmp_path / "filter", PLAN, Start(force=True))
+    assert run is not None
+    with run:
+        pass  # as after a kill: the first process has gone, and its progress is all that is left
+    again = begin(tmp_path / "filter", PLAN, Start())
+    assert again is not None
+    with again:
+        assert [path.name for path in again.aside] == ["filter.2", "filter.1"]
+
+
+def test_a_directory_with_nothing_but_the_contracts_own_files_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "filter").mkdir()
+    for name in (".progress.json.tmp", ".manifest.json.tmp", "progress.json"):
+        (tmp_path / "filter" / name).write_text('{"fing')
+    finish(tmp_path / "filter")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple
 
 from pipeline.filter.examples import Format, token_counter, trained_text
@@ -18,6 +18,7 @@ from pipeline.problems.overlap import EvalIndex, EvalQuestion, Ngram
 from pipeline.recipe.rule_entry import RuleEntry
 from pipeline.records import PROBLEM, UNREADABLE, Trace, Verdict, filtered_line, is_correct, line_decoder
 from pipeline.render import split_response
+from pipeline.run.lifetime import die_with_parent
 
 IN_FLIGHT_PER_WORKER = 3
 
@@ -115,6 +116,8 @@ _worker: RuleWorker | None = None
 
 def _start_worker(rule_set: RuleSet) -> None:
     global _worker
+    if (parent := parent_process()) is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
     _worker = RuleWorker(rule_set)
 
 

@@ -20,15 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from pipeline.context import Context
 from pipeline.filter.examples import trained_text
 from pipeline.recipe.cards import Tags
+from pipeline.recipe.strict_yaml import dump
 from pipeline.records import read_examples
 from pipeline.render import Split
 from pipeline.rows import write_rows
-from pipeline.run.contract import check_outputs
+from pipeline.run.contract import check_outputs, held
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +62,12 @@ def export(context: Context, kind: ExportFormat) -> Path:
     context.require("filter", "export")
     check_outputs(directory, ["examples.parquet"])
     out = context.directory("export")
-    out.mkdir(parents=True, exist_ok=True)
     path, part = out / f"{kind}.jsonl", out / f"{kind}.jsonl.part"
-    chats = longest_first(directory / "examples.parquet", context.student_card.thinking)
-    num_rows = write_rows(part, map(LAYOUTS[kind], chats))
-    os.replace(part, path)  # a file by this name is whole, whenever the command is stopped
-    describe(out, context.recipe.name)
+    with held(out):
+        chats = longest_first(directory / "examples.parquet", context.student_card.thinking)
+        num_rows = write_rows(part, map(LAYOUTS[kind], chats))
+        os.replace(part, path)  # a file by this name is whole, whenever the command is stopped
+        describe(out, context.recipe.name)
     log.info("export: %s examples as %s in %s", f"{num_rows:,}", kind, path)
     return path
 
@@ -127,5 +126,5 @@ def describe(out: Path, name: str) -> None:
     (out / "dataset_info.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     # axolotl takes a path from where it is started: from here, as this command was
     datasets = [{"path": f"{out}/{kind}.jsonl", "ds_type": "json", **AXOLOTL_KEYS[kind]} for kind in there]
-    text = yaml.safe_dump({"datasets": datasets}, sort_keys=False)
+    text = dump({"datasets": datasets})
     (out / "axolotl.yaml").write_text(text, encoding="utf-8")

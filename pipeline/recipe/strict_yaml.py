@@ -1,4 +1,8 @@
-"""Hand-written YAML, read strictly: no anchors, no aliases, no duplicate keys, 1e-4 is a number.
+"""Hand-written YAML, read strictly: the scalars of YAML 1.2, no anchors, aliases, merge keys, duplicate keys.
+
+PyYAML parses; which plain scalars are numbers and booleans is stated here, because it goes by YAML 1.1: there
+1:30 is 90, 010 is 8, yes is true, and 1e-4 is text. ruamel.yaml reads 1.2, but is one more library, and takes
+anchors and merge keys. A date, which 1.2 does not know, is refused: written in quotes it is text.
 
 Used for recipes and cards alike. Values are then checked by a pydantic model; every fault becomes one
 RecipeError that names the file, the path of the key, what was found, and the nearest valid key.
@@ -25,7 +29,27 @@ class Strict(BaseModel):
 Model = TypeVar("Model", bound=Strict)
 
 
+NULL, BOOL, INT, FLOAT = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
+TIMESTAMP = "tag:yaml.org,2002:timestamp"
+# the core schema of YAML 1.2.2, section 10.3.2: pattern, and the characters that such a scalar begins with
+SCALARS = {
+    NULL: (r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    BOOL: (r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    INT: (r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
+    FLOAT: (
+        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+        list("-+.0123456789"),
+    ),
+}
+
+
 class _Loader(yaml.SafeLoader):
+    # of YAML 1.1 the dates alone, so that they can be refused
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag == TIMESTAMP]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -41,6 +65,10 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(
                     problem="a key must be plain text", problem_mark=key_node.start_mark
                 )
+            if key_node.value == "<<" and key_node.style is None:
+                raise yaml.MarkedYAMLError(
+                    problem="merge keys are not allowed; write the keys out", problem_mark=key_node.start_mark
+                )
             if key_node.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key '{key_node.value}' stands here twice", problem_mark=key_node.start_mark
@@ -48,11 +76,29 @@ class _Loader(yaml.SafeLoader):
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        text = node.value
+        return int(text, 0 if text[:2] in ("0o", "0x") else 10)  # 010 is ten
 
-# YAML 1.1 reads 1e-4 as text because it has no dot; recipes mean a number
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what a reader of YAML 1.1 or of 1.2 would take for anything but text."""
+
+    yaml_implicit_resolvers = dict(yaml.SafeDumper.yaml_implicit_resolvers)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Loader.add_constructor(INT, _Loader.construct_int)
+for _tag, (_pattern, _first) in SCALARS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+    _Dumper.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+
+
+def dump(value: Any) -> str:
+    """YAML that `parse` reads as the same value, and that other readers do."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def parse(text: str, where: str) -> Any:

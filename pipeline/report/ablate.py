@@ -14,14 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import load_cards
 from pipeline.recipe.rule_entry import rule_name
 from pipeline.recipe.schema import Recipe
-from pipeline.recipe.strict_yaml import nearest, parse, read_mapping, validate
+from pipeline.recipe.strict_yaml import dump, nearest, parse, read_mapping, validate
 from pipeline.report.against import CHANGED_STAGES, remember
 from pipeline.run.contract import difference, read_manifest
 from pipeline.run.stages import BY_NAME, before
@@ -52,7 +50,7 @@ def ablate(context: Context, path: Path, changes: list[tuple[str, str]]) -> Path
     sibling = path.with_name(f"{values['name']}.yaml")
     recipe = validate(Recipe, values, str(sibling))
     child = replace(context, recipe=recipe, cards=load_cards(recipe))
-    text = header(path, sibling, f"{kind} {value}", budget) + yaml.safe_dump(values, sort_keys=False)
+    text = header(path, sibling, f"{kind} {value}", budget) + dump(values)
     if sibling.is_file() and sibling.read_text(encoding="utf-8") != text:
         raise RecipeError(f"{sibling}: exists with other content; move it away, or run it as it is")
     sibling.write_text(text, encoding="utf-8")

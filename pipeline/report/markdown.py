@@ -1,13 +1,15 @@
-"""report.md and README.md (the model card). Markdown is data here: cells are escaped, nothing is rendered."""
+"""report.md and README.md (the model card). Text is escaped: nothing of a run renders as markup."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pipeline.recipe.cards import model_location
+from pipeline.recipe.strict_yaml import dump
 from pipeline.report import tables
 from pipeline.report.gather import Findings
-from pipeline.report.table import Table, escape, table_lines
+from pipeline.report.licences import license_fields
+from pipeline.report.table import Table, escape, paragraph, table_lines
 
 Block = str | Table | None  # None: the run has no such thing
 
@@ -16,8 +18,8 @@ def report_markdown(findings: Findings) -> str:
     """The whole report as text."""
     name, entry = findings.headline
     return text_of(
-        f"# Report of {findings.recipe.name}",
-        f"{tables.subtitle(findings)}.",
+        f"# Report of {escape(findings.recipe.name)}",
+        paragraph(f"{tables.subtitle(findings)}."),
         *scores(findings),
         *against(findings),
         f"## Score against allowed tokens ({escape(name)})",
@@ -40,27 +42,32 @@ def report_markdown(findings: Findings) -> str:
 def card_markdown(findings: Findings) -> str:
     """The model card that goes with the checkpoint, in the form that the Hugging Face hub reads."""
     teacher, student = findings.context.teacher_card, findings.context.student_card
-    facts = {"license": student.licence.lower(), "library_name": "transformers"}
+    facts: dict[str, Any] = {**license_fields([student.licence]), "library_name": "transformers"}
     if not Path(model_location(student.model)).is_dir():  # the hub knows no directory of this project
         facts["base_model"] = student.model
-    front = "".join(f"{key}: {json.dumps(value)}\n" for key, value in facts.items())  # JSON is YAML too
+    facts["tags"] = ["distillation"]
     restricted = (
         f"The licence of the teacher ({teacher.licence}) restricts what may be trained on its outputs: "
         "read it before this checkpoint is passed on."
     )
     return text_of(
-        f"---\n{front}tags: [distillation]\n---",
-        f"# {findings.recipe.name}",
-        f"{tables.subtitle(findings)}.",
+        front_matter(facts),
+        f"# {escape(findings.recipe.name)}",
+        paragraph(f"{tables.subtitle(findings)}."),
         *scores(findings),
         *contamination_and_funnel(findings),
         "## Licences and provenance",
         *tables.provenance_tables(findings),
-        restricted if teacher.training_on_outputs == "restricted" else None,
+        paragraph(restricted) if teacher.training_on_outputs == "restricted" else None,
         "## Limits",
-        listed(tables.limits(findings)),
+        listed(map(paragraph, tables.limits(findings))),
         *recipe(findings),
     )
+
+
+def front_matter(facts: dict[str, Any]) -> str:
+    """What the hub reads of a card."""
+    return f"---\n{dump(facts)}---"
 
 
 def text_of(*blocks: Block) -> str:
@@ -78,10 +85,14 @@ def listed(texts: Iterable[str]) -> str:
 
 
 def scores(findings: Findings) -> list[Block]:
-    blocks: list[Block] = ["## Scores", tables.what_is_measured(findings), tables.way_of_measuring(findings)]
+    blocks: list[Block] = [
+        "## Scores",
+        paragraph(tables.what_is_measured(findings)),
+        paragraph(tables.way_of_measuring(findings)),
+    ]
     for task, entry in findings.pool_first():
         blocks += [f"### {escape(task)}", tables.scores_table(entry)]
-    blocks.append(escape(tables.gap_text(findings) or ""))
+    blocks.append(paragraph(tables.gap_text(findings) or ""))
     return blocks + under("### Paired differences", tables.paired_table(findings))
 
 
@@ -90,11 +101,11 @@ def against(findings: Findings) -> list[Block]:
     other = findings.against
     if other is None:
         return []
-    blocks: list[Block] = [f"## Against {escape(other.name)}", listed(map(escape, other.changes))]
+    blocks: list[Block] = [f"## Against {escape(other.name)}", listed(map(paragraph, other.changes))]
     held = other.comparison
     if held is None:
         return [*blocks, f"Not compared: {escape(other.why_not)}"]
-    return [*blocks, held.note, held.scores, held.budgets, held.verdict]
+    return [*blocks, paragraph(held.note), held.scores, held.budgets, paragraph(held.verdict)]
 
 
 def contamination_and_funnel(findings: Findings) -> list[Block]:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from pipeline.context import CHECKPOINT, Context
 from pipeline.errors import RecipeError, StageError
-from pipeline.run.contract import Manifest, check_outputs, hash_file
+from pipeline.report.licences import license_fields
+from pipeline.report.markdown import front_matter, listed
+from pipeline.report.table import Table, escape, table_lines
+from pipeline.run.contract import Manifest, check_outputs, hash_file, held
 from pipeline.run.revisions import known_revision
 
 log = logging.getLogger(__name__)
@@ -26,21 +29,37 @@ def run(context: Context, model_repo: str | None, data_repo: str | None, dry_run
         manifests[stage] = context.require(stage, "publish")
         check_outputs(context.directory(stage))
     target = context.directory("publish")
-    shutil.rmtree(target, ignore_errors=True)
-    lay_out_model(context, target / "model")
-    lay_out_data(context, manifests["filter"], target / "data")
-    log.info("publish: wrote %s and %s", target / "model", target / "data")
-    for kind, repo, part in (("model", model_repo, "model"), ("dataset", data_repo, "data")):
-        if repo is not None and not dry_run:
-            upload(kind, repo, target / part)
+    if target.is_symlink():
+        raise StageError(f"{target}: is a symbolic link; what it leads to is not touched. Remove the link")
+    with held(target):
+        clear(target)
+        lay_out_model(context, manifests[context.student_stage], target / "model")
+        lay_out_data(context, manifests["filter"], target / "data")
+        log.info("publish: wrote %s and %s", target / "model", target / "data")
+        for kind, repo, part in (("model", model_repo, "model"), ("dataset", data_repo, "data")):
+            if repo is not None and not dry_run:
+                upload(kind, repo, target / part)
 
 
-def lay_out_model(context: Context, target: Path) -> None:
-    """The checkpoint, the adapter below it, report's model card as README.md, and SHA256SUMS of it all."""
-    trained = context.directory(context.student_stage)
-    shutil.copytree(trained / CHECKPOINT, target)
-    if (trained / "adapter").is_dir():
-        shutil.copytree(trained / "adapter", target / "adapter")
+def clear(target: Path) -> None:
+    """Empty the directory. rmtree enters no link, and removes one that stands in its way."""
+    for part in ("model", "data"):
+        path = target / part
+        path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
+
+
+def lay_out_model(context: Context, manifest: Manifest, target: Path) -> None:
+    """The checkpoint, the adapter below it, report's model card as README.md, and SHA256SUMS of it all.
+
+    Only what the manifest names is copied: nothing that was put beside it goes to the hub.
+    """
+    for name in manifest.outputs:
+        part, _, rest = name.partition("/")
+        if part not in (CHECKPOINT, "adapter"):
+            continue
+        path = target / (rest if part == CHECKPOINT else name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(context.directory(context.student_stage) / name, path)
     shutil.copyfile(context.directory("report") / "README.md", target / "README.md")
     files = sorted(path for path in target.rglob("*") if path.is_file())
     sums = "".join(f"{hash_file(path)}  {path.relative_to(target)}\n" for path in files)
@@ -65,38 +84,38 @@ def data_card(context: Context, manifest: Manifest, found: Counter[str]) -> str:
     revision = teacher.revision or known_revision(context.run, teacher.model)
     author = f"{teacher.model} (revision {revision})" if revision else teacher.model
     dropped = sum(counts.dropped.values())
-    reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(counts.dropped.items()))
-    listed = "\n".join(f"- {licence}: {count:,} examples" for licence, count in found.most_common())
-    lone = next(iter(found)).lower() if len(found) == 1 else "other"
+    reasons = [[reason, f"{count:,}"] for reason, count in sorted(counts.dropped.items())]
+    listed_licences = [f"{escape(licence)}: {count:,} examples" for licence, count in found.most_common()]
+    facts = {
+        **license_fields(found),
+        "task_categories": ["text-generation"],
+        "tags": ["reasoning", "distillation"],
+        "configs": [{"config_name": "default", "data_files": "data/train.parquet"}],
+    }
+    about = [
+        "Thinking stands apart from the answer, as `reasoning_content` of the last message.",
+        f"Sampled at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, "
+        f"{sampling.max_tokens:,} tokens.",
+        f"Of {counts.num_in:,} traces {counts.kept:,} were kept and {dropped:,} dropped.",
+        f"Fingerprint of the stage that wrote them: `{manifest.fingerprint}`.",
+    ]
     return f"""\
----
-license: {lone if lone != "unknown" else "other"}
-task_categories: [text-generation]
-tags: [reasoning, distillation]
-configs:
-- config_name: default
-  data_files: data/train.parquet
----
+{front_matter(facts)}
 
-# {recipe.name}
+# {escape(recipe.name)}
 
-{found.total():,} verified chain-of-thought examples. Problems were answered by {author}, each answer was
-checked by a verifier against its gold answer, and only traces that every rule let pass were kept.
+{found.total():,} verified chain-of-thought examples. Problems were answered by {escape(author)}, each
+answer was checked by a verifier against its gold answer, and only traces that every rule let pass were kept.
 
-- Thinking stands apart from the answer, as `reasoning_content` of the last message.
-- Sampled at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, {sampling.max_tokens:,} tokens.
-- Of {counts.num_in:,} traces {counts.kept:,} were kept and {dropped:,} dropped.
-- Fingerprint of the stage that wrote them: `{manifest.fingerprint}`.
+{listed(about)}
 
-| dropped because | traces |
-|---|---|
-{reasons}
+{chr(10).join(table_lines(Table(["dropped because", "traces"], reasons)))}
 
 ## Licences
 
-{listed}
+{listed(listed_licences)}
 
-Training on the teacher's outputs is {teacher.training_on_outputs} by its licence ({teacher.licence}).
+Training on the teacher's outputs is {teacher.training_on_outputs} by its licence ({escape(teacher.licence)}).
 """
 
 

@@ -1,5 +1,7 @@
-"""A table as rows of text, and its Markdown: cells are escaped, so that no text renders as anything else."""
+"""A table as rows of text, and text as Markdown: it is escaped, so that nothing renders as anything else."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 
 
@@ -19,5 +21,32 @@ def row_line(cells: list[str]) -> str:
     return "| " + " | ".join(escape(cell) for cell in cells) + " |"
 
 
+# what opens code, emphasis, a link, an image, a strike-out, a formula or a cell; _ only at the edge of a
+# word. An interval such as [0.1, 0.2] is no link while nothing follows that could make it one
+INLINE = re.compile(r"(?P<interval>\[[-+\d., %]*\](?![(\[:]))|[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
+# what at the beginning of a line opens a heading, a quotation, a list, a rule or a definition of a link
+BLOCK = re.compile(r"[#>+=-]|\d+(?=[.)])")
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls (ESC), signs that turn the direction of writing, line ends
+
+
 def escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Text for a cell, a heading, or any place in a line."""
+    seen = "".join(_shown(character) for character in text)
+    marked = INLINE.sub(lambda found: found["interval"] or f"\\{found[0]}", seen)
+    return marked.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def paragraph(text: str) -> str:
+    """Text that stands at the beginning of a line."""
+    escaped = escape(text).lstrip()
+    found = BLOCK.match(escaped)
+    if found is None:
+        return escaped
+    digits = found[0].isdecimal()
+    return f"{found[0]}\\{escaped[found.end() :]}" if digits else f"\\{escaped}"
+
+
+def _shown(character: str) -> str:
+    if character.isspace():
+        return " "
+    return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in HIDDEN else character

@@ -15,6 +15,7 @@ A fault leaves no trap: an attempt that ends by an error before it wrote anythin
 found it, and one that failed with something written never blocks a repaired recipe: it is moved aside.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,8 +23,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,8 @@ from typing import Any, Self
 
 import msgspec
 
-from pipeline.errors import PipelineError, StageError
+from pipeline.errors import PipelineError, StageError, write_fault
+from pipeline.run.lifetime import SCRATCH, temporary_files_in
 from pipeline.run.provenance import code_state, hardware, library_versions
 
 log = logging.getLogger(__name__)
@@ -151,10 +153,17 @@ class Manifest(Part, frozen=True):
     usage: Usage
     notes: dict[str, Any]
     argv: list[str]
+    seal: str = ""  # the fingerprint of all the rest; manifests of earlier versions have none
 
     def to_json(self) -> dict[str, Any]:
         records = {"counts": self.counts, "outputs": self.outputs, "usage": self.usage}
         return msgspec.structs.asdict(self) | msgspec.to_builtins(records)
+
+    def sealed(self) -> "Manifest":
+        """The same with its seal, by which an edit of the file is noticed."""
+        held = self.to_json()
+        del held["seal"]
+        return msgspec.structs.replace(self, seal=fingerprint(held))
 
     def digest(self, names: Collection[str] | None = None) -> str:
         """One sha256 over the outputs, or over those of them in `names` that there are."""
@@ -177,10 +186,16 @@ def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a finished stage, None where the stage is not finished."""
     path = directory / MANIFEST
     try:
-        return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Manifest)
+        manifest = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Manifest)
+        if manifest.seal and manifest.sealed().seal != manifest.seal:
+            raise StageError(
+                f"{path}: was edited by hand after {manifest.stage} finished (its seal does not fit). Put it "
+                f"back, or run the stage again with FORCE=1 (the directory is moved, not deleted)"
+            )
+        return manifest
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         no_json = not isinstance(error, msgspec.ValidationError)
         fault = "cannot be read as JSON" if no_json else "is not a manifest of this version"
         raise StageError(f"{path}: {fault} ({error}). Move {directory} aside and run again") from None
@@ -239,7 +254,8 @@ def begin(directory: Path, plan: Plan, start: Start) -> "StageRun | None":
         run = StageRun(directory, plan, start, lock, _clear_the_way(directory, plan, start))
         stack.push(run.leave)
         directory.mkdir(parents=True, exist_ok=True)
-        run.carry(run.carried)
+        with _writing(directory):
+            run.carry(run.carried)
         stack.pop_all()  # from here on the StageRun holds the lock
     return run
 
@@ -269,21 +285,23 @@ class StageRun:
         self._files = _written(directory)
         self.aside = _aside(directory)
         held = _read_progress(directory)
-        self.carried: dict[str, float] = held.get("carried", {})
+        self.carried: dict[str, float] = _carried(directory, held)
         self._failed_before = "failed" in held
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._exits = ExitStack()
+        self._exits.callback(os.close, self._lock)  # closing the descriptor releases the flock
+        self._exits.enter_context(_writing(self.directory))
+        self._exits.push(self.leave)
+        self._exits.enter_context(temporary_files_in(self.directory))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.leave(kind, error, trace)
-        finally:
-            os.close(self._lock)  # closing the descriptor releases the flock
+        self._exits.__exit__(kind, error, trace)
 
     def carry(self, figures: dict[str, float], failed: str = "") -> None:
         """Keep in progress.json what the next process must know, should this one be interrupted."""
@@ -300,7 +318,8 @@ class StageRun:
         written = _written(self.directory)
         if written:
             if isinstance(error, PipelineError) and (written != self._files or self._failed_before):
-                self.carry(self._carrying, failed=str(error)[:500])
+                with suppress(OSError):  # on a full disk what it carries stays as it was
+                    self.carry(self._carrying, failed=str(error)[:500])
             return
         shutil.rmtree(self.directory, ignore_errors=True)  # it may not be there yet
         if self._moved is not None:
@@ -329,7 +348,7 @@ class StageRun:
             usage=usage or Usage(),
             notes=notes or {},
             argv=self._start.argv,
-        )
+        ).sealed()
         _write_json(self.directory / MANIFEST, manifest.to_json())
         (self.directory / PROGRESS).unlink(missing_ok=True)
         return manifest
@@ -362,6 +381,7 @@ def _clear_the_way(directory: Path, plan: Plan, start: Start) -> Path | None:
 
     An attempt that failed by itself is moved aside without being asked: its recipe was repaired since.
     """
+    shutil.rmtree(directory / SCRATCH, ignore_errors=True)
     if not _written(directory):
         return None  # empty, or the progress of a process that was killed before it wrote anything
     progress = _read_progress(directory)
@@ -395,7 +415,7 @@ def _written(directory: Path) -> dict[str, int]:
     sizes = {
         str(path.relative_to(directory)): path.stat().st_size
         for path in directory.rglob("*")
-        if path.is_file() and path.name not in own
+        if path.is_file() and path.name not in own and SCRATCH not in path.parts[len(directory.parts) :]
     }
     return {name: size for name, size in sizes.items() if size}
 
@@ -419,36 +439,77 @@ def _move_aside(directory: Path) -> Path:
     return target
 
 
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Hold a directory that is no stage's against a second writer, as `begin` holds that of a stage."""
+    with ExitStack() as stack:
+        stack.callback(os.close, _lock(directory))
+        stack.enter_context(_writing(directory))
+        yield
+
+
 def _lock(directory: Path) -> int:
     """flock beside the directory, not in it: FORCE moves the directory while the lock is held."""
     path = directory.parent / f".{directory.name}.lock"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise StageError(
-            f"{directory}: cannot be written ({error.strerror}: {error.filename}); choose another --runs"
-        ) from None
+        link = error.errno == errno.ELOOP and path.is_symlink()
+        why = f"{path} is a symbolic link" if link else f"{error.strerror}: {error.filename}"
+        way_out = "remove it" if link else "choose another --runs"
+        raise StageError(f"{directory}: cannot be written ({why}); {way_out}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode() or "unknown"
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
         os.close(descriptor)
         raise StageError(
             f"{directory}: another process (pid {holder}) is writing there; wait for it, or give the "
             "recipe a new `name:`"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        full = write_fault(error, directory)
+        raise full or StageError(
+            f"{directory}: its file system takes no locks (flock: {error.strerror}), so two processes could "
+            "write there at once. Mount it with locks, or choose another --runs"
+        ) from None
     return descriptor
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """A full or broken disk is one StageError, whatever library met it."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:  # each library has its own; all others go on as they are
+        fault = write_fault(error, directory)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def _read_progress(directory: Path) -> dict[str, Any]:
     try:
         value = json.loads((directory / PROGRESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # a torn progress file says no more than an absent one
     return value if isinstance(value, dict) and "fingerprint" in value else {}
+
+
+def _carried(directory: Path, held: dict[str, Any]) -> dict[str, float]:
+    try:
+        return msgspec.convert(held.get("carried", {}), dict[str, int | float])
+    except msgspec.ValidationError as error:
+        raise StageError(
+            f"{directory / PROGRESS}: `carried` is not what a stage left there ({error}). Correct it, or "
+            "write {} there: what earlier processes spent is then not counted"
+        ) from None
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

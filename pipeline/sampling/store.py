@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.errors import StageError
+from pipeline.errors import StageError, no_descriptor
 from pipeline.records import STOP, Trace, Verdict, from_json, read_lines, to_json
 from pipeline.sampling.keys import CUT, DONE, Keys, Place, scan_traces, scan_verdicts, verdict_bits
 
@@ -44,7 +44,10 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StageError(f"{path}: cannot be opened: {no_descriptor(error) or error.strerror}") from None
         self.size = os.fstat(self._descriptor).st_size
 
     def append(self, line: str) -> None:

@@ -21,13 +21,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import VerifyError
+from pipeline.errors import VerifyError, no_descriptor
 from pipeline.flags import num_cores
 from pipeline.records import Verdict
 from pipeline.verify.frames import frame_of, read_frame
+from pipeline.verify.isolation import clean_environment
 from pipeline.verify.outcome import unverifiable
 from pipeline.verify.table import PRELOADED, VERIFIERS, VERSIONS, check_verifier, comparing, needed
 
@@ -92,25 +94,26 @@ class Zygote:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._control, theirs = socket.socketpair()
-        self._control.settimeout(START_SECONDS)
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.verify.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
-            )
         self._ready = False
+        try:
+            self._control, theirs = socket.socketpair()
+            self._control.settimeout(START_SECONDS)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "pipeline.verify.worker", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env=clean_environment(os.environ, Path(__file__).resolve().parents[2]),
+                )
+        except OSError as error:
+            raise cannot_start("the verifier process", error) from None
 
     def _ask(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         with self._lock:
             try:
                 if not self._ready:
-                    read_frame(self._control)
+                    say_what_stays_open(read_frame(self._control)["reachable"])
                     self._ready = True
                 socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
                 return read_frame(self._control)
@@ -121,7 +124,10 @@ class Zygote:
                 ) from error
 
     def spawn(self, memory_mb: int, verifiers: frozenset[str]) -> tuple[int, socket.socket]:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise cannot_start("a verifier worker", error) from None
         request = {"spawn": memory_mb, "verifiers": sorted(verifiers)}
         with theirs:
             return self._ask(request, [theirs.fileno()])["pid"], ours
@@ -176,6 +182,19 @@ class Worker:
         return self._zygote.kill(self._pid)
 
 
+def cannot_start(what: str, error: OSError) -> VerifyError:
+    """The one error of a machine that gives no more descriptors, processes or memory."""
+    again = "what was finished is kept, run the same command again"
+    return VerifyError(f"{what} cannot be started: {no_descriptor(error) or f'{error.strerror}; {again}'}")
+
+
+@cache
+def say_what_stays_open(reachable: str) -> None:
+    """Once in a process, whatever the number of its pools."""
+    if reachable:
+        logger.info("verifier processes are not cut off from %s", reachable)
+
+
 class VerifierPool:
     """A context manager around `workers` processes, by default one for each core that this process may use.
 
@@ -208,6 +227,8 @@ class VerifierPool:
         self._permits = Permits(self._window)
         self._zygote: Zygote | None = None
         self._verifiers = PRELOADED
+        self._putting = threading.Lock()
+        self._fault: VerifyError | None = None  # what ended a host thread
         self._threads = [
             threading.Thread(target=self._serve, name=f"verifier-{i}", daemon=True) for i in range(workers)
         ]
@@ -284,18 +305,49 @@ class VerifierPool:
     def _put(self, task: Task) -> Future[Verdict]:
         if self._zygote is None:
             raise VerifyError("this VerifierPool is not open: use it as `with VerifierPool() as pool`")
-        self._tasks.put(task)
-        return task.future
+        with self._putting:
+            if self._fault is None:
+                self._tasks.put(task)
+                return task.future
+        self._permits.release()
+        raise self._fault
 
     def _serve(self) -> None:
         """One host thread: tasks from the queue to its worker, one at a time."""
         worker: Worker | None = None
-        while (task := self._tasks.get()) is not None:
-            try:
-                if task.future.set_running_or_notify_cancel():
-                    worker = self._answer(task, worker)
-            finally:
-                self._permits.release()
+        task: Task | None = None
+        try:
+            while (task := self._tasks.get()) is not None:
+                try:
+                    if task.future.set_running_or_notify_cancel():
+                        worker = self._answer(task, worker)
+                finally:
+                    self._permits.release()
+        except BaseException as error:
+            logger.exception("%s", threading.current_thread().name)  # a bug: it keeps its traceback
+            self._fail(f"{type(error).__name__}: {error}", task)
+
+    def _fail(self, why: str, task: Task | None) -> None:
+        """A host thread ends: nobody may wait for it, so all that the pool was asked, and will be, fails."""
+        fault = VerifyError(
+            f"a host thread died ({why}), so verification ends. What was finished is kept: run the same "
+            "command again, and report the traceback above"
+        )
+        with self._putting:
+            self._fault = fault
+            left: list[Task | None] = []
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    left.append(self._tasks.get_nowait())
+        if task is not None and not task.future.done():
+            task.future.set_exception(fault)
+        for waiting in left:
+            if waiting is None:
+                self._tasks.put(None)  # for a thread that is to end
+                continue
+            if waiting.future.set_running_or_notify_cancel():
+                waiting.future.set_exception(fault)
+            self._permits.release()
 
     def _answer(self, task: Task, worker: Worker | None) -> Worker | None:
         """Resolve the task's future. The worker to go on with, None where the next task needs a new one."""

@@ -15,7 +15,9 @@ import sys
 from dataclasses import asdict, replace
 from typing import Any
 
+from pipeline.run.lifetime import die_with_parent
 from pipeline.verify.frames import frame_of, read_frame
+from pipeline.verify.isolation import isolate
 from pipeline.verify.outcome import MAX_EXTRACTED, Outcome, unverifiable
 from pipeline.verify.table import PRELOADED, function_of
 
@@ -63,12 +65,14 @@ def serve_tasks(connection: socket.socket) -> None:
 
 
 def fork_worker(control: socket.socket, descriptor: int, memory_mb: int) -> int:
+    zygote = os.getpid()
     pid = os.fork()
     if pid:
         os.close(descriptor)
         return pid
     status = 1
     try:
+        die_with_parent(zygote)
         control.close()
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
@@ -80,13 +84,13 @@ def fork_worker(control: socket.socket, descriptor: int, memory_mb: int) -> int:
         os._exit(status)  # never back into the zygote's loop, whatever happened
 
 
-def serve_host(control: socket.socket) -> None:
+def serve_host(control: socket.socket, reachable: str) -> None:
     """Answer spawn and kill requests until the host closes its end. Killed workers are reaped only here,
     by their parent, so a process id can never have been given to somebody else."""
     pids: set[int] = set()
     for name in PRELOADED:
         function_of(name)
-    control.sendall(frame_of({"ready": True}))
+    control.sendall(frame_of({"reachable": reachable}))
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 4096, 1)
         if not message:
@@ -111,8 +115,9 @@ def serve_host(control: socket.socket) -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's to handle; it closes the pipe
     control = socket.socket(fileno=int(sys.argv[1]))
+    reachable = isolate()  # for itself and all workers, before a library is imported
     try:
-        serve_host(control)
+        serve_host(control, reachable)
     except ConnectionError:
         sys.exit(0)
 

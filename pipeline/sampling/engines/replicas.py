@@ -1,7 +1,9 @@
 """The servers behind the server engine: which one takes the next request, and which ones rest.
 
-A server that cannot be reached is down until it answers again; one that says 429 or 503 pauses for as long as
-it asks and takes fewer requests at a time, then gradually more.
+A server that cannot be reached is down until it answers again. Of one that refuses requests (429, 503) the
+share of refusals decides. What is refused now and then is asked again, each request after a wait of its own,
+and nobody else waits for it; a server that refuses many takes fewer requests at a time, then gradually more;
+one that refuses most of them rests. The cut goes by the share, as in DCTCP (Alizadeh et al., 2010).
 """
 
 import asyncio
@@ -15,12 +17,18 @@ from pipeline.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-MAX_PAUSE_SECONDS = 300.0
+# the share of refusals that says nothing of the load, and the one from which on a server rests
+TOLERATED, MOST = 0.15, 0.5
+MIN_WINDOW = 20  # outcomes from which a share can be told
+FIRST_REST_SECONDS, MAX_REST_SECONDS = 0.25, 30.0
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One server. `limit` is how many requests it may have at a time, `counts` go into the manifest."""
+    """One server. `limit` is how many requests it may have at a time, `counts` go into the manifest.
+
+    Refusals are weighed over windows of about as many outcomes as requests are in flight.
+    """
 
     url: str
     limit: float
@@ -31,7 +39,15 @@ class Replica:
     down: bool = False
     paused_until: float = 0.0
     failed_in_a_row: int = 0
+    num_answered: int = 0
+    num_refused: int = 0
+    rests_in_a_row: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def cuts(self) -> int:
+        """How often the limit was cut. What was sent before the last cut and is refused now is old news."""
+        return self.counts["slowed_down"]
 
     def is_free(self, now: float) -> bool:
         return not self.down and self.paused_until <= now and self.in_flight < max(int(self.limit), 1)
@@ -41,14 +57,32 @@ class Replica:
         self.counts["answered"] += 1
         self.failed_in_a_row = 0
         self.limit = min(self.limit + 1 / max(self.limit, 1.0), float(self.most))
+        self.num_answered += 1
+        self._weigh(0.0)
 
-    def slow_down(self, seconds: float) -> None:
-        """The server asked for less: half as many at a time, none before `seconds` have passed."""
-        now = time.monotonic()
+    def refused(self, cuts: int, asked_seconds: float) -> None:
+        """A request was refused that was sent after so many cuts; the server asked for so long a wait."""
+        if cuts == self.cuts:
+            self.num_refused += 1
+            self._weigh(asked_seconds)
+
+    def _weigh(self, asked_seconds: float) -> None:
+        """At the end of a window: fewer at a time where many were refused, a rest where most were."""
+        total, size = self.num_answered + self.num_refused, max(int(self.limit), 1)
+        if total < size or (self.num_answered and total < MIN_WINDOW):
+            return
+        share = self.num_refused / total
+        self.num_answered = self.num_refused = 0
+        if share < MOST:
+            self.rests_in_a_row = 0
+        if share <= TOLERATED:
+            return
         self.counts["slowed_down"] += 1
-        if self.paused_until <= now:  # of a burst of refusals only the first one halves
-            self.limit = max(self.limit / 2, 1.0)
-        self.paused_until = max(self.paused_until, now + min(seconds, MAX_PAUSE_SECONDS))
+        self.limit = max(self.limit * (1 - share / 2), 1.0)
+        if share >= MOST:
+            seconds = min(FIRST_REST_SECONDS * 2**self.rests_in_a_row, MAX_REST_SECONDS)
+            self.rests_in_a_row = min(self.rests_in_a_row + 1, 10)
+            self.paused_until = time.monotonic() + max(seconds, asked_seconds)
 
 
 class Replicas:

@@ -5,19 +5,18 @@ tokenizer is at hand and the server is a vLLM, both renderings are compared befo
 Thinking is read from `reasoning` or `reasoning_content`, else split off the text.
 
 Tried again, with backoff and on another server where there is one: no connection, a connection that drops, no
-answer in time, 408, 429, 500, 502, 503, 504. Everything else is recorded as a failure of its kind at once.
-The key, where servers want one, is read from RETORT_API_KEY and goes into the request header only.
+answer in time, no HTTP, 408, 429, 500, 502, 503, 504. Everything else is recorded as a failure of its kind at
+once. The key, where servers want one, is read from RETORT_API_KEY and goes into the request header only.
 """
 
 import asyncio
 import json
 import logging
+import math
 import os
 import random
 from types import TracebackType
 from typing import Any, Self
-
-import aiohttp
 
 from pipeline.errors import EngineError
 from pipeline.flags import EngineFlags
@@ -25,15 +24,15 @@ from pipeline.recipe.cards import SampledModel, Tags
 from pipeline.recipe.prompts import Chat
 from pipeline.records import Tokens
 from pipeline.render import Split, join_response
+from pipeline.run.secrets import read_key
 from pipeline.sampling.engines.base import LOWEST_LOGPROB, Completion, Request, RequestFailed
+from pipeline.sampling.engines.fetch import Bounds, Fetcher, Retry
 from pipeline.sampling.engines.replicas import Replica, Replicas
 from pipeline.sampling.prompts import ChatPrompts, load_prompts
 
 log = logging.getLogger(__name__)
 
-API_KEY = "RETORT_API_KEY"
 PROBE = [{"role": "user", "content": "What is 1 + 2?"}]
-TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 MAX_ATTEMPTS = 6
 MAX_TIMEOUTS = 2  # each may have cost a whole generation
 FIRST_BACKOFF_SECONDS = 0.25
@@ -42,15 +41,11 @@ HEALTH_SECONDS = 0.2
 MAX_FAILED_IN_A_ROW = 8
 SHORTEST_TIMEOUT_SECONDS = 1800.0
 SLOWEST_TOKENS_PER_SECOND = 4.0  # of one request on a full server; a timeout throws away what was paid
-
-
-class Retry(Exception):
-    """A named transient error; `wait_seconds` is what the server asked for, if it did."""
-
-    def __init__(self, kind: str, detail: str, wait_seconds: float | None = None) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.wait_seconds = wait_seconds
+MODELS_BYTES = 4 * 2**20  # the longest lists of public routers have a quarter of it
+# of an answer: what stands around the text; a token as JSON, in two fields; its log-probability
+ANSWER_BYTES, TOKEN_BYTES, LOGPROB_BYTES = 256 * 2**10, 128, 512
+MAX_COUNT = 2**31  # of tokens, and no token's id is above it
+LONGEST_REASON = 40
 
 
 class ServerEngine:
@@ -60,17 +55,15 @@ class ServerEngine:
         self.notes: dict[str, Any] = {"engine": "server"}
         self._model = model
         self._flags = flags
-        self._key = os.environ.get(API_KEY, "").strip()  # a file's line break cannot stand in a header
+        self._key = read_key(os.environ)
+        self._fetcher = Fetcher(self._key)
         self._replicas = Replicas(flags.urls, flags.concurrency, flags.outage_seconds)
         self._probed = False
         self._probing = asyncio.Lock()
         self._watches: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-        )
+        await self._fetcher.__aenter__()
         return self
 
     async def __aexit__(
@@ -79,7 +72,7 @@ class ServerEngine:
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
-        await self._session.close()
+        await self._fetcher.__aexit__(kind, error, trace)
         self.notes["servers"] = self._replicas.notes()
 
     async def ready(self) -> None:
@@ -103,17 +96,16 @@ class ServerEngine:
         waited = 0.0
         while True:
             last = await self._replicas.take(avoid=last)
+            cuts = last.cuts
             try:
                 return await self._ask(last, body, request)
             except Retry as retry:
-                self._note(last, retry)
+                self._note(last, retry, cuts)
                 attempts[retry.kind] = attempts.get(retry.kind, 0) + 1
                 pause = backoff_seconds(sum(attempts.values()), retry.wait_seconds)
                 waited += pause
                 if self._is_enough(attempts, waited, timeout_seconds(self._flags, sampling.max_tokens)):
                     raise RequestFailed(retry.kind, str(retry)) from None
-            except RequestFailed as failure:
-                raise RequestFailed(failure.kind, self._clean(failure.detail)) from None
             finally:
                 self._replicas.give_back(last)
             await asyncio.sleep(pause)
@@ -127,10 +119,10 @@ class ServerEngine:
             or (told > 0 and waited > timeout)
         )
 
-    def _note(self, replica: Replica, retry: Retry) -> None:
+    def _note(self, replica: Replica, retry: Retry, cuts: int) -> None:
         replica.counts[retry.kind] += 1
         if retry.kind in ("http_429", "http_503"):
-            replica.slow_down(retry.wait_seconds or FIRST_BACKOFF_SECONDS)
+            replica.refused(cuts, retry.wait_seconds or 0.0)
             return
         replica.failed_in_a_row += 1
         unwell = retry.kind == "connection" or replica.failed_in_a_row >= MAX_FAILED_IN_A_ROW
@@ -157,11 +149,16 @@ class ServerEngine:
 
     async def _ask(self, replica: Replica, body: dict[str, Any], request: Request) -> Completion:
         url = f"{replica.url}/chat/completions"
-        seconds = timeout_seconds(self._flags, request.sampling.max_tokens)
-        answer = await self._fetch("POST", url, body | extras(replica, request), seconds)
+        bounds = bounds_of(request, self._flags)
+        answer = await self._fetcher.fetch("POST", url, bounds, body | extras(replica, request))
         self._replicas.sign_of_life()
         replica.succeeded()
-        done = read_answer(answer, replica.model, self._model)
+        try:
+            done = read_answer(answer, replica.model, self._model)
+        except RequestFailed as failure:
+            raise RequestFailed(failure.kind, self._key.shown(failure.detail)) from None
+        if self._key.stands_in(done.text) or self._key.stands_in(done.finish_reason):
+            raise RequestFailed("echoes_key", "the response quotes the API key; it is not stored")
         if request.keep_tokens and done.tokens is None:
             raise EngineError(
                 f"{replica.url} does not give a log-probability for each token id, and generate.keep_tokens "
@@ -169,45 +166,15 @@ class ServerEngine:
             )
         return done
 
-    async def _fetch(
-        self, method: str, url: str, body: dict[str, Any] | None = None, seconds: float | None = None
-    ) -> Any:
-        """The JSON of an answer. Raises Retry for what is transient, RequestFailed for the rest."""
-        seconds = seconds or timeout_seconds(self._flags, 0)
-        limits = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
-        try:
-            async with self._session.request(method, url, json=body, timeout=limits) as response:
-                data = await response.read()
-        except TimeoutError:
-            raise Retry("timeout", f"no answer within {seconds:g} s") from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-            raise Retry("connection", self._clean(f"{type(error).__name__}: {error}")) from None
-        if response.status in (401, 403):
-            raise EngineError(
-                f"{url} answers {response.status}: it wants an API key that it knows. Put one into the "
-                f"environment variable {API_KEY}; it is never logged"
-            )
-        if response.status != 200:
-            detail = self._clean(data[:300].decode(errors="replace"))
-            kind = f"http_{response.status}"
-            if response.status in TRANSIENT_STATUS:
-                raise Retry(kind, detail, _retry_after(response.headers.get("Retry-After")))
-            raise RequestFailed(kind, detail)
-        try:
-            return json.loads(data)
-        except ValueError:
-            raise RequestFailed("invalid_json", self._clean(data[:200].decode(errors="replace"))) from None
-
-    def _clean(self, text: str) -> str:
-        """Servers quote a key that they refuse; what is recorded must not."""
-        return text.replace(self._key, "***") if self._key else text
-
     async def _models(self, replica: Replica) -> dict[str, Any]:
-        answer = await self._fetch("GET", f"{replica.url}/models")
+        answer = await self._fetcher.fetch("GET", f"{replica.url}/models", self._small())
         try:
             return {str(entry["id"]): entry for entry in answer["data"]}
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, RecursionError):
             raise RequestFailed("invalid_answer", f"{replica.url}/models lists no models") from None
+
+    def _small(self) -> Bounds:
+        return Bounds(timeout_seconds(self._flags, 0), MODELS_BYTES)
 
     async def _probe(self) -> None:
         """Learn what each server has; EngineError where one has another model, or none answers."""
@@ -217,7 +184,7 @@ class ServerEngine:
                 await self._learn(replica)
             except (Retry, RequestFailed) as error:
                 found[replica.url] = f"{error}; is it the address that ends in /v1?"
-                self._note(replica, Retry("connection", str(error)))
+                self._note(replica, Retry("connection", str(error)), replica.cuts)
         if all(replica.down for replica in self._replicas.all):
             listed = "; ".join(f"{url}: {what}" for url, what in found.items())
             raise EngineError(f"no server answers ({listed}). Start one with make serve-teacher")
@@ -229,13 +196,14 @@ class ServerEngine:
         if name is None:
             raise EngineError(
                 f"{replica.url} does not serve {self._model.name} ({self._model.model}); it serves "
-                f"{', '.join(models) or 'nothing'}. Start it with make serve-teacher, or name it with "
-                "--served-name"
+                f"{self._key.shown(', '.join(models)) or 'nothing'}. Start it with make serve-teacher, or "
+                "name it with --served-name"
             )
         replica.model = name
         replica.is_vllm = models[name].get("owned_by") == "vllm"
         longest = models[name].get("max_model_len")
-        self.notes.setdefault("max_model_len", {})[replica.url] = longest
+        known = longest if isinstance(longest, int) and 0 < longest < MAX_COUNT else None
+        self.notes.setdefault("max_model_len", {})[replica.url] = known
         if replica.is_vllm:
             await self._compare_prompts(replica)
 
@@ -253,7 +221,8 @@ class ServerEngine:
             "chat_template_kwargs": self._model.template_options,
         }
         try:
-            answer = await self._fetch("POST", f"{replica.url.removesuffix('/v1')}/tokenize", body)
+            url = f"{replica.url.removesuffix('/v1')}/tokenize"
+            answer = await self._fetcher.fetch("POST", url, self._small(), body)
             theirs = list(answer["tokens"])
         except (RequestFailed, KeyError, TypeError) as error:
             log.info("%s: prompts not compared, /tokenize does not answer (%s)", replica.url, error)
@@ -270,6 +239,13 @@ def timeout_seconds(flags: EngineFlags, max_tokens: int) -> float:
     """How long a request may take: as the flags say, else as long as `max_tokens` take on a full server."""
     longest = max(SHORTEST_TIMEOUT_SECONDS, max_tokens / SLOWEST_TOKENS_PER_SECOND)
     return longest if flags.request_timeout_seconds is None else flags.request_timeout_seconds
+
+
+def bounds_of(request: Request, flags: EngineFlags) -> Bounds:
+    """What the answer to a request may take."""
+    num_tokens = request.sampling.max_tokens
+    each = TOKEN_BYTES + (LOGPROB_BYTES if request.keep_tokens else 0)
+    return Bounds(timeout_seconds(flags, num_tokens), ANSWER_BYTES + each * num_tokens)
 
 
 def request_body(request: Request, model: SampledModel) -> dict[str, Any]:
@@ -296,22 +272,22 @@ def read_answer(answer: Any, expected: str, model: SampledModel) -> Completion:
     """The completion in a server's JSON. Raises RequestFailed for what is not an answer to what was asked."""
     try:
         if answer["model"] != expected:
-            raise RequestFailed(
-                "wrong_model", f"asked {expected}, the answer is from {answer['model']}"[:300]
-            )
+            raise RequestFailed("wrong_model", f"asked {expected}, the answer is from {answer['model']}")
         if not answer["choices"]:
-            raise RequestFailed("empty_choices", json.dumps(answer)[:200])
+            raise RequestFailed("empty_choices", json.dumps(answer))
         choice = answer["choices"][0]
         message = choice["message"]
         reason = choice["finish_reason"] or "unknown"
         usage = answer.get("usage") or {}
-        tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        tokens = (count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens"))
         content = message.get("content") or ""
         thinking = message.get("reasoning") or message.get("reasoning_content")
         if not all(isinstance(text, str) for text in (content, thinking or "", reason)):
             raise TypeError("content, reasoning or finish_reason is not text")
+        if len(reason) > LONGEST_REASON or not (reason.isascii() and reason.isprintable()):
+            raise ValueError(f"finish_reason is {reason}")
         kept = tokens_of(choice)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise RequestFailed("invalid_answer", f"{type(error).__name__}: {error}") from None
     if reason in ("abort", "error"):
         raise RequestFailed("engine_error", f"finish_reason {reason}")
@@ -334,9 +310,18 @@ def tokens_of(choice: dict[str, Any]) -> Tokens | None:
     ids, steps = choice.get("token_ids"), (choice.get("logprobs") or {}).get("content")
     if ids is None or steps is None or len(ids) != len(steps):
         return None
-    return Tokens(
-        [int(token) for token in ids], [max(float(step["logprob"]), LOWEST_LOGPROB) for step in steps]
-    )
+    kept = [int(token) for token in ids], [max(float(step["logprob"]), LOWEST_LOGPROB) for step in steps]
+    if not all(0 <= token < MAX_COUNT for token in kept[0]) or not all(map(math.isfinite, kept[1])):
+        raise ValueError("a token's id or log-probability is none")
+    return Tokens(*kept)
+
+
+def count_of(usage: dict[str, Any], name: str) -> int:
+    """A number of tokens in a server's `usage`, 0 where it says none."""
+    count = int(usage.get(name) or 0)
+    if not 0 <= count < MAX_COUNT:
+        raise ValueError(f"usage.{name} is no number of tokens")
+    return count
 
 
 def served_name(model: SampledModel, flags: EngineFlags, served: list[str]) -> str | None:
@@ -360,11 +345,3 @@ def extras(replica: Replica, request: Request) -> dict[str, Any]:
             named["return_token_ids"] = True
         return {"model": replica.model, "skip_special_tokens": False, "repetition_penalty": 1.0, **named}
     return {"model": replica.model, **{name: value for name, value in named.items() if value}}
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header; its other form, a date, is left to the backoff."""
-    try:
-        return max(float(value), 0.0) if value else None
-    except ValueError:
-        return None

@@ -9,7 +9,6 @@ import contextlib
 import gc
 import logging
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,8 @@ from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel
 from pipeline.recipe.prompts import Chat
 from pipeline.records import Tokens
+from pipeline.run.lifetime import Guard
+from pipeline.run.secrets import API_KEY, hidden
 from pipeline.sampling.engines.base import LOWEST_LOGPROB, Completion, Request, RequestFailed
 from pipeline.sampling.engines.processes import kill, with_children
 from pipeline.sampling.prompts import ChatPrompts, load_prompts
@@ -39,9 +40,6 @@ WANTED = {
     ]),
 }  # fmt: skip
 
-# kills the processes named on its command line when its stdin ends, which it does when this process dies
-GUARD = 'read -r _; kill -9 "$@" 2>/dev/null'
-
 
 class VllmEngine:
     """`model` under AsyncLLM. An async context manager; no process of it outlives the context."""
@@ -54,7 +52,7 @@ class VllmEngine:
         self._llm: Any = None
         self._prompts: ChatPrompts | None = None
         self._processes: list[Any] = []
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._starting = asyncio.Lock()
         self._pending: asyncio.Future[None] | None = None
         self._num_requests = 0
@@ -66,8 +64,10 @@ class VllmEngine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pending is not None:
-            await asyncio.wait([self._pending])  # a thread cannot be cancelled: an interrupt waits for it
+        if self._pending is not None and not self._pending.done():
+            if error is not None and not isinstance(error, Exception):
+                return  # an interrupt waits for no start: the guard clears away what it leaves
+            await asyncio.wait([self._pending])
         self._stop()
 
     async def ready(self) -> None:
@@ -141,8 +141,11 @@ class VllmEngine:
 
     async def _start(self) -> None:
         log.info("starting vLLM for %s", self._model.model)
+        self._guard = Guard()
+        self._pending = asyncio.get_running_loop().create_future()
+        # a daemon: neither the loop nor the interpreter waits for its end after an interrupt
+        threading.Thread(target=self._start_llm, args=[asyncio.get_running_loop()], daemon=True).start()
         try:
-            self._pending = asyncio.ensure_future(asyncio.to_thread(self._start_llm))
             await asyncio.shield(self._pending)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(
@@ -151,17 +154,24 @@ class VllmEngine:
             ) from error
         self._prompts = ChatPrompts(self._fresh.get_tokenizer(), self._model)
         self._processes = processes_of(self._fresh)
-        pids = [str(process.pid) for process in self._processes]
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD, "guard", *pids],
-            stdin=subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C at the terminal is not for it
-        )
         self._llm = self._fresh
 
-    def _start_llm(self) -> None:
-        # set here and not returned: the thread would hold on to what it returned for as long as it lives
-        self._fresh = start_llm(self._model, self._flags)
+    def _start_llm(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self._guard is not None
+        fault: BaseException | None = None
+        try:
+            self._fresh = start_llm(self._model, self._flags, self._guard.mark)
+        except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits for the start
+            fault = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed by an interrupt
+            loop.call_soon_threadsafe(self._started, fault)
+
+    def _started(self, fault: BaseException | None) -> None:
+        assert self._pending is not None
+        if fault is None:
+            self._pending.set_result(None)
+        else:
+            self._pending.set_exception(fault)
 
     async def _bury(self, llm: Any) -> None:
         """Clear a dead engine away once, however many requests report its death, and tell all the others.
@@ -202,8 +212,7 @@ class VllmEngine:
             del llm
             gc.collect()  # its destructor shuts down once more, which fails at the interpreter's end
         if guard is not None:
-            guard.kill()
-            guard.communicate()
+            guard.dismiss()
 
 
 def tokens_of(output: Any) -> Tokens:
@@ -213,9 +222,9 @@ def tokens_of(output: Any) -> Tokens:
     return Tokens(ids, [max(float(step[token].logprob), LOWEST_LOGPROB) for token, step in steps])
 
 
-def start_llm(model: SampledModel, flags: EngineFlags) -> Any:
+def start_llm(model: SampledModel, flags: EngineFlags, mark: dict[str, str]) -> Any:
     """An AsyncLLM for `model`. Blocks for the 15 seconds and more that an engine takes to start."""
-    with engine_environment(offline=Path(model.model).is_dir()):
+    with hidden(API_KEY, os.environ), engine_environment(offline=Path(model.model).is_dir(), mark=mark):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -223,8 +232,9 @@ def start_llm(model: SampledModel, flags: EngineFlags) -> Any:
 
 
 @contextlib.contextmanager
-def engine_environment(offline: bool) -> Iterator[None]:
-    """What an engine's processes are started with; this process has its own environment back afterwards.
+def engine_environment(offline: bool, mark: dict[str, str]) -> Iterator[None]:
+    """What an engine's processes are started with, their guard's `mark` among it; this process has its own
+    environment back afterwards.
 
     vLLM itself sets a dozen variables while it starts (LD_PRELOAD among them), which the verifiers and the
     models that are loaded later have no use for. `offline` keeps the hub out of the start of a local model:
@@ -235,12 +245,14 @@ def engine_environment(offline: bool) -> Iterator[None]:
 
     before, was_offline = dict(os.environ), constants.HF_HUB_OFFLINE
     try:
-        os.environ.update(WANTED | before)
+        os.environ.update(WANTED | before | mark)
         # it logs while it is imported, before it reads the variable
         logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
         import vllm  # noqa: F401  # what the import itself sets stays: a core that is forked later needs it
 
-        before = {name: os.environ[name] for name in os.environ.keys() - (WANTED.keys() - before.keys())}
+        before = {
+            name: os.environ[name] for name in os.environ.keys() - ((WANTED | mark).keys() - before.keys())
+        }
         if offline:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
             constants.HF_HUB_OFFLINE = True

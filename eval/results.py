@@ -24,6 +24,7 @@ from pipeline.records import Problem, is_correct, read_filtered, read_lines
 from pipeline.report.results import (
     POOLED,
     BudgetPoint,
+    Consensus,
     Contamination,
     Estimate,
     ForcedPoint,
@@ -43,6 +44,7 @@ from pipeline.verify.table import needed, versions_of
 # which differences are reported, where both models were compared; an extra model is set against each of them
 PAIRS = [("student", "base"), ("student", "teacher"), ("teacher", "base")]
 NUM_BUDGETS = 10
+NO_CONSENSUS = "no meaning for programs"  # two that do the same are two texts
 FAILED = "failed"  # the finish of a sample that could not be had
 
 # What one model answered to one task: (questions, k) of SAMPLE. `correct` demands that the response came to
@@ -164,9 +166,12 @@ def results_of(
     if len({task.k for task in tasks}) == 1:
         answers[POOLED] = {name: np.concatenate([held[name] for held in answers.values()]) for name in models}
     facts = {task.name: TaskFacts(task.version, task.problems[0].licence) for task in tasks}
+    programs = {task.name for task in tasks if any(p.verifier == "code" for p in task.problems)}
+    if programs:
+        programs.add(POOLED)
     entries = {
         name: msgspec.structs.replace(
-            score_task(held, asking.sampling.max_tokens, asking.seed),
+            score_task(held, asking.sampling.max_tokens, asking.seed, programs=name in programs),
             forced_budget=forced_points(forced.get(name, {}), asking.seed),
             task=facts.get(name),
             contamination=contamination_of(held, seen[name], asking.seed) if seen is not None else None,
@@ -185,15 +190,18 @@ def results_of(
     )
 
 
-def score_task(models: Mapping[str, Answers], max_tokens: int, seed: int) -> TaskResult:
-    """One task: scores by model, paired differences, the recovered gap, the budget curve."""
+def score_task(
+    models: Mapping[str, Answers], max_tokens: int, seed: int, *, programs: bool = False
+) -> TaskResult:
+    """One task: scores by model, paired differences, the recovered gap, the budget curve. `programs`: some of
+    its answers are, so there is no most frequent one."""
     k = next(iter(models.values())).shape[1]
     shares = {name: answers["correct"].mean(axis=1) for name, answers in models.items()}
     gap = None
     if {"base", "student", "teacher"} <= shares.keys():
         gap = gap_recovered(shares["base"], shares["student"], shares["teacher"], seed)
     return TaskResult(
-        models={name: score_model(answers, seed) for name, answers in models.items()},
+        models={name: score_model(answers, seed, programs=programs) for name, answers in models.items()},
         paired={
             f"{first}-{second}": paired(shares[first], shares[second], k, seed)
             for first, second in pairs_of(list(models))
@@ -222,14 +230,13 @@ def score_of(answers: Answers, seed: int) -> Estimate:
     return pass_at_1(answers["correct"].sum(axis=1), answers.shape[1], seed)
 
 
-def score_model(answers: Answers, seed: int) -> Score:
+def score_model(answers: Answers, seed: int, *, programs: bool = False) -> Score:
     """All scores of one model on one task; shares and means are over questions, each with its k samples."""
     n, k = answers.shape
     correct, tokens = answers["correct"].sum(axis=1), answers["tokens"].mean(axis=1)
     first = score_of(answers, seed)
     cut = mean_score((answers["finish"] == "length").mean(axis=1), k, seed)
     silent = mean_score((answers["extracted"] == None).mean(axis=1), k, seed)  # noqa: E711 (elementwise)
-    votes = cons_at_k(answers["extracted"].tolist(), answers["correct"].tolist())
     return Score(
         n=n,
         k=k,
@@ -239,7 +246,7 @@ def score_model(answers: Answers, seed: int) -> Score:
             size: mean_score(pass_at_k(correct, k, size), max(k - size + 1, 1), seed)
             for size in sizes_up_to(k)
         },
-        cons_at_k=mean_score(votes, 1, seed),
+        cons_at_k=Consensus(None, None, NO_CONSENSUS) if programs else consensus_of(answers, seed),
         mean_tokens=float(tokens.mean()),
         truncated=cut.value,
         no_answer=silent.value,
@@ -247,6 +254,11 @@ def score_model(answers: Answers, seed: int) -> Score:
         failed=num_failed(answers),
         intervals=ScoreIntervals(mean_interval(tokens), truncated=cut.ci95, no_answer=silent.ci95),
     )
+
+
+def consensus_of(answers: Answers, seed: int) -> Consensus:
+    held = mean_score(cons_at_k(answers["extracted"].tolist(), answers["correct"].tolist()), 1, seed)
+    return Consensus(held.value, held.ci95)
 
 
 def sizes_up_to(k: int) -> list[int]:

@@ -14,10 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from eval.asking import Asked, Asking, Spent, ask_all
 from eval.flags import EvalFlags
+from eval.judged import hold_to_bounds, judge_samples
 from eval.models import Compared, check_model, check_student, compared_models, loaded
 from pipeline.context import Context
+from pipeline.judging.asking import identity_of
 from pipeline.problems.sources import verifiers_of
 from pipeline.problems.stage import load_tasks as load_questions
 from pipeline.recipe.cards import SampledModel, TaskCard
@@ -39,10 +43,11 @@ def run(context: Context, flags: EvalFlags | None = None) -> None:
     flags, recipe = flags or EvalFlags(), context.recipe
     inputs = inputs_of(context)
     models = compared_models(context)
-    flags.check(models, recipe.eval.forced_budgets)
+    flags.check(models, recipe.eval.forced_budgets, judge=recipe.judge is not None)
     revisions = resolved(context.run, unpinned_tasks(recipe, context.cards))
     stage = begin(context.directory("eval"), plan_of(context, models, inputs, revisions), context.start)
     if stage is None:
+        hold_to_bounds(context, context.directory("eval"))
         return
     with stage:
         check(context, models)
@@ -51,7 +56,7 @@ def run(context: Context, flags: EvalFlags | None = None) -> None:
             for name, model in models.items()
         ]
         sources = [*stage.aside, *adopted_evals(context, compared, flags.adopt.adopt)]
-        measure(stage, context, compared, load_tasks(context, revisions), sources, flags.workers.num_workers)
+        measure(stage, context, compared, load_tasks(context, revisions), sources, flags)
 
 
 def inputs_of(context: Context) -> dict[str, str]:
@@ -73,6 +78,7 @@ def plan_of(
     """
     recipe = context.recipe
     asked = {task_name(task): (task, context.task_card(task)) for task in recipe.eval.tasks}
+    needing = {"judge", *(recipe.judge.second_opinion if recipe.judge else [])}
     config: dict[str, Any] = {
         "tasks": [
             {**task.model_dump(exclude_defaults=True, exclude={"path"}), "name": name}
@@ -88,6 +94,8 @@ def plan_of(
             name for task, card in asked.values() for name in verifiers_of(card or task)
         ),
     }
+    if recipe.judge is not None and not needing.isdisjoint(config["verifiers"]):
+        config["judge"] = identity_of(context)
     if recipe.eval.forced_budgets:
         config["forced_budgets"] = recipe.eval.forced_budgets
         config["closed_by"] = {name: model.tags.model_dump() for name, model in models.items()}
@@ -144,15 +152,18 @@ def measure(
     models: Sequence[Compared],
     tasks: Sequence[Asked],
     sources: Sequence[Path],
-    workers: int,
+    flags: EvalFlags,
 ) -> None:
-    """Sample, score, write results.json and the manifest."""
+    """Sample, judge, score, write results.json and the manifest."""
     from eval.results import counts_of, overlaps, read_all, results_of  # numpy and scipy, 0.4 s
 
     recipe = context.recipe
     forced = tuple(recipe.eval.forced_budgets)
     asking = Asking(stage.directory, recipe.eval_sampling, recipe.seed, forced, tuple(sources))
-    spent = asyncio.run(ask_all(asking, models, tasks, workers))
+    spent = asyncio.run(ask_all(asking, models, tasks, flags.workers.num_workers))
+    judged = judge_samples(context, asking, models, tasks, flags)
+    if judged is not None:
+        spent["judge"] = judged.spent
     questions: dict[str, int | None] = {}
     for task in tasks:  # only now: a fault before anything was bought leaves nothing behind
         path = stage.directory / f"{task.name}.problems.jsonl"
@@ -163,8 +174,10 @@ def measure(
     seen = overlaps(context, tasks) if "student" in names else None
     identities = {model.name: model.loaded.identity for model in models}
     results = results_of(asking, identities, measured, tasks, seen)
+    if judged is not None:
+        results = msgspec.structs.replace(results, judge=judged.facts)
     write_results(stage.directory / RESULTS, results)
-    outputs = {**questions, **measured.outputs, RESULTS: None}
+    outputs = {**questions, **measured.outputs, **(judged.outputs if judged else {}), RESULTS: None}
     stage.finish(counts, outputs, usage=usage_of(spent))
     log_scores(results)
 

@@ -20,7 +20,7 @@ import typer
 from typer.exceptions import Exit, TyperException
 
 from pipeline import telemetry
-from pipeline.errors import PipelineError, inside, no_descriptor, write_fault
+from pipeline.errors import PipelineError, RecipeError, inside, no_descriptor, write_fault
 from pipeline.flags import (
     AdoptFlags,
     Device,
@@ -50,6 +50,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 
@@ -131,10 +133,12 @@ def context(flags: RunFlags) -> "Context":
     return loaded
 
 
-def stage(name: str) -> Callable[..., None]:
-    """The function of a stage."""
-    found: Callable[..., None] = resolve_name(BY_NAME[name].home)
-    return found
+def run_stage(name: str, loaded: "Context", *flags: Any) -> None:
+    """Run a stage of the recipe. One that it has no section for is passed over, as in make all."""
+    if BY_NAME[name] not in loaded.stages:
+        log.info("%s: not in this recipe", name)
+        return
+    resolve_name(BY_NAME[name].home)(loaded, *flags)
 
 
 @app.callback()
@@ -145,7 +149,7 @@ def retort() -> None:
 @command("problems")
 def problems(flags: StageFlags, workers: WorkerFlags) -> None:
     """Load, check, dedupe and decontaminate the problems of a recipe."""
-    stage("problems")(context(flags), workers)
+    run_stage("problems", context(flags), workers)
 
 
 @command("generate")
@@ -153,13 +157,21 @@ def generate(flags: StageFlags, engine: EngineFlags, adopt: AdoptFlags, workers:
     """Sample the teacher until enough traces of each problem are correct, within a budget."""
     from teachers.generate import GenerateFlags
 
-    stage("generate")(context(flags), GenerateFlags(engine, adopt, workers))
+    run_stage("generate", context(flags), GenerateFlags(engine, adopt, workers))
+
+
+@command("judge")
+def judge(flags: StageFlags, engine: EngineFlags, adopt: AdoptFlags, workers: WorkerFlags) -> None:
+    """Ask the recipe's judge where verifiers cannot tell, and hold it to canaries."""
+    from pipeline.judging.stage import JudgeFlags
+
+    run_stage("judge", context(flags), JudgeFlags(engine, adopt, workers))
 
 
 @command("filter")
 def filter_(flags: StageFlags, workers: WorkerFlags) -> None:
     """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
-    stage("filter")(context(flags), workers)
+    run_stage("filter", context(flags), workers)
 
 
 @command("train")
@@ -169,7 +181,7 @@ def train(flags: StageFlags, training: TrainFlags) -> None:
         die_with_parent(os.getppid())
     if training.tracker != "none":
         telemetry.wake(training.tracker, os.environ)
-    stage("train")(context(flags), launched(training, dict(os.environ)))
+    run_stage("train", context(flags), launched(training, dict(os.environ)))
 
 
 @command("eval")
@@ -179,7 +191,7 @@ def eval_(
     """Measure base, student and teacher on the same questions, with intervals."""
     from eval.stage import EvalFlags
 
-    stage("eval")(context(flags), EvalFlags(in_this_process(engines), models, adopt, workers))
+    run_stage("eval", context(flags), EvalFlags(in_this_process(engines), models, adopt, workers))
 
 
 def compare_later(first: Path, second: Path) -> "Comparison":
@@ -197,7 +209,7 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html, report.md and the model card; print the path of the page."""
-    stage("report")(context(flags), compare_later, against)
+    run_stage("report", context(flags), compare_later, against)
 
 
 @command("plan")
@@ -243,6 +255,18 @@ def verify(
     run_verify(file, verifier, workers.num_workers, deadline, out)
 
 
+@command("sandbox")
+def sandbox(
+    check: Annotated[bool, typer.Option("--check", help="Say what this machine offers.")] = False,
+) -> None:
+    """Where programs of the verifier `code` run: which sandbox this machine can give them, and its limits."""
+    from pipeline.verify.sandbox import report
+
+    if not check:
+        raise RecipeError("sandbox: say what to do; there is --check")
+    print(report())
+
+
 @command("audit")
 def audit(
     flags: RunFlags,
@@ -285,12 +309,21 @@ def ablate(
     flags: RunFlags,
     drop_rule: Annotated[str | None, typer.Option(help="Leave this rule out.")] = None,
     select: Annotated[str | None, typer.Option(help="Prefer shortest, first or random traces.")] = None,
+    keep_unsolved: Annotated[
+        bool, typer.Option("--keep-unsolved", help="Keep one wrong trace of each problem that none solves.")
+    ] = False,
 ) -> None:
     """Write a sibling recipe that differs in one field (--set: one of filter or train) and shares the run's
     traces; prints its path."""
     from pipeline.report.ablate import ablate as write
 
-    asked = [("drop-rule", drop_rule), ("select", select), *(("set", pair) for pair in flags.override)]
+    kept = "keep_one" if keep_unsolved else None
+    asked = [
+        ("drop-rule", drop_rule),
+        ("select", select),
+        ("keep-unsolved", kept),
+        *(("set", pair) for pair in flags.override),
+    ]
     changes = [(kind, value) for kind, value in asked if value is not None]
     print(write(context(dataclasses.replace(flags, override=())), flags.recipe, changes))
 

@@ -83,6 +83,12 @@ class Context:
         return sampled_teacher(self.recipe.generate.teacher, self.teacher_card)
 
     @cached_property
+    def judge(self) -> SampledModel:
+        """The model that verifies; for recipes with the section alone."""
+        assert self.recipe.judge is not None
+        return sampled_teacher(self.recipe.judge.model, self.cards.teachers[self.recipe.judge.model])
+
+    @cached_property
     def base(self) -> SampledModel:
         return sampled_student("base", self.student_card)
 

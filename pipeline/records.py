@@ -115,6 +115,7 @@ class Example:
     its thinking apart as `reasoning_content`.
 
     `num_tokens` is of the whole chat's contents, `trained_tokens` of the last one's; `kind` is trace or mix.
+    `gold_from` says where the answer that it was verified against came from: "" the source, or "majority".
     """
 
     problem_id: str
@@ -125,6 +126,7 @@ class Example:
     source: str = ""
     licence: str = ""
     kind: str = "trace"
+    gold_from: str = ""
 
 
 Record = TypeVar("Record", Problem, Trace, Verdict)
@@ -294,7 +296,8 @@ class FilteredVerdict(msgspec.Struct):
 class Filtered(msgspec.Struct):
     """A row of kept.jsonl or dropped.jsonl: a trace with its verdict and its fate, or a row of a mix.
 
-    `rule` and `reason` are empty where it was kept. Of a mix `messages` is the chat.
+    `rule` and `reason` are empty where it was kept. Of a mix `messages` is the chat. `unsolved`: a wrong
+    trace that is kept since no trace of its problem is right.
     """
 
     source: str = ""
@@ -307,7 +310,9 @@ class Filtered(msgspec.Struct):
     verdict: FilteredVerdict | None = None
     question: str = ""
     gold: str = ""
+    gold_from: str = ""
     licence: str = ""
+    unsolved: bool = False
     rule: str = ""
     reason: str = ""
     detail: str = ""
@@ -332,6 +337,12 @@ def with_outcome(line: bytes, rule: str, reason: str, detail: str = "") -> bytes
     """A filtered line with the rule that dropped it."""
     more = json.dumps({"rule": rule, "reason": reason, "detail": detail}, ensure_ascii=False).encode()
     return b"%b, %b\n" % (line.rstrip()[:-1], more[1:])
+
+
+def marked_unsolved(line: bytes) -> bytes:
+    """A filtered line without the rule that would have dropped it, marked. In JSON no text holds a bare
+    quote, so the last key of that name is the one that `with_outcome` wrote."""
+    return b'%b, "unsolved": true}\n' % line[: line.rindex(b', "rule": "')]
 
 
 def read_filtered(path: Path) -> Iterator[Filtered]:
@@ -429,6 +440,9 @@ def read_examples(path: Path) -> Iterator[Example]:
     names = [f.name for f in dataclasses.fields(Example)]
     try:
         with pq.ParquetFile(path) as file:
+            held = file.schema_arrow.names
+            optional = {f.name for f in dataclasses.fields(Example) if f.default is not dataclasses.MISSING}
+            names = [name for name in names if name in held or name not in optional]
             for batch in file.iter_batches(batch_size=1024, columns=names):
                 for row in batch.to_pylist():
                     row["messages"] = [

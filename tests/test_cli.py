@@ -72,7 +72,7 @@ def test_a_seed_of_5000_digits_is_one_error(retort: Run, recipe_file: Path) -> N
     assert done.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize("command", ["problems", "generate", "filter", "eval", "audit", "verify"])
+@pytest.mark.parametrize("command", ["problems", "generate", "judge", "filter", "eval", "audit", "verify"])
 def test_whatever_verifies_or_applies_rules_takes_workers(retort: Run, command: str) -> None:
     assert "--workers <int>" in retort(command, "--help").stdout
 

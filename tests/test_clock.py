@@ -85,6 +85,7 @@ def falling_clock(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment
 
 
+@pytest.mark.slow
 def test_a_collection_goes_by_a_clock_that_cannot_fall(falling_clock: dict[str, str], tmp_path: Path) -> None:
     with scripted_server(0.2, "busy") as url:
         child = start_child("tests.collect_child", url, tmp_path, 100, 32, **falling_clock)

@@ -90,7 +90,7 @@ def changed_copy(run: Path, directory: Path, change: Callable[[dict, dict], None
             lambda r, c: c["prompts"].update(chain_sum="{question}"),
             r'tasks.chain_sum.prompt: ".*" -> "{question}"',
         ),
-        (lambda r, c: r["verifier"].update(reasoning_gym="3"), r"verifiers.reasoning_gym: .* -> .3."),
+        (lambda r, c: r["verifier"].update(reasoning_gym="0"), r"verifiers.reasoning_gym: .* -> .0."),
     ],
     ids=["sampling", "task card", "samples", "prompt", "verifier"],
 )

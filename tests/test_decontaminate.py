@@ -3,7 +3,17 @@
 import pytest
 
 from pipeline.problems.dedupe import duplicates
-from pipeline.problems.overlap import EvalQuestion, find_matches
+from pipeline.problems.overlap import (
+    EvalIndex,
+    EvalQuestion,
+    find_matches,
+    flagged_questions,
+    ngrams_of,
+    program_of,
+    runs_of,
+    words_of,
+)
+from pipeline.problems.sources import normalise_question
 from pipeline.records import Problem, problem_id
 from pipeline.rows import read_rows
 from tests.conftest import ROOT
@@ -113,3 +123,143 @@ def test_duplicates_name_the_first_and_other_numbers_are_another_problem() -> No
     }
     assert found[1].detail == "gold '2' against '1'"
     assert 0.7 <= float(found[2].detail) < 1
+
+
+PALINDROME = '''def make_palindrome(string: str) -> str:
+    """ Find the shortest palindrome that begins with a supplied string. """
+    if not string:
+        return ""
+    beginning_of_suffix = 0
+    while not is_palindrome(string[beginning_of_suffix:]):
+        beginning_of_suffix += 1
+    return string + string[:beginning_of_suffix][::-1]
+
+
+def is_palindrome(string: str) -> bool:
+    return string == string[::-1]
+'''
+# the same under other names, without types and docstring, in another style
+RENAMED = """from typing import Any
+
+def complete(w):
+    # make it read the same both ways
+    if not w:
+        return ''
+    start = 0
+    while not mirrored(w[start:]):
+        start += 1
+    return (w + w[:start][::-1])
+
+def mirrored(w): return w == w[::-1]
+"""
+NAMESAKE = """def make_palindrome(number, base):
+    digits = []
+    while number:
+        number, digit = divmod(number, base)
+        digits.append(digit)
+    for place, digit in enumerate(reversed(digits)):
+        number += digit * base ** (len(digits) + place)
+    return number
+"""
+HALF = """def make_palindrome(text):
+    if not text:
+        return ""
+    cut = 0
+    while not reads_both_ways(text[cut:]):
+        cut += 1
+    tail = text[:cut][::-1]
+    return text + tail
+
+
+def reads_both_ways(text):
+    return all(one == other for one, other in zip(text, reversed(text)))
+"""
+
+
+def program(question: str, solution: str) -> Problem:
+    metadata = {"solution": solution}
+    return Problem(problem_id(question), question, '{"kind": "stdio"}', "code", "train", "MIT", metadata)
+
+
+@pytest.mark.parametrize(
+    ("solution", "rule"),
+    [
+        (PALINDROME, "body"),
+        (RENAMED, "body"),
+        (f"import sys\n\n{RENAMED}\nfor line in sys.stdin:\n    print(complete(line.strip()))\n", "body"),
+        (HALF, "name"),
+        (HALF.replace("make_palindrome", "extend"), None),
+        (NAMESAKE, None),
+        ("def make_palindrome(:", None),
+        ("", None),
+    ],
+    ids=[
+        "same",
+        "renamed",
+        "renamed, inside a program",
+        "half, by name",
+        "half",
+        "namesake",
+        "no Python",
+        "none",
+    ],
+)
+def test_a_solution_is_compared_by_body_and_name(solution: str, rule: str | None) -> None:
+    asked = program(
+        "Write a function that begins with what it is given and reads the same both ways.", PALINDROME
+    )
+    held = EvalQuestion("humaneval", asked.id, asked.question, False, program_of(asked))
+    trained = program("Lengthen the word of each line.", solution)
+    matches, _ = find_matches([trained], set(), [held, *ASKED])
+    assert [match.rule for match in matches.values()] == ([rule] if rule else [])
+    flags = flagged_questions({"humaneval": [asked]}, [trained], [])
+    assert flags["humaneval"] == ({asked.id: rule} if rule else {})
+
+
+TESTED = "Write a function that {} of the given list.\n\n```python\n# tests\nassert {}\n```"
+ENDS = TESTED.format("gives the sum of the first and last", "ends([4, 1]) == 5")
+
+
+@pytest.mark.parametrize(
+    ("question", "rule"),
+    [
+        (TESTED.format("gives the smallest", "least([4, 1]) == 1"), None),
+        (TESTED.format("adds both ends", "ends([2, 3, 5]) == 7"), None),
+        (TESTED.format("adds both ends", "ends([4, 1]) == 5"), "ngram"),
+        (ENDS, "exact"),
+    ],
+    ids=["another", "the name of its function", "its test", "same"],
+)
+def test_what_every_question_of_programs_has_is_no_match(question: str, rule: str | None) -> None:
+    asked = EvalQuestion("mbpp", "1", ENDS, False)
+    matches, _ = find_matches([program(question, "")], set(), [asked])
+    assert [match.rule for match in matches.values()] == ([rule] if rule else [])
+
+
+def test_what_solutions_share_is_no_match() -> None:
+    """Loops over lines and sums are in every program; a solution of few tokens is in many."""
+    short = EvalQuestion(
+        "mbpp", "1", "Add two numbers that are given.", False, "def add(a, b):\n    return a + b\n"
+    )
+    trained = program(
+        "Sum up.", "def total(items):\n    s = 0\n    for a in items:\n        s = s + a\n    return s\n"
+    )
+    assert find_matches([trained], set(), [short])[0] == {}
+
+
+def test_without_a_fence_a_question_has_all_its_runs() -> None:
+    """What finished runs were decontaminated by; with a fence there are fewer, never others."""
+    plain = normalise_question("Let $x$ be a number such that x + 3 = 12, and find x. It is not zero.")
+    assert list(runs_of(plain)) == list(ngrams_of(words_of(plain)))
+    fenced = plain.replace(", and", " ``` and")
+    assert set(runs_of(fenced)) < set(ngrams_of(words_of(plain.replace(", and", " and"))))
+
+
+@pytest.mark.parametrize("fence", ["", "```\n"])
+def test_a_question_of_short_parts_is_looked_for_as_a_whole(fence: str) -> None:
+    """Neither its text nor its code has 8 words, both together have."""
+    question = f"What does this code print here?\n{fence}print sum of two"
+    index = EvalIndex([EvalQuestion("made", "1", question, procedural=False)])
+    [match, *_] = index.inside(f"The user asks: {question}, so let us see.")
+    assert match.rule in ("in a trace", "ngram in a trace")
+    assert not list(index.inside("What does this code print? Nothing else is asked here by anyone at all."))

@@ -44,7 +44,7 @@ def test_a_collection_without_descriptors_ends_with_one_error(tmp_path: Path) ->
     assert ends[200].stdout.startswith("solved ")
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_verify_without_descriptors_ends_with_one_error_or_with_all_verdicts(
     workers: int, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.filter.examples import tokenizer_file
-from pipeline.filter.first_pass import VerdictReader
+from pipeline.filter.joins import VerdictReader
 from pipeline.filter.mix import chat_of, mix_lines
 from pipeline.filter.stage import run
 from pipeline.flags import WorkerFlags

@@ -256,5 +256,7 @@ def test_the_command_line(
     done = retort("ablate", *flags, "--select", "random")
     assert Path(done.stdout.strip()).is_file()
     assert "make all RECIPE=" in done.stderr
+    done = retort("ablate", *flags, "--keep-unsolved")
+    assert "unsolved: keep_one" in Path(done.stdout.strip()).read_text()
     done = retort("filter", *flags)
     assert (done.returncode, "up to date" in done.stderr) == (0, True)

@@ -501,3 +501,15 @@ def test_a_trace_of_the_store_is_what_was_written(tmp_path: Path) -> None:
     assert list(Store(tmp_path).traces()) == [trace, kept]
     assert from_json(Trace, to_json(kept)) == kept
     assert '"tokens"' not in to_json(trace)
+
+
+@pytest.mark.parametrize("change", ["removed", "changed"])
+def test_problems_that_are_not_those_that_were_checked_are_refused(
+    url: str, tmp_path: Path, change: str
+) -> None:
+    context = with_problems(tmp_path)
+    path = context.directory("problems") / "problems.jsonl"
+    path.unlink() if change == "removed" else path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(StageError, match=r"problems\.jsonl: (is an output|was changed).*[\s\S]*FORCE=1"):
+        generate.run(context, flags_for(url))
+    assert not context.directory("generate").exists()

@@ -51,7 +51,7 @@ def test_each_fault_is_a_failure_of_a_named_kind(
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.parametrize("behaviour", set(MODELS) - {"models_length"})
+@pytest.mark.parametrize("behaviour", sorted(set(MODELS) - {"models_length"}))
 def test_a_list_of_models_that_is_none_is_one_error(behaviour: str, tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
         asyncio.run(collect_from(behaviour, tmp_path))

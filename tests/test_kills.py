@@ -62,12 +62,13 @@ def tell_to_go(child: subprocess.Popen[str]) -> None:
 class Growth:
     """How many whole lines the shards of a directory have; of each only what is new is read."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, prefix: str = "traces") -> None:
         self._directory = directory
+        self._prefix = prefix
         self._lines: dict[Path, tuple[int, int]] = {}  # number, and the offset after the last of them
 
     def num_lines(self) -> int:
-        for path in self._directory.glob("traces-*.jsonl"):
+        for path in self._directory.glob(f"{self._prefix}-*.jsonl"):
             number, offset = self._lines.get(path, (0, 0))
             with path.open("rb") as file:
                 file.seek(offset)

@@ -145,6 +145,14 @@ def test_wrong_traces_are_examples_where_no_rule_asks(tmp_path: Path) -> None:
     assert value(plan_parts(context, Assumed(pass_rate=0.01)), "train", "examples") == "3"  # 70 (1 - 0.99^4)
 
 
+def test_a_wrong_trace_of_each_unsolved_problem_is_an_example_where_the_recipe_keeps_one(
+    tmp_path: Path,
+) -> None:
+    kept = {"filter.select.unsolved": "keep_one"}
+    context = context_of(tmp_path, GYM, **kept)
+    assert value(plan_parts(context, Assumed(pass_rate=0.01)), "train", "examples") == "70"
+
+
 def test_redistributed_samples_are_on_the_bill(tmp_path: Path) -> None:
     """Half correct, at most 4: 2.125 samples a problem are saved, and 1 of 16 problems can use 12 more each."""
     assumed = Assumed(pass_rate=0.5, problems=1600)

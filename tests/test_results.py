@@ -25,7 +25,15 @@ from eval.results import (
 from pipeline.errors import StageError
 from pipeline.problems.overlap import Overlap
 from pipeline.records import Problem
-from pipeline.report.results import RESULTS, Results, read_results, write_results
+from pipeline.report.results import (
+    RESULTS,
+    JudgeFacts,
+    JudgeRate,
+    Results,
+    read_results,
+    write_results,
+)
+from pipeline.report.tables import scores_table
 from pipeline.sampling import Store
 from tests.conftest import ROOT
 from tests.finished_run import Run, write_run
@@ -35,7 +43,8 @@ NAMES = {"tasks": "<task>", "paired": "<pair>", "budget": "<model>", "pass@k": "
 NAMES |= {"forced_budget": "<model>", "without_flagged": "<model>", "models": "<model>", "prompt": "<task>"}
 NAMES |= {"verifier": "<name>", "versions": "<library>"}
 MODELS = {"base", "student", "teacher"}
-WHOLE = {"models.<model>", "sampling"}  # documented as one value
+NAMES |= {"samples": "<status>"}
+WHOLE = {"models.<model>", "sampling", "judge.model"}  # documented as one value
 
 
 def made_answers(chance: float, n: int = 40, k: int = 4, seed: int = 0) -> Answers:
@@ -107,8 +116,22 @@ def test_the_documentation_lists_exactly_what_is_written(results: Results) -> No
         name: msgspec.structs.replace(entry, forced_budget=forced, contamination=seen)
         for name, entry in results.tasks.items()
     }
-    written = msgspec.structs.replace(results, tasks=tasks).to_json()
+    tasks["programs"] = score_task(models, 256, 0, programs=True)
+    rate = JudgeRate(1, 20, 0.05, (0.009, 0.236))
+    judge = JudgeFacts({"model": "m"}, "judge", 9, {"correct": 3}, 35, rate, rate)
+    written = msgspec.structs.replace(results, tasks=tasks, judge=judge).to_json()
     assert set(paths(json.loads(json.dumps(written)))) == documented()
+
+
+def test_of_programs_there_is_no_most_frequent_one() -> None:
+    held = score_model(made_answers(0.7), 0, programs=True)
+    assert (held.cons_at_k.value, held.cons_at_k.ci95) == (None, None)
+    assert held.cons_at_k.reason == "no meaning for programs"
+    numbers = score_model(made_answers(0.7), 0)
+    assert held.pass_at_k == numbers.pass_at_k
+    entry = score_task({"student": made_answers(0.7)}, 256, 0, programs=True)
+    table = scores_table(entry)
+    assert table.rows[0][table.head.index("cons@k")] == "no meaning for programs"
 
 
 def test_all_is_every_question_of_every_task(results: Results) -> None:

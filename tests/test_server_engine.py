@@ -211,7 +211,14 @@ def test_what_is_refused_now_and_then_is_asked_again(behaviour: str, tmp_path: P
     assert "slowed_down" not in server
 
 
-@pytest.mark.parametrize("behaviour", ["refuse_429_100", "refuse_503_100", "refuse_429_100_after_60"])
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        "refuse_429_100",
+        pytest.param("refuse_503_100", marks=pytest.mark.slow),
+        pytest.param("refuse_429_100_after_60", marks=pytest.mark.slow),
+    ],
+)
 def test_a_server_that_refuses_all_rests(behaviour: str, tmp_path: Path) -> None:
     """64 at once, then half as many after a rest, and so on: not all that 64 could ask in 3 seconds."""
     teacher = ScriptedTeacher(behaviour)

@@ -34,6 +34,35 @@ ROWS = {
         {"question": "Which is even?", "options": ["1", "3", "4"], "answer": "C", "category": "math"},
         "C",
     ),
+    "humaneval": (
+        {
+            "prompt": 'def one() -> int:\n    """Give one."""\n',
+            "entry_point": "one",
+            "canonical_solution": "    return 1\n",
+            "test": "def check(candidate):\n    assert candidate() == 1\n",
+        },
+        '{"kind": "function", "tests": "def check(candidate):\\n    assert candidate() == 1\\n", "entry_point": "one"}',
+    ),
+    "mbpp": (
+        {
+            "prompt": "Write a function that gives one.",
+            "code": "def one():\n    return 1",
+            "test_imports": [],
+            "test_list": ["assert one() == 1"],
+        },
+        '{"kind": "function", "tests": "assert one() == 1", "entry_point": null}',
+    ),
+    "livecodebench": (
+        {
+            "question_content": "Print the number.",
+            "starter_code": "",
+            "metadata": "{}",
+            "contest_date": "2025-03-01T00:00:00",
+            "public_test_cases": '[{"input": "1", "output": "1", "testtype": "stdin"}]',
+            "private_test_cases": '[{"input": "2", "output": "2", "testtype": "stdin"}]',
+        },
+        '{"kind": "stdio", "cases": [{"input": "1", "output": "1"}, {"input": "2", "output": "2"}]}',
+    ),
     "svamp": ({"question_concat": "Ann has 2 pens and gets 1. How many has she?", "Answer": "3.0"}, "3.0"),
 }
 

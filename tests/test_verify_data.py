@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.verify import VerifierPool
 from pipeline.verify.math import verify_math
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,31 @@ def gold_misses(pairs: Iterator[tuple[str, str]]) -> Counter[str]:
             if outcome.status != "correct":
                 misses[f"{outcome.reason}: {gold}"] += 1
     return misses
+
+
+def accepted(name: str) -> tuple[float, float]:
+    """Of a file of tests/verify_rows: the share of right answers that are accepted, and of wrong ones."""
+    rows = list(read(ROOT / "tests" / "verify_rows" / f"{name}.jsonl"))
+    with VerifierPool(workers=1) as pool:
+        verdicts = pool.map(
+            ((row["id"], 0), row["verifier"], row["gold"], row["response"], {}) for row in rows
+        )
+        found = Counter((row["correct"], verdict.status) for row, verdict in zip(rows, verdicts, strict=True))
+    right, wrong = (sum(n for (label, _), n in found.items() if label == one) for one in (True, False))
+    print(
+        f"{name}: {found[True, 'correct']} of {right} right, {found[False, 'correct']} of {wrong} wrong accepted"
+    )
+    return found[True, "correct"] / right, found[False, "correct"] / wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"), [("blind", 0.97, 0.005), ("blind_held_out", 0.83, 0.015)]
+)
+def test_rows_whose_author_did_not_know_the_verifiers(name: str, right: float, wrong: float) -> None:
+    """The second half was never looked at: its rates are those to trust, and may not fall."""
+    rates = accepted(name)
+    assert rates[0] >= right
+    assert rates[1] <= wrong
 
 
 def test_labelled_solutions_of_the_fixture() -> None:

@@ -13,33 +13,29 @@ from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple
 
 from pipeline.filter.examples import Format, token_counter, trained_text
-from pipeline.filter.rules import Candidate, bind_rules
+from pipeline.filter.joins import Item
+from pipeline.filter.rules import Candidate, bind_rules, correct
 from pipeline.problems.overlap import EvalIndex, EvalQuestion, Ngram
 from pipeline.recipe.rule_entry import RuleEntry
-from pipeline.records import PROBLEM, UNREADABLE, Trace, Verdict, filtered_line, is_correct, line_decoder
+from pipeline.records import (
+    PROBLEM,
+    UNREADABLE,
+    Trace,
+    Verdict,
+    filtered_line,
+    is_correct,
+    line_decoder,
+    with_outcome,
+)
 from pipeline.render import split_response
 from pipeline.run.lifetime import die_with_parent
 
 IN_FLIGHT_PER_WORKER = 3
 
 
-class Item(NamedTuple):
-    """A line of a shard with those of its verdict (empty where there is none that holds) and its problem.
-
-    `file` and `number` say where it stands, `position` is its problem's place in the index.
-    """
-
-    file: str
-    number: int
-    position: int
-    sample: int
-    trace: bytes
-    verdict: bytes
-    problem: bytes
-
-
 class Outcome(NamedTuple):
-    """`reason` is empty where every rule let the trace pass; `fault` says why a line is not a trace."""
+    """`reason` is empty where every rule let the trace pass; `fault` says why a line is not a trace.
+    `spare`: it is wrong, and every other rule lets it pass."""
 
     row: bytes
     rule: str
@@ -48,16 +44,19 @@ class Outcome(NamedTuple):
     trained_tokens: int
     correct: bool
     fault: str = ""
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """All that a worker is told once: rules as in the recipe, eval questions, and how examples look."""
+    """All that a worker is told once: rules as in the recipe, eval questions, and how examples look.
+    `spares`: wrong traces may be kept (pipeline.filter.unsolved)."""
 
     rules: list[RuleEntry]
     form: Format
     questions: list[EvalQuestion] = field(default_factory=list)
     templates: dict[str, set[Ngram]] = field(default_factory=dict)
+    spares: bool = False
 
 
 class RuleWorker:
@@ -65,6 +64,7 @@ class RuleWorker:
 
     def __init__(self, rule_set: RuleSet) -> None:
         self.form = rule_set.form
+        self.spares = rule_set.spares
         self.rules = bind_rules(rule_set.rules, EvalIndex(rule_set.questions, rule_set.templates))
         path = rule_set.form.tokenizer
         self.tokens: Callable[[str], int] | None = token_counter(path) if path else None
@@ -81,7 +81,8 @@ class RuleWorker:
         problem, verdict = self.read_problem(item.problem), self.read_verdict(item.verdict)
         split = split_response(trace.response, self.form.teacher)
         candidate = Candidate(problem, trace, verdict, split, self._count)
-        hits = ((name, hit) for name, check in self.rules if (hit := check(candidate)) is not None)
+        found = ((name, check(candidate)) for name, check in self.rules)
+        hits = ((name, hit) for name, hit in found if hit is not None)
         rule, hit = next(hits, ("", None))
         more: dict[str, Any] = {
             "question": problem.question,
@@ -90,15 +91,22 @@ class RuleWorker:
             "licence": problem.licence,
             "kind": "trace",
         }
+        if "gold_from" in problem.metadata:
+            more["gold_from"] = problem.metadata["gold_from"]
+        wrong = self.spares and rule == correct.__name__ and verdict.status == "wrong"
+        spare = wrong and next(hits, None) is None
         trained = 0
-        if hit is not None:
-            more |= {"rule": rule, "reason": hit.reason, "detail": hit.detail}
-        else:
+        if hit is None or spare:
             trained = candidate.num_tokens
             more |= {"num_tokens": trained + self.count_prompt(problem.question), "trained_tokens": trained}
+        else:
+            more |= {"rule": rule, "reason": hit.reason, "detail": hit.detail}
         row = filtered_line(item.trace, item.verdict, more)
-        correct = is_correct(verdict.status, trace.finish_reason)
-        return Outcome(row, rule, hit.reason if hit else "", problem.source, trained, correct)
+        if spare and hit is not None:  # at the end, where it can be taken off again
+            row = with_outcome(row, rule, hit.reason, hit.detail)
+        right = is_correct(verdict.status, trace.finish_reason)
+        reason = hit.reason if hit else ""
+        return Outcome(row, rule, reason, problem.source, trained, right, spare=spare)
 
     def _count(self, candidate: Candidate) -> int:
         if self.tokens is None:

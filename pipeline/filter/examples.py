@@ -55,6 +55,7 @@ def example_of(row: Filtered, form: Format) -> Example:
         row.source,
         row.licence,
         row.kind,
+        row.gold_from,
     )
 
 

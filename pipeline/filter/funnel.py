@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.context import Context
 from pipeline.errors import RecipeError
+from pipeline.filter.difficulty import DIFFICULTIES, difficulty_of
 from pipeline.problems.tasks import draw_key
 from pipeline.recipe.rule_entry import rule_name
 from pipeline.recipe.strict_yaml import nearest
 from pipeline.records import Filtered, read_filtered
 from pipeline.render import split_response
 from pipeline.rows import json_lines
-from pipeline.run.contract import Counts
+from pipeline.run.contract import Manifest
+from pipeline.verify.judge import Rate
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 EXAMPLES_SHOWN = 5
 MAX_TEXT = 1_500  # characters of a thinking or an answer that are shown
-DIFFICULTIES = ("0%", "1-25%", "26-50%", "51-75%", "76-99%", "100%")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 KEPT = ("", "kept")
+UNSOLVED = ("", "kept, wrong")  # one of a problem that no trace solves
 
 
 Outcome = tuple[str, str]  # rule and reason
@@ -43,7 +45,8 @@ def show_funnel(context: Context, show: str | None = None) -> None:
     if show is not None:
         print_examples(console, context, show)
         return
-    print_problems(console, context.require("problems", "funnel").counts)
+    print_problems(console, context.require("problems", "funnel"))
+    print_judge(console, context.manifest("judge") if context.recipe.judge else None)
     rules = [rule_name(entry) for entry in filtered.config["filter"]["rules"]]
     print_traces(console, count_rows(context.directory("filter")), filtered.counts.failed, rules)
 
@@ -78,21 +81,17 @@ def count_rows(directory: Path) -> Counter[tuple[Outcome, str]]:
         if row.kind == "mix":
             counts[outcome, f"{row.source} (mix)"] += 1
         else:
-            counts[outcome, row.source] += 1
+            column = f"{row.source} ({row.gold_from})" if row.gold_from else row.source
+            outcome = UNSOLVED if row.unsolved else outcome
+            counts[outcome, column] += 1
             counts[outcome, difficulty_of(correct[row.problem_id] / tries[row.problem_id])] += 1
     return counts
 
 
-def difficulty_of(pass_rate: float) -> str:
-    """The column of a pass rate: none, each quarter, all."""
-    if pass_rate in (0.0, 1.0):
-        return DIFFICULTIES[0] if pass_rate == 0 else DIFFICULTIES[-1]
-    return DIFFICULTIES[1 + min(3, int(pass_rate * 4 - 1e-9))]
-
-
-def print_problems(console: "Console", counts: Counts) -> None:
+def print_problems(console: "Console", manifest: Manifest) -> None:
     from rich.table import Table
 
+    counts, open_ones = manifest.counts, sum(manifest.notes.get("without_gold", {}).values())
     table = Table(title="problems", title_justify="left", box=None)
     table.add_column("reason")
     table.add_column("problems", justify="right")
@@ -100,7 +99,30 @@ def print_problems(console: "Console", counts: Counts) -> None:
     for reason, count in counts.dropped.items():
         table.add_row(f"- {reason}", f"{count:,}", style="yellow")
     table.add_row("kept", f"{counts.kept:,}", style="green")
+    if open_ones:
+        table.add_row("of them without a gold answer", f"{open_ones:,}")
     console.print(table)
+    console.print()
+
+
+def print_judge(console: "Console", manifest: Manifest | None) -> None:
+    """What a judge was asked, what it said, and how often it was mistaken on canaries."""
+    if manifest is None:
+        return
+    from rich.table import Table
+
+    table = Table(title="judge", title_justify="left", box=None)
+    table.add_column("verdict")
+    table.add_column("traces", justify="right")
+    table.add_row("in", f"{manifest.counts.num_in:,}")
+    for status in ("correct", "wrong"):
+        table.add_row(status, f"{manifest.notes.get(status, 0):,}")
+    for reason, count in {**manifest.counts.dropped, **manifest.counts.failed}.items():
+        table.add_row(f"- {reason}", f"{count:,}", style="yellow")
+    console.print(table)
+    for name in ("false_accept", "false_reject"):
+        rate = manifest.notes["audit"][name]
+        console.print(f"{name.replace('_', ' ')}s on canaries: {Rate(rate['mistaken'], rate['total'])}")
     console.print()
 
 
@@ -111,8 +133,10 @@ def print_traces(
 
     sources = sorted({column for _, column in counts} - set(DIFFICULTIES))
     order = [*rules, "select", "mix"]
-    seen = {outcome for outcome, _ in counts} - {KEPT}
-    outcomes = [*sorted(seen, key=lambda outcome: (order.index(outcome[0]), outcome)), KEPT]
+    seen = {outcome for outcome, _ in counts}
+    dropped = sorted(seen - {KEPT, UNSOLVED}, key=lambda outcome: (order.index(outcome[0]), outcome))
+    kept = [KEPT, UNSOLVED] if UNSOLVED in seen else [KEPT]
+    outcomes = [*dropped, *kept]
     table = Table(title="traces", title_justify="left", box=None)
     for header in ("rule", "reason"):
         table.add_column(header)
@@ -129,8 +153,8 @@ def print_traces(
     table.add_row("", "in", *cells(*outcomes))
     for outcome in outcomes:
         rule, reason = outcome
-        style = "green" if outcome == KEPT else "yellow"
-        table.add_row(rule, reason if outcome == KEPT else f"- {reason}", *cells(outcome), style=style)
+        style = "green" if outcome in kept else "yellow"
+        table.add_row(rule, reason if outcome in kept else f"- {reason}", *cells(outcome), style=style)
     for kind, count in Counter(failed).most_common():
         table.add_row("", f"! {kind}", f"{count:,}", f"{count / total:.1%}", style="red")
     console.print(table)

@@ -26,6 +26,7 @@ from pipeline.recipe.strict_yaml import Strict, nearest, validate
 from pipeline.records import Problem, Trace, Verdict
 from pipeline.render import Split
 from pipeline.verify.extract import BETWEEN, BOX, box_content
+from pipeline.verify.majority import NO_MAJORITY, TOO_FEW
 
 # a number of tokens of the trace, thinking and answer with their tags, by the student's tokenizer
 Limit = Annotated[int, Field(ge=1)]
@@ -176,6 +177,8 @@ def correct(candidate: Candidate) -> Hit | None:
     verdict = candidate.verdict
     if verdict.status == "correct":
         return None
+    if verdict.reason in (NO_MAJORITY, TOO_FEW):
+        return Hit(verdict.reason, f"{candidate.problem.metadata.get('votes')} samples say the same")
     return Hit(verdict.status, f"{verdict.reason}: {verdict.extracted}"[:200])
 
 

@@ -36,10 +36,12 @@ def mix_bits(value: Bits) -> Bits:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The examples in their final order, and for each trace that passed its reason (index into REASONS)."""
+    """The examples in their final order, each with its problem's position, and for each trace that passed its
+    reason (index into REASONS)."""
 
     offsets: "Ints"
     tokens: "Ints"
+    positions: "Ints"
     reasons: "Ints"
 
 
@@ -77,7 +79,7 @@ class Selection:
 
         `offset` is its place in the file of those that passed.
         """
-        ordinal, rank = self.num_passed, self._rank(position, sample, tokens)
+        ordinal, rank = self.num_passed, self.rank(position, sample, tokens)
         self.num_passed += 1
         start, end = position * self.select.per_problem, (position + 1) * self.select.per_problem
         slot = end
@@ -94,7 +96,8 @@ class Selection:
             column[slot + 1 : end] = column[slot : end - 1]
             column[slot] = value
 
-    def _rank(self, position: int, sample: int, tokens: int) -> int:
+    def rank(self, position: int, sample: int, tokens: int) -> int:
+        """The lowest is preferred."""
         if self.select.prefer == "shortest":
             return (min(tokens, 2**32 - 1) << 31) | (sample & 0x7FFFFFFF)
         if self.select.prefer == "first":
@@ -135,7 +138,7 @@ class Selection:
         reasons[numpy.frombuffer(self.ordinals, dtype=numpy.uint32)[taken]] = reason
         kept = reason == KEPT
         offsets = numpy.frombuffer(self.offsets, dtype=numpy.uint64)[taken][kept]
-        return Selected(offsets, tokens[kept], reasons)
+        return Selected(offsets, tokens[kept], position[kept], reasons)
 
 
 def _fill_shares(reason: "Ints", values: "Ints", buckets: list[Bucket], code: int) -> None:

@@ -1,8 +1,8 @@
 """The filter stage: every trace kept, or dropped for one reason, or counted as failed by kind.
 
-Reads runs/<name>/problems/ and runs/<name>/generate/. Writes runs/<name>/filter/: kept.jsonl and
-dropped.jsonl (the trace with its verdict, rule, reason and detail), failed.jsonl (lines that are no trace of
-this run, by file and line) and examples.parquet. Both passes stream.
+Reads runs/<name>/problems/ and generate/, and the verdicts of judge/ where the recipe has one. Writes
+runs/<name>/filter/: kept.jsonl and dropped.jsonl (the trace with its verdict, rule, reason and detail),
+failed.jsonl (lines that are no trace of this run, by file and line) and examples.parquet. Both passes stream.
 
     python -m pipeline filter --recipe recipes/demo.yaml
 """
@@ -11,6 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import msgspec
 from pipeline.context import Context
 from pipeline.errors import StageError, inside
 from pipeline.filter.apply import RuleSet
+from pipeline.filter.difficulty import by_pass_rate
 from pipeline.filter.examples import Format, example_of, token_counter, tokenizer_file, tokenizer_identity
-from pipeline.filter.first_pass import FirstPass, Inputs
+from pipeline.filter.first_pass import FirstPass
+from pipeline.filter.joins import Inputs, inputs_of, judge_inputs, shards_of
 from pipeline.filter.ledger import Ledger
 from pipeline.filter.mix import Mixer
 from pipeline.filter.rules import check_rules, read_rule
@@ -29,11 +32,12 @@ from pipeline.flags import WorkerFlags
 from pipeline.problems.overlap import EvalQuestion
 from pipeline.problems.sources import verifiers_in_use
 from pipeline.recipe.rule_entry import RuleEntry
-from pipeline.recipe.schema import Filter
+from pipeline.recipe.schema import Filter, Recipe, RowSource, source_names
 from pipeline.records import FILTERED, Example, read_as, with_outcome, write_examples
 from pipeline.rows import require_file
 from pipeline.run.contract import Counts, Manifest, Plan, StageRun, Usage, begin, check_outputs, hash_file
 from pipeline.run.revisions import pinned, resolved, unpinned_mix
+from pipeline.run.stages import BY_NAME
 
 log = logging.getLogger(__name__)
 
@@ -43,27 +47,51 @@ PASSED = ".passed.jsonl"  # the traces that passed the rules, until selection ha
 
 def run(context: Context, flags: WorkerFlags | None = None) -> None:
     """Run the stage, or say that it is up to date. Its worker processes apply the rules."""
-    problems, generate = context.require("problems", "filter"), context.require("generate", "filter")
+    manifests = {name: context.require(name, "filter") for name in read_stages(context)}
     with inside(context.start.recipe or context.recipe.name):
         check_rules(context.recipe.filter.rules)
     revisions = resolved(context.run, unpinned_mix(context.recipe))
-    plan = plan_of(context, {"problems": problems, "generate": generate}, revisions)
+    plan = plan_of(context, manifests, revisions)
     stage = begin(context.directory("filter"), plan, context.start)
     if stage is None:
         return
     with stage:
-        for name in ("problems", "generate"):
+        for name in manifests:
             check_outputs(context.directory(name))
         section = with_revisions(context.recipe.filter, revisions)
-        directory = context.directory("generate")
-        inputs = Inputs(
-            context.directory("problems") / "problems.jsonl",
-            [directory / name for name in shards_of(generate)],
-            directory / "verdicts.jsonl",
-            generate.counts.kept,
-            generate.inputs.get("problems") == problems.digest(["problems.jsonl"]),
-        )
+        inputs = inputs_for(context, manifests)
         make_examples(section, inputs, rule_set_of(context), (flags or WorkerFlags()).num_workers, stage)
+
+
+def read_stages(context: Context) -> list[str]:
+    """The stages of this recipe that filter reads."""
+    return [stage.name for stage in context.stages if stage.name in BY_NAME["filter"].reads]
+
+
+def inputs_for(context: Context, manifests: dict[str, Manifest]) -> Inputs:
+    """Traces and verdicts, those of the judge where the recipe has one. StageError where the judge was asked
+    about other traces than those that are there now."""
+    problems, generate, judge = manifests["problems"], manifests["generate"], manifests.get("judge")
+    inputs = replace(inputs_of(context, problems, generate), min_shares=min_shares_of(context.recipe))
+    if judge is None:
+        return inputs
+    read = judge_inputs(problems, generate)
+    if judge.inputs != read:
+        raise StageError(
+            f"{context.directory('judge')}: the judge was asked about other traces than generate holds now. "
+            f"Run: make judge RECIPE={context.start.recipe} FORCE=1 (what it said before is adopted)"
+        )
+    return replace(inputs, verdicts=context.directory("judge") / "verdicts.jsonl", judged=True)
+
+
+def min_shares_of(recipe: Recipe) -> dict[str, float]:
+    """The share that a majority needs, by the name of each source without gold answers."""
+    sources = zip(source_names(recipe.problems.sources), recipe.problems.sources, strict=True)
+    return {
+        name: source.majority.min_share
+        for name, source in sources
+        if isinstance(source, RowSource) and source.majority is not None
+    }
 
 
 def plan_of(context: Context, manifests: dict[str, Manifest], revisions: dict[str, str]) -> Plan:
@@ -77,10 +105,14 @@ def plan_of(context: Context, manifests: dict[str, Manifest], revisions: dict[st
         "verifiers": verifiers_in_use(recipe.problems),
         "revisions": revisions,
     }
+    if shares := min_shares_of(recipe):
+        config["majority"] = shares
     inputs = {
         "problems": manifests["problems"].digest(["problems.jsonl", "protected.jsonl", "templates.json"]),
         "generate": manifests["generate"].digest([*shards_of(manifests["generate"]), "verdicts.jsonl"]),
     }
+    if "judge" in manifests:
+        inputs["judge"] = manifests["judge"].digest(["verdicts.jsonl"])
     for source in recipe.filter.mix:
         if source.path is not None:
             inputs[f"mix.{source.name}"] = hash_file(require_file(Path(source.path)))
@@ -92,10 +124,6 @@ def without_defaults(entry: RuleEntry) -> RuleEntry:
     name, parameters = read_rule(entry)
     stated = parameters.model_dump(exclude_defaults=True)
     return {name: stated} if stated else name
-
-
-def shards_of(generate: Manifest) -> list[str]:
-    return sorted(name for name in generate.outputs if name.startswith("traces-"))
 
 
 def with_revisions(section: Filter, revisions: dict[str, str]) -> Filter:
@@ -117,7 +145,8 @@ def rule_set_of(context: Context) -> RuleSet:
     questions = list(read_as(decode, "an eval question", problems / "protected.jsonl"))
     templates = json.loads((problems / "templates.json").read_text(encoding="utf-8"))
     known = {source: {tuple(run.split()) for run in runs} for source, runs in templates.items()}
-    return RuleSet(context.recipe.filter.rules, form, questions, known)
+    section = context.recipe.filter
+    return RuleSet(section.rules, form, questions, known, spares=section.select.unsolved != "drop")
 
 
 def make_examples(section: Filter, inputs: Inputs, rule_set: RuleSet, workers: int, stage: StageRun) -> None:
@@ -132,7 +161,7 @@ def make_examples(section: Filter, inputs: Inputs, rule_set: RuleSet, workers: i
         selected = first.selection.choose()
         drop_unselected(passed, selected, ledger)
         mixer = Mixer(section.mix, rule_set, len(selected.offsets), seed, ledger)
-        num_kept = write_kept(passed, out, selected, rule_set.form, mixer)
+        num_kept, num_unsolved = write_kept(passed, out, selected, rule_set.form, mixer)
     passed.unlink()
     reasons, failed = total_by(ledger.dropped, 1), dict(ledger.failed)
     if len(selected.offsets) == 0:
@@ -152,13 +181,20 @@ def make_examples(section: Filter, inputs: Inputs, rule_set: RuleSet, workers: i
         **notes_of(ledger.dropped, first.passed_by_source),
         "token_budget": budget,
         "mix": dict(mixer.kept),
+        "by_pass_rate": by_pass_rate(first.selection, selected),
     }
+    if section.select.unsolved != "drop":
+        notes["unsolved"] = num_unsolved
+    if first.majorities.found:
+        notes["without_gold"] = first.majorities.to_json()
     stage.finish(Counts(ledger.num_in, num_kept, reasons, failed), rows, usage, notes)
     text = f"kept {num_kept:,} of {ledger.num_in:,}, {tokens:,} trained tokens"
     if budget:
         text += f" of a budget of {budget:,} ({tokens / budget:.2%})"
     if mixed := sum(mixer.kept.values()):
         text += f"; {mixed:,} of the kept are the mix, {mixer.num_tokens:,} tokens more"
+    if num_unsolved:
+        text += f"; {num_unsolved:,} of the kept are wrong, one of each problem that no trace solves"
     log.info("filter: %s", text)
     log.info("filter: dropped %s; failed %s", reasons or "none", failed or "none")
 
@@ -173,8 +209,10 @@ def drop_unselected(passed: Path, selected: Selected, ledger: Ledger) -> None:
                 ledger.drop(row, "select", reason, FILTERED.decode(line).source)
 
 
-def write_kept(passed: Path, out: Path, selected: Selected, form: Format, mixer: Mixer) -> int:
-    """Write kept.jsonl and examples.parquet together: selected traces in their order, then the mix."""
+def write_kept(passed: Path, out: Path, selected: Selected, form: Format, mixer: Mixer) -> tuple[int, int]:
+    """Write kept.jsonl and examples.parquet together: selected traces in their order, then the mix. How many
+    there are, and how many of them are wrong traces of unsolved problems."""
+    num_unsolved = 0
     with passed.open("rb") as file, (out / "kept.jsonl").open("wb") as kept:
 
         def lines() -> Iterator[bytes]:
@@ -185,11 +223,14 @@ def write_kept(passed: Path, out: Path, selected: Selected, form: Format, mixer:
                 yield json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
         def examples() -> Iterator[Example]:
+            nonlocal num_unsolved
             for line in lines():
                 kept.write(line)
-                yield example_of(FILTERED.decode(line), form)
+                row = FILTERED.decode(line)
+                num_unsolved += row.unsolved
+                yield example_of(row, form)
 
-        return write_examples(out / "examples.parquet", examples())
+        return write_examples(out / "examples.parquet", examples()), num_unsolved
 
 
 def total_by(dropped: Counter[tuple[str, str, str]], part: int) -> dict[str, int]:

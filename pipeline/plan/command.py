@@ -31,9 +31,21 @@ from pipeline.plan.estimate import (
 from pipeline.plan.forecast import read_forecast
 from pipeline.recipe.cards import ModelSize, TaskCard
 from pipeline.recipe.rule_entry import rule_name
-from pipeline.recipe.schema import CardTask, HubSource, ProceduralSource, Recipe, Task, source_name, task_name
+from pipeline.recipe.schema import (
+    CardTask,
+    HubSource,
+    ProceduralSource,
+    Recipe,
+    RowSource,
+    Task,
+    source_name,
+    source_names,
+    task_name,
+)
 from pipeline.recipe.strict_yaml import nearest
 from pipeline.rows import count_rows
+from pipeline.verify.canaries import num_canaries
+from pipeline.verify.table import DEFERRED
 
 HOUR = 3600.0
 
@@ -61,7 +73,7 @@ class Outlook:
     """What generate will come to: assumed, or forecast by a pilot (`measured` says of how many problems).
 
     `examples`: traces that select can take, at most. `redistributed`: traces beyond those of `tries` that
-    `redistribute: true` adds, at most.
+    `redistribute: true` adds, at most. `later`: traces that a judge or a majority decides, by which of them.
     """
 
     num_problems: float
@@ -72,6 +84,7 @@ class Outlook:
     examples: float
     output_tokens: float
     redistributed: float
+    later: dict[str, float]
     measured: dict[str, Any]
 
     @property
@@ -110,7 +123,8 @@ def plan_parts(context: Context, assumed: Assumed) -> list[Part]:
     """A part for each stage that costs something, and their total."""
     recipe = context.recipe
     num_problems, source = count_problems(context, assumed.problems)
-    outlook = outlook_of(recipe, num_problems, assumed, read_forecast(context.directory("generate")))
+    later = decided_later(context)
+    outlook = outlook_of(recipe, num_problems, assumed, read_forecast(context.directory("generate")), later)
     teacher, where = size_of(context.teacher_card)
     layout = layout_for(teacher, outlook.tokens_per_trace + assumed.prompt_tokens, assumed)
     rate = outlook.measured.get("tokens_per_second") or layout.tokens_per_second
@@ -121,8 +135,11 @@ def plan_parts(context: Context, assumed: Assumed) -> list[Part]:
         train_part(recipe, outlook, *size_of(context.student_card), assumed),
         eval_part(context, outlook, rate / layout.tokens_per_second, assumed),
     ]
+    if recipe.judge is not None:
+        parts.insert(3, judge_part(context, outlook, assumed))
     hours = sum(part.hours for part in parts)
-    note = "teacher, train and eval; the other stages need no device"
+    names = ["teacher", *(["judge"] if recipe.judge else []), "train"]
+    note = f"{', '.join(names)} and eval; the other stages need no device"
     return [*parts, priced("total", [], hours, note, assumed)]
 
 
@@ -140,40 +157,88 @@ def count_problems(context: Context, stated: int) -> tuple[float, str]:
     manifest = context.manifest("problems")
     if manifest is not None:
         return manifest.counts.kept, "the finished problems stage"
-    total, unknown = 0, []
-    for source in context.recipe.problems.sources:
-        if isinstance(source, ProceduralSource):
-            total += source.size
-        elif isinstance(source, HubSource):
-            total += source.limit or 0
-            unknown += [source_name(source)] if source.limit is None else []
-        else:
-            rows = count_rows(Path(source.path))
-            total += min(rows, source.limit or rows)
+    unknown = [
+        source_name(source)
+        for source in context.recipe.problems.sources
+        if isinstance(source, HubSource) and source.limit is None
+    ]
     if unknown:
         raise RecipeError(
             f"problems.sources: {', '.join(unknown)}: a source of the hub without a `limit:` does not say "
             f"how many problems it holds. Run: make problems RECIPE={context.start.recipe} (it needs no "
             "device), or state how many there are in all with --assume problems=N"
         )
+    total = sum(source_sizes(context).values())
     return total, "sizes in the recipe and rows of its files, before any is dropped"
 
 
-def outlook_of(recipe: Recipe, num_problems: float, assumed: Assumed, measured: dict[str, Any]) -> Outlook:
+def source_sizes(context: Context) -> dict[str, int]:
+    """Problems by the name of their source, as the recipe and its files say; 0 where neither does."""
+    sources = context.recipe.problems.sources
+    sizes = {}
+    for name, source in zip(source_names(sources), sources, strict=True):
+        if isinstance(source, ProceduralSource):
+            sizes[name] = source.size
+        elif isinstance(source, HubSource):
+            sizes[name] = source.limit or 0
+        else:
+            rows = count_rows(Path(source.path))
+            sizes[name] = min(rows, source.limit or rows)
+    return sizes
+
+
+def decided_later(context: Context) -> dict[str, tuple[float, float]]:
+    """Of the problems that are decided after sampling, by verifier (judge, majority): their share of all, and
+    the samples of each, which are all taken.
+
+    By the finished problems stage; else a source's rows are taken to be all of that kind.
+    """
+    manifest, samples = context.manifest("problems"), context.recipe.generate.samples
+    names = source_names(context.recipe.problems.sources)
+    sizes = source_sizes(context) if manifest is None else manifest.notes.get("kept_by_source", {})
+    found: dict[str, tuple[float, float]] = {}
+    total = sum(sizes.values())
+    for name, source in zip(names, context.recipe.problems.sources, strict=True):
+        if not isinstance(source, RowSource) or not total:
+            continue
+        verifier, tries, size = source.verifier, float(samples.max), sizes.get(name, 0)
+        if source.majority is not None:
+            verifier, tries = "majority", float(source.majority.of)
+            size = size if manifest is None else manifest.notes.get("without_gold", {}).get(name, 0)
+        if verifier in DEFERRED and size:
+            share, before = found.get(verifier, (0.0, 0.0))
+            mean = (share * before + size / total * tries) / (share + size / total)
+            found[verifier] = share + size / total, mean
+    return found
+
+
+def outlook_of(
+    recipe: Recipe,
+    num_problems: float,
+    assumed: Assumed,
+    measured: dict[str, Any],
+    later: dict[str, tuple[float, float]],
+) -> Outlook:
     """The pilot's figures where there was one, else what the assumptions give."""
     samples = recipe.generate.samples
     rate = measured.get("pass_rate", assumed.pass_rate)
-    tries = measured.get("tries_per_problem", expected_tries(rate, samples))
+    at_once = 1 - sum(share for share, _ in later.values())
+    tries = at_once * expected_tries(rate, samples) + sum(share * each for share, each in later.values())
+    tries = measured.get("tries_per_problem", tries)
     tokens = measured.get("tokens_per_trace", assumed.tokens_share * recipe.generate.sampling.max_tokens)
-    solved = measured.get("solved_share", solved_share(rate, samples))
+    solved = measured.get("solved_share", at_once * solved_share(rate, samples))
     per_problem = recipe.filter.select.per_problem
     if "correct" not in map(rule_name, recipe.filter.rules):
         examples = min(tries, per_problem)
     elif measured:
         examples = min(rate * tries, per_problem)
     else:
-        examples = kept_per_problem(rate, samples, per_problem)
-    more = min(samples.max - tries, (1 - solved) * ((samples.cap or samples.max) - samples.max))
+        examples = at_once * kept_per_problem(rate, samples, per_problem)
+        # of those that are decided later all samples are there to select from
+        examples += sum(share * min(rate * each, per_problem) for share, each in later.values())
+    if recipe.filter.select.unsolved != "drop":  # a wrong trace of each of those
+        examples += 1 - solved
+    more = min(max(samples.max - tries, 0), (1 - solved) * ((samples.cap or samples.max) - samples.max))
     return Outlook(
         num_problems=num_problems,
         pass_rate=rate,
@@ -185,6 +250,7 @@ def outlook_of(recipe: Recipe, num_problems: float, assumed: Assumed, measured: 
         if measured
         else num_problems * tries * tokens,
         redistributed=num_problems * more,
+        later={verifier: num_problems * share * each for verifier, (share, each) in later.items()},
         measured=measured,
     )
 
@@ -200,6 +266,10 @@ def generate_part(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> Part:
         Line("tries a problem", f"{outlook.tries:.2f}", budget),
         Line("problems solved", f"{outlook.solved:,.0f}", budget),
         Line("traces", f"{outlook.traces:,.0f}", "problems x tries"),
+        *(
+            Line(f"traces for the {verifier}", f"{traces:,.0f}", "of these, decided later: all samples taken")
+            for verifier, traces in outlook.later.items()
+        ),
         Line("output tokens a trace", f"{outlook.tokens_per_trace:,.0f}", pilot or share),
         Line("output tokens", f"{outlook.output_tokens:,.0f}", pilot or "traces x tokens a trace"),
     ]
@@ -233,6 +303,33 @@ def teacher_part(
     ]
     note = "output tokens / rate, without the engine's start"
     return priced("teacher", lines, tokens / rate / HOUR, note, assumed)
+
+
+def judge_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
+    """Cases, tokens, hours and money of the judge on traces; what eval asks it is not counted."""
+    section = context.recipe.judge
+    assert section is not None
+    own = outlook.later.get("judge", 0.0)
+    others = outlook.traces - sum(outlook.later.values())
+    doubtful = assumed.unverifiable_share * others if section.second_opinion else 0.0
+    hidden = num_canaries(round(own + doubtful), section.canaries)
+    cases, tokens = own + doubtful + hidden, min(assumed.judge_tokens, section.max_tokens)
+    prompt = 3 * assumed.prompt_tokens  # its own, and a question with an answer
+    size, where = size_of(context.cards.teachers[section.model])
+    layout = layout_for(size, tokens + prompt, assumed)
+    share = f"{assumed.unverifiable_share:.0%} of the other traces, assumed (unverifiable_share)"
+    hiding = f"{section.canaries:.0%} of its work, and five of each kind at least"
+    reply = f"{tokens:,.0f} a case, assumed (judge_tokens); one that thinks needs more"
+    lines = [
+        Line("its own traces", f"{own:,.0f}", "all samples of problems whose verifier is judge"),
+        Line("second opinions", f"{doubtful:,.0f}", share if section.second_opinion else "none asked for"),
+        Line("canaries", f"{hidden:,}", hiding),
+        Line("output tokens", f"{cases * tokens:,.0f}", reply),
+        Line("prompt tokens", f"{cases * prompt:,.0f}", f"{prompt} a case, three times prompt_tokens"),
+        Line("output tokens a second", f"{layout.tokens_per_second:,.0f}", where),
+    ]
+    note = "at most: equal answers to a question are one case. Its work in eval is not counted"
+    return priced("judge", lines, cases * tokens / layout.tokens_per_second / HOUR, note, assumed)
 
 
 def train_part(recipe: Recipe, outlook: Outlook, size: ModelSize, where: str, assumed: Assumed) -> Part:

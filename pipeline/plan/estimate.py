@@ -45,6 +45,8 @@ class Assumed:
     mfu: float = within(1e-3, 1, 0.4)  # share of them that training reaches
     price: float = within(0, 1e6, 2.5)  # money for a device-hour
     concurrency: int = within(MIN_SEQUENCES, 1e6, 256)  # sequences at a time of a replica
+    unverifiable_share: float = within(0, 1, 0.05)  # of the traces that a judge is a second opinion on
+    judge_tokens: float = within(1, 1e6, 100.0)  # of a judge's reply
     problems: int = within(0, 1e12, 0)  # 0: as the problems stage or the recipe says
 
 

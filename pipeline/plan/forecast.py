@@ -7,9 +7,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from pipeline.recipe.schema import Samples
 from pipeline.records import Problem
 from pipeline.sampling import Store, Tally
+from pipeline.sampling.job import most_samples
 from pipeline.sampling.keys import counts
+from pipeline.verify.table import DEFERRED
 
 FORECAST = "forecast.json"
 Z95 = 1.96
@@ -38,14 +41,18 @@ def forecast_from(chosen: list[Problem], store: Store, tally: Tally, scale: tupl
     for trace in store.traces():
         if trace.problem_id in tokens:
             tokens[trace.problem_id] += trace.output_tokens
-    found = [counts(store.keys.all_bits(problem.id), most) for problem in chosen]
-    tries, correct = sum(n for n, _ in found), sum(c for _, c in found)
+    samples = Samples(keep=1, max=most)
+    found = [counts(store.keys.all_bits(p.id), most_samples(p, samples)) for p in chosen]
+    tries = sum(n for n, _ in found)
+    # those that are decided after sampling say nothing of the pass rate
+    told = [pair for pair, problem in zip(found, chosen, strict=True) if problem.verifier not in DEFERRED]
+    correct = sum(c for _, c in told)
     per_problem = mean(tokens.values())
     margin = Z95 * stdev(tokens.values()) / math.sqrt(len(tokens)) * math.sqrt(1 - len(tokens) / num_problems)
     return Forecast(
         pilot_problems=len(chosen),
         problems=num_problems,
-        pass_rate=round(correct / max(tries, 1), 4),
+        pass_rate=round(correct / max(sum(n for n, _ in told), 1), 4),
         solved_share=round(tally.solved / len(chosen), 4),
         tries_per_problem=round(tries / len(chosen), 3),
         tokens_per_trace=round(sum(tokens.values()) / max(tries, 1), 1),

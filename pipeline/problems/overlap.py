@@ -1,12 +1,13 @@
 """Overlap of training and evaluation: the eval questions, indexed once, and the searches for them.
 
-Four rules compare questions:
+Four rules compare questions,
   exact    the same question after Unicode, case and white space are normalised, numbers kept
   whole    the same question without punctuation, dollar signs and blanks; covers the short questions that
            an 8-gram can never flag (32 of MATH-500 have fewer than 8 words)
   ngram    a run of 8 words in common. A run that stands in more than 1% of a source's questions (and in at
            least 5) is that source's template and is ignored
   fuzzy    rapidfuzz similarity of at least 0.9 with all numbers masked
+and two compare the solutions of code problems, body and name (pipeline.problems.bodies).
 Inside longer texts (traces, chats of the mix) a whole eval question is looked for, or such a run of 8 words.
 Procedural sources and tasks know only the whole question with its numbers: a family shares its template, and
 the reservation (pipeline.problems.sources) keeps its questions apart.
@@ -24,6 +25,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.problems.bodies import BodyIndex
 from pipeline.problems.sources import normalise_question
 from pipeline.problems.tasks import TaskProblems
 from pipeline.recipe.cards import Tags
@@ -40,6 +42,7 @@ FUZZY_SIMILARITY = 0.9
 MIN_LETTERS = 30  # shorter eval questions are mere phrases, and are not looked for inside a text
 PROCEDURAL = "reasoning_gym"  # the verifier of procedural problems
 
+FENCE = "```"
 EDGE_MARKS = "\"'`.,;:!?()[]{}$*_"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 UNREAD_MARKS = re.compile(r"\\(?:left|right|[,;! ])|[\s$.,;:!?\"'`]+")
@@ -53,10 +56,13 @@ Flags = dict[str, dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class EvalQuestion:
+    """`program` is the solution of a code problem, where there is one."""
+
     task: str
     id: str
     question: str
     procedural: bool
+    program: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +92,15 @@ class Overlap:
 
 def eval_questions(tasks: Iterable[TaskProblems]) -> list[EvalQuestion]:
     return [
-        EvalQuestion(task.name, problem.id, problem.question, task.procedural)
+        EvalQuestion(task.name, problem.id, problem.question, task.procedural, program_of(problem))
         for task in tasks
         for problem in task.problems
     ]
+
+
+def program_of(problem: Problem) -> str:
+    """The solution of a code problem that its source gave, or nothing."""
+    return str(problem.metadata.get("solution", "")) if problem.verifier == "code" else ""
 
 
 def words_of(normalised: str) -> list[str]:
@@ -100,6 +111,15 @@ def words_of(normalised: str) -> list[str]:
 def ngrams_of(words: list[str]) -> Iterator[Ngram]:
     """All runs of 8 words."""
     return zip(*(words[start:] for start in range(NGRAM_WORDS)), strict=False)
+
+
+def runs_of(normalised: str) -> Iterator[Ngram]:
+    """All runs of 8 words of a question; none goes from text into code, which sources put below it alike.
+
+    Without a fence these are all runs, as they always were. Of a question with fences a run made before this
+    rule had more, so it dropped the same and more: what it kept is free of these too, and no version goes up.
+    """
+    return chain.from_iterable(ngrams_of(words_of(part)) for part in normalised.split(FENCE))
 
 
 def squash(normalised: str) -> str:
@@ -133,8 +153,13 @@ class EvalIndex:
                 continue
             if squashed := squash(text):
                 self.whole[squashed].append(question)
-            for run in ngrams_of(words_of(text)):
+            for run in runs_of(text):
                 self.runs[run].append(question)
+
+    @cached_property
+    def bodies(self) -> BodyIndex[EvalQuestion]:
+        """The solutions of code questions; filter, which looks at texts alone, never builds it."""
+        return BodyIndex((question, question.program) for question in self.questions)
 
     @cached_property
     def blocks(self) -> set[Ngram]:
@@ -151,7 +176,7 @@ class EvalIndex:
         short = {
             text: text.split()[1:-1] or text.split()
             for text in map(normalise_question, (q.question for q in reversed(self.questions)))
-            if self.exact[text][0].procedural or len(words_of(text)) < NGRAM_WORDS
+            if self.exact[text][0].procedural or next(runs_of(text), None) is None
         }
         counts = Counter(word for words in short.values() for word in set(words))
         anchors: dict[str, list[str]] = defaultdict(list)
@@ -166,16 +191,17 @@ class EvalIndex:
         for problem in written:
             by_source[problem.source].append(normalise_question(problem.question))
         for source, questions in by_source.items():
-            counts = Counter(
-                run for text in questions for run in set(ngrams_of(words_of(text))) if run in self.runs
-            )
+            counts = Counter(run for text in questions for run in set(runs_of(text)) if run in self.runs)
             share = TEMPLATE_SHARE * len(questions)
             self.templates[source] = {
                 run for run, count in counts.items() if count > share and count >= TEMPLATE_MIN_QUESTIONS
             }
 
-    def matches(self, question: str, source: str = "", *, procedural: bool = False) -> Iterator[Match]:
-        """Every eval question that this one is: by the rule exact or, if not procedural, whole and ngram."""
+    def matches(
+        self, question: str, source: str = "", *, procedural: bool = False, program: str = ""
+    ) -> Iterator[Match]:
+        """Every eval question that this one is: by the rule exact or, if not procedural, whole and ngram, and
+        by its solution's body and name."""
         text = normalise_question(question)
         for found in self.exact.get(text, ()):
             yield Match("exact", found, "")
@@ -183,12 +209,14 @@ class EvalIndex:
             return
         for found in self.whole.get(squash(text), ()):
             yield Match("whole", found, "")
-        yield from self.shared_runs(words_of(text), source, "ngram")
+        yield from self.shared_runs(runs_of(text), source, "ngram")
+        for rule, found, detail in self.bodies.matches(program) if program else ():
+            yield Match(rule, found, detail)
 
-    def shared_runs(self, words: list[str], source: str, rule: str) -> Iterator[Match]:
-        """Every eval question that shares a run of 8 words with these, by the order of the words."""
+    def shared_runs(self, runs: Iterable[Ngram], source: str, rule: str) -> Iterator[Match]:
+        """Every eval question that has one of these runs of 8 words, by the order of the runs."""
         template: AbstractSet[Ngram] = self.templates.get(source, frozenset())
-        for run in ngrams_of(words):
+        for run in runs:
             if run in self.runs and run not in template:
                 for question in self.runs[run]:
                     yield Match(rule, question, " ".join(run))
@@ -213,7 +241,7 @@ class EvalIndex:
         words = words_of(text)
         # every run of 8 words holds a whole block of 4 that starts at a multiple of 4: look for those first
         if not self.blocks.isdisjoint(zip(words[::4], words[1::4], words[2::4], words[3::4], strict=False)):
-            yield from self.shared_runs(words, source, "ngram in a trace")
+            yield from self.shared_runs(ngrams_of(words), source, "ngram in a trace")
 
 
 def find_matches(
@@ -228,7 +256,12 @@ def find_matches(
     index.learn_templates(written)
     found: dict[str, Match] = {}
     for problem in problems:
-        matches = index.matches(problem.question, problem.source, procedural=problem.source in procedural)
+        matches = index.matches(
+            problem.question,
+            problem.source,
+            procedural=problem.source in procedural,
+            program=program_of(problem),
+        )
         if match := next(matches, None):
             found[problem.id] = match
     rest = [problem for problem in written if problem.id not in found]
@@ -283,7 +316,7 @@ def flagged_questions(
     shares words, what is similar, what stands in a trace.
     """
     index = EvalIndex(
-        EvalQuestion(task, problem.id, problem.question, problem.verifier == PROCEDURAL)
+        EvalQuestion(task, problem.id, problem.question, problem.verifier == PROCEDURAL, program_of(problem))
         for task, problems in tasks.items()
         for problem in problems
     )
@@ -293,7 +326,11 @@ def flagged_questions(
     asked, known = [q.question for q in index.written], [problem.question for problem in written]
     found = chain(
         (match for problem in training for match in index.matches(problem.question, procedural=True)),
-        (match for problem in written for match in index.matches(problem.question, problem.source)),
+        (
+            match
+            for problem in written
+            for match in index.matches(problem.question, problem.source, program=program_of(problem))
+        ),
         (Match("fuzzy", index.written[row], f"{score:.3f}") for row, _, score in similar_pairs(asked, known)),
         (m for trace in traces for m in index.inside(trace.text, trace.source, procedural=trace.procedural)),
     )

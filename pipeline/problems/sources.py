@@ -10,12 +10,13 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import RecipeError, VerifyError
+from pipeline.errors import RecipeError, VerifyError, inside
+from pipeline.problems.programs import FORMS, Cell, NoTests
 from pipeline.recipe.cards import TaskCard
 from pipeline.recipe.schema import (
     Columns,
@@ -26,6 +27,7 @@ from pipeline.recipe.schema import (
     Rows,
     Source,
     Task,
+    Window,
     source_name,
 )
 from pipeline.recipe.strict_yaml import nearest
@@ -46,6 +48,7 @@ FAMILY_FAULTS = (AssertionError, TypeError, ValueError, LookupError, AttributeEr
 LETTERS = "ABCDEFGHIJ"
 PLACES = [str(place) for place in range(len(LETTERS))]
 VERIFIERS_OF_LISTS = ("any", "json")
+OUTSIDE_WINDOW = "outside_window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Rejected:
     reason: str
     where: str
     row: dict[str, Any] = field(default_factory=dict)
+    detail: str = ""
 
 
 def normalise_question(text: str) -> str:
@@ -81,6 +85,8 @@ def verifiers_of(source: Source | Task | TaskCard) -> set[str]:
     """
     if not isinstance(source, Rows):
         return {"reasoning_gym"}
+    if getattr(source, "majority", None) is not None:
+        return {source.verifier, "majority"} & VERSIONS.keys()
     if source.verifier == "any":
         return set(VERSIONS) if "verifier" in source.columns.metadata else {"any", comparing("any", {})}
     return {source.verifier} & VERSIONS.keys()
@@ -178,18 +184,33 @@ def row_problems(source: FileSource | HubSource, name: str) -> Iterator[Problem 
     """The rows of a file or a hub data set as problems; nothing is skipped for reservation here."""
     try:
         check_verifier(source.verifier, {"family": "chain_sum"})
+        if source.majority is not None:
+            check_verifier("majority", {"verifier": source.verifier})
     except VerifyError as error:
         raise RecipeError(f"source {name}: verifier: {error}") from None
     for line in read_rows(Path(source.path)) if isinstance(source, FileSource) else hub_rows(source):
-        yield _row_problem(source, name, line)
+        if source.window is not None:
+            _require_columns(line, [source.window.column])
+            if not _in_window(source.window, line):
+                yield Rejected(OUTSIDE_WINDOW, line.where, line.values or {})
+                continue
+        yield (_program_problem if source.verifier == "code" else _row_problem)(source, name, line)
+
+
+def _in_window(window: Window, line: Line) -> bool:
+    try:
+        return window.holds((line.values or {})[window.column])
+    except ValueError as error:
+        raise RecipeError(f"{line.where}: the window's column '{window.column}': {error}") from None
 
 
 def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Problem | Rejected:
     values, columns = line.values or {}, source.columns
+    if source.majority is not None:  # the column of the gold may be absent
+        values = {columns.gold: None, **values}
+        line = replace(line, values=values)
     wanted = [columns.question, columns.gold, *columns.metadata, *columns.options]
-    for column in wanted:
-        if column not in values:
-            raise RecipeError(f"{line.where}: there is no column '{column}'; {nearest(column, list(values))}")
+    _require_columns(line, wanted)
     _check_cells(line, wanted, columns.metadata)
     if isinstance(values[columns.gold], list) and source.verifier not in VERIFIERS_OF_LISTS:
         raise RecipeError(
@@ -200,14 +221,50 @@ def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Probl
     gold = _gold(values[columns.gold], source.answer)
     if not isinstance(question, str) or not question.strip():
         return Rejected("no_question", line.where, values)
+    metadata = {column: values[column] for column in columns.metadata}
+    verifier = source.verifier
+    if gold is None and source.majority is not None:
+        metadata |= {"verifier": verifier, "of": source.majority.of}
+        gold, verifier = "", "majority"
     if gold is None:
         return Rejected("no_answer", line.where, values)
-    metadata = {column: values[column] for column in columns.metadata}
     if columns.options:
         options, gold = _options(columns, line, question, gold)
         metadata["options"] = options
         question = question.rstrip() + "\n\n" + "\n".join(f"{k}. {v}" for k, v in options.items())
-    return Problem(problem_id(question), question, gold, source.verifier, name, source.licence, metadata)
+    return Problem(problem_id(question), question, gold, verifier, name, source.licence, metadata)
+
+
+def _program_problem(source: FileSource | HubSource, name: str, line: Line) -> Problem | Rejected:
+    """A program is asked for: the gold is its tests, and a right program is kept for whoever checks them."""
+    values, columns, form = line.values or {}, source.columns, FORMS[source.answer]
+    tests = columns.tests or [columns.gold]
+    solution = [columns.solution] if columns.solution else []
+    wanted = [columns.question, *tests, *solution, *columns.metadata, *form.columns]
+    _require_columns(line, wanted)
+    _check_cells(line, wanted, columns.metadata)
+    question = values[columns.question]
+    if not isinstance(question, str) or not question.strip():
+        return Rejected("no_question", line.where, values)
+    right = values[columns.solution] if columns.solution else None
+    held = Cell(question, [values[column] for column in tests], right, values)
+    try:
+        with inside(line.where):
+            asked = form.read(held)
+    except NoTests as error:
+        return Rejected("no_tests", line.where, values, str(error))
+    metadata = {column: values[column] for column in columns.metadata}
+    more = {"prompt": asked.prompt, "solution": asked.solution}
+    metadata |= {key: value for key, value in more.items() if value}
+    gold = json.dumps(asked.gold, ensure_ascii=False)
+    return Problem(problem_id(asked.question), asked.question, gold, "code", name, source.licence, metadata)
+
+
+def _require_columns(line: Line, wanted: list[str]) -> None:
+    values = line.values or {}
+    for column in wanted:
+        if column not in values:
+            raise RecipeError(f"{line.where}: there is no column '{column}'; {nearest(column, list(values))}")
 
 
 def _check_cells(line: Line, columns: list[str], metadata: list[str]) -> None:

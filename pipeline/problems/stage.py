@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.context import Context
-from pipeline.errors import StageError, inside
+from pipeline.errors import StageError, VerifyError, inside
 from pipeline.flags import WorkerFlags
 from pipeline.problems.dedupe import duplicates
 from pipeline.problems.overlap import Match, eval_questions, find_matches
 from pipeline.problems.sources import read_source, verifiers_in_use
 from pipeline.problems.tasks import TaskProblems, draw_key, seeded_part, task_problems
 from pipeline.recipe.schema import HubSource, ProceduralSource, Recipe, Source, source_names
-from pipeline.records import Problem, lot_of, write_lines
+from pipeline.records import Problem, Verdict, lot_of, write_lines
 from pipeline.rows import require_file, write_rows
 from pipeline.run.contract import Counts, Plan, StageRun, begin, hash_file
 from pipeline.run.revisions import resolved, unpinned_sources
 from pipeline.verify.any import read_golds
+from pipeline.verify.code import Tests, read_gold
+from pipeline.verify.table import DEFERRED
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +96,12 @@ def make_problems(context: Context, revisions: dict[str, str], workers: int, sta
 def plan_of(context: Context, revisions: dict[str, str]) -> Plan:
     """Everything that decides which problems there are; local files go in by their content."""
     recipe = context.recipe
+    section = recipe.problems.model_dump(exclude_defaults=True)
+    for source in section["sources"]:
+        if "majority" in source:  # of what share it is, filter asks
+            source["majority"] = {"of": source["majority"].get("of")}
     config = {
-        "problems": recipe.problems.model_dump(exclude_defaults=True),
+        "problems": section,
         "eval_tasks": [task.model_dump(exclude_defaults=True) for task in recipe.eval.tasks],
         "task_cards": {name: card.identity for name, card in context.cards.tasks.items()},
         "revisions": revisions,
@@ -135,35 +141,70 @@ def load(recipe: Recipe, names: list[str], revisions: dict[str, str]) -> Step:
             if isinstance(item, Problem):
                 problems.append(item)
             else:
-                drops.append({"reason": item.reason, "source": name, "where": item.where, "row": item.row})
+                row = {"reason": item.reason, "source": name, "where": item.where, "row": item.row}
+                drops.append(row | ({"detail": item.detail} if item.detail else {}))
     return problems, drops
 
 
 def check_golds(problems: list[Problem], workers: int) -> Step:
-    """bad_gold: the verifier does not accept the problem's own gold answer as a response."""
+    """bad_gold: the verifier does not accept the problem's own gold answer as a response.
+
+    Those that a judge or a majority decides have none that could be asked about here.
+    """
     from tqdm import tqdm
 
     from pipeline.verify import VerifierPool
 
     kept, drops = [], []
     with VerifierPool(workers=workers) as pool:
+        checked = [problem for problem in problems if problem.verifier not in DEFERRED]
         verdicts = tqdm(
-            pool.map(map(row_of, problems)), "gold answers", len(problems), unit=" problems", disable=None
-        )
-        for problem, verdict in zip(problems, verdicts, strict=True):
+            pool.map(map(row_of, checked)), "gold answers", len(checked), unit=" problems", disable=None
+        ).__iter__()
+        for problem in problems:
+            if problem.verifier in DEFERRED:
+                kept.append(problem)
+                continue
+            verdict = next(verdicts)
             if verdict.reason in PASSING:  # a loaded machine must not decide which problems there are
                 verdict = pool.submit(*row_of(problem)).result()
-            if verdict.status == "correct":
-                kept.append(problem)
+            if fault := gold_fault(problem, verdict):
+                drops.append(drop_row(problem, "bad_gold", detail=fault))
             else:
-                drops.append(drop_row(problem, "bad_gold", detail=f"{verdict.status}: {verdict.reason}"))
+                kept.append(problem)
     return kept, drops
 
 
+def idle_program(gold: str) -> str:
+    """A program that does nothing, and defines what the tests call."""
+    try:
+        tests = read_gold(gold)
+    except VerifyError:
+        return "pass"
+    names = tests.names if isinstance(tests, Tests) else ()
+    return "\n".join(f"def {name}(*given, **named): return None" for name in names) or "pass"
+
+
+def gold_fault(problem: Problem, verdict: Verdict) -> str:
+    """What is wrong with a gold by the verdict on it, "" where nothing is. Tests for which there is no right
+    program must run, and a program that does nothing must not pass them."""
+    said = f"{verdict.status}: {verdict.reason}"
+    if problem.verifier != "code":
+        return "" if verdict.status == "correct" else said
+    if "solution" in problem.metadata:
+        return "" if verdict.status == "correct" else f"its own solution is {said}: {verdict.extracted}"
+    if verdict.status == "correct":
+        return "a program that does nothing passes the tests"
+    return "" if verdict.status == "wrong" else f"the tests do not run: {verdict.reason}: {verdict.extracted}"
+
+
 def row_of(problem: Problem) -> tuple[tuple[str, int], str, str, str, dict[str, Any]]:
-    """The problem as the verifier pool takes it, with its own gold as the response: of several the first."""
+    """The problem as the verifier pool takes it, with its own gold as the response: of several the first; of
+    tests a program that passes them, where there is one, else one that does nothing."""
     golds = read_golds(problem.gold) if problem.verifier == "any" else []
     response = f"\\boxed{{{golds[0] if golds else problem.gold}}}"
+    if problem.verifier == "code":
+        response = f"```\n{problem.metadata.get('solution') or idle_program(problem.gold)}\n```"
     return (problem.id, 0), problem.verifier, problem.gold, response, problem.metadata
 
 
@@ -260,4 +301,5 @@ def notes_of(problems: list[Problem], drops: list[dict[str, Any]]) -> dict[str, 
         },
         "contaminated_by_rule": dict(Counter(d["rule"] for d in drops if d["reason"] == "contaminated")),
         "licences": dict(Counter(problem.licence for problem in problems)),
+        "without_gold": dict(Counter(p.source for p in problems if p.verifier == "majority")),
     }

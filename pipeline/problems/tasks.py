@@ -8,11 +8,12 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import RecipeError
-from pipeline.problems.sources import procedural_problems, row_problems
+from pipeline.errors import RecipeError, VerifyError
+from pipeline.problems.sources import OUTSIDE_WINDOW, procedural_problems, row_problems
 from pipeline.recipe.cards import TaskCard
 from pipeline.recipe.schema import CardTask, FileSource, HubSource, ProceduralSource, Task, task_name
 from pipeline.records import Problem
+from pipeline.verify.table import check_verifier
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,18 @@ def task_problems(task: Task, card: TaskCard | None, seed: int, revision: str | 
     differing = 0
     for item in row_problems(source, name):
         if not isinstance(item, Problem):
+            if item.reason == OUTSIDE_WINDOW:
+                continue
             raise RecipeError(
                 f"eval task {name}: {item.where}: {item.reason.replace('_', ' ')} in its column (answer: "
-                f"{source.answer}). Every row of a task is scored: correct the row, or the task's columns"
+                f"{source.answer}){item.detail and f': {item.detail}'}. Every row of a task is scored: "
+                "correct the row, or the task's columns"
             )
+        if item.verifier == "code":
+            try:
+                check_verifier("code", item.metadata, item.gold)
+            except VerifyError as error:
+                raise RecipeError(f"eval task {name}: question {item.question[:60]!r}: {error}") from None
         differing += first.setdefault(item.id, item).gold != item.gold
     if differing:
         log.warning(
@@ -87,6 +96,7 @@ def _task_source(
         "columns": card.columns,
         "answer": card.answer,
         "verifier": card.verifier,
+        "window": card.window,
         "licence": card.licence,
         "name": task_name(task),
     }

@@ -178,12 +178,20 @@ def load_cards(recipe: Recipe) -> Cards:
     cards = Cards({}, {}, {})
     with inside("generate.teacher"):
         cards.teachers[recipe.generate.teacher] = teacher_card(recipe.generate.teacher)
+    if recipe.judge is not None:
+        with inside("judge.model"):
+            cards.teachers[recipe.judge.model] = teacher_card(recipe.judge.model)
     with inside("train.student"):
         cards.students[recipe.train.student] = student_card(recipe.train.student)
     for position, task in enumerate(recipe.eval.tasks):
         if isinstance(task, CardTask):
             with inside(f"eval.tasks[{position}].task"):
-                cards.tasks[task.task] = task_card(task.task)
+                cards.tasks[task.task] = card = task_card(task.task)
+                if card.verifier == "judge" and recipe.judge is None:
+                    raise RecipeError(
+                        "its verifier is judge, and the recipe has no section judge: that names the `model` "
+                        "that verifies"
+                    )
     for position, extra in enumerate(recipe.eval.extra):
         with inside(f"eval.extra[{position}]"):
             if extra.teacher is not None:

@@ -6,10 +6,19 @@ of the key, what was found and the nearest valid key. What changes the result is
 """
 
 import re
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import RecipeError
 from pipeline.recipe.names import MAX_NAME_LENGTH, SAFE_NAME, HubId, SafeName
@@ -21,28 +30,132 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Columns(Strict):
     """Which columns of a row hold the question and the gold answer; `metadata` columns go to the verifier.
 
     `options` of a choice question: one column with a list, or several columns that hold one option each.
+    Of a program `tests` names what holds its tests, in place of `gold`, and `solution` a right one, if any.
     """
 
     question: str = "question"
     gold: str = "answer"
     metadata: list[str] = []
     options: list[str] = []
+    tests: Annotated[list[str], BeforeValidator(_one_or_several)] = []
+    solution: str | None = None
+
+
+def _is_day(value: str) -> str:
+    date.fromisoformat(value)  # ValueError: 2024-13-01 fits the pattern
+    return value
+
+
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_is_day)]
+MILLISECONDS = 1e11  # an epoch from here on counts them: as seconds it would be after the year 5000
+
+
+class Window(Strict):
+    """Only rows whose `column` holds a date from `since` on and before `before`; one may be left out. A date
+    is one of ISO 8601, with or without a time, or seconds or milliseconds since 1970 (UTC)."""
+
+    column: str
+    since: Day | None = None
+    before: Day | None = None
+
+    @model_validator(mode="after")
+    def _some_days(self) -> Self:
+        if self.since is None and self.before is None:
+            raise ValueError("a window needs `since`, `before` or both: without them it holds every row")
+        if self.since and self.before and self.since >= self.before:
+            raise ValueError(f"no day is from {self.since} on and before {self.before}: exchange them")
+        return self
+
+    def holds(self, cell: Any) -> bool:
+        """ValueError, with what was found, where the cell is no date."""
+        day = _day_of(cell).isoformat()
+        return (self.since or day) <= day and (self.before is None or day < self.before)
+
+
+def _day_of(cell: Any) -> date:
+    try:
+        if isinstance(cell, int | float) and not isinstance(cell, bool):
+            seconds = cell / 1000 if abs(cell) >= MILLISECONDS else cell
+            return datetime.fromtimestamp(seconds, UTC).date()
+        if isinstance(cell, date):
+            return cell.date() if isinstance(cell, datetime) else cell
+        if isinstance(cell, str) and "-" in cell:  # 20240102 may be a number as well
+            return datetime.fromisoformat(cell.strip()).date()
+    except (ValueError, OverflowError, OSError):
+        pass
+    raise ValueError(
+        f"{str(cell)[:40]!r} is no date: give 2024-01-31, 2024-01-31T09:30:00, or seconds or milliseconds "
+        "since 1970"
+    )
+
+
+SECOND_OPINION = (
+    "a verifier is one name, at a source or a task. A judge as the second opinion on what math found "
+    "unverifiable is judge.second_opinion: [math]"
+)
 
 
 class Rows(Strict):
-    """How the rows of a table become problems. `answer` says how the gold answer stands in its column."""
+    """How the rows of a table become problems. `answer` says how the gold answer stands in its column: for
+    the verifier code the tests, by the name of a data set's form (pipeline.problems.programs)."""
 
     columns: Columns = Columns()
-    answer: Literal["plain", "hashes", "boxed"] = "plain"
+    answer: Literal["plain", "hashes", "boxed", "humaneval", "mbpp", "input_output", "livecodebench"] = (
+        "plain"
+    )
     verifier: str = "math"
     licence: str = "unknown"
+    window: Window | None = None
+
+    @field_validator("verifier", mode="before")
+    @classmethod
+    def _verifier_is_a_name(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            raise ValueError(SECOND_OPINION)
+        return value
+
+    @model_validator(mode="after")
+    def _programs_have_tests(self) -> Self:
+        code, answers = self.verifier == "code", ("hashes", "boxed")
+        if self.answer != "plain" and code is (self.answer in answers):
+            raise ValueError(
+                f"answer: {self.answer} is not how the gold of verifier {self.verifier} stands in its "
+                "column; humaneval, mbpp, input_output and livecodebench are of verifier code, hashes and "
+                "boxed are not"
+            )
+        if not code and (self.columns.tests or self.columns.solution):
+            raise ValueError(
+                f"columns.tests and columns.solution are of verifier code, not of {self.verifier}"
+            )
+        if self.columns.tests and "gold" in self.columns.model_fields_set:
+            raise ValueError("columns: name either `gold` or `tests`: both are what a program is held to")
+        if len(self.columns.tests) > 1 and self.answer != "livecodebench":
+            raise ValueError("columns.tests: only answer: livecodebench reads several columns")
+        return self
+
+
+# the verifiers whose gold is an answer that can stand for another (pipeline.verify.table.VOTED)
+Comparing = Literal["choice", "json", "math", "text"]
+
+
+class Majority(Strict):
+    """For rows without a gold answer: `of` samples are taken, and the answer that at least `min_share` of all
+    of them give is the gold. A row that has one keeps it."""
+
+    min_share: float = Field(default=0.5, gt=0, le=1)
+    of: Annotated[int, Field(ge=2)] = 8
 
 
 class RowSource(Rows):
+    majority: Majority | None = None
     limit: Count | None = None
     name: SafeName | None = None
     weight: float | None = Field(default=None, gt=0)
@@ -171,8 +284,9 @@ class Sampling(Strict):
 
 
 def _known_prompt(value: str) -> str:
-    if value not in PROMPTS:
-        raise ValueError(f"unknown prompt style; {nearest(value, list(PROMPTS))}")
+    styles = [name for name in PROMPTS if name != "judge"]  # which asks nobody a question
+    if value not in styles:
+        raise ValueError(f"unknown prompt style; {nearest(value, styles)}")
     return value
 
 
@@ -220,7 +334,8 @@ class Select(Strict):
 
     `per_problem` in the order of `prefer`; `difficulty` (shares by the problem's pass rate) and `lengths`
     (shares by trained tokens); `per_source` (a cap for each source by name); `max_tokens`, the total of
-    trained tokens: it is filled as far as whole examples can.
+    trained tokens: it is filled as far as whole examples can. `unsolved: keep_one` takes in the preferred
+    wrong trace of each problem of which none is right, where every rule but `correct` lets it pass.
     """
 
     per_problem: Count = 1
@@ -229,6 +344,7 @@ class Select(Strict):
     lengths: Buckets = []
     per_source: dict[str, Count] = {}
     max_tokens: Count | None = None
+    unsolved: Literal["drop", "keep_one"] = "drop"
 
 
 class MixSource(Strict):
@@ -277,6 +393,15 @@ class Filter(Strict):
                 raise ValueError(f"the rule '{name}' stands here {names.count(name)} times")
         return rules
 
+    @model_validator(mode="after")
+    def _wrong_traces_are_told_apart(self) -> Self:
+        if self.select.unsolved != "drop" and "correct" not in map(rule_name, self.rules):
+            raise ValueError(
+                "select.unsolved: keep_one is an exception from the rule correct, which is not among the "
+                "rules: without it wrong traces are kept like right ones"
+            )
+        return self
+
     @field_validator("mix")
     @classmethod
     def _each_name_once(cls, mix: list[MixSource]) -> list[MixSource]:
@@ -284,6 +409,25 @@ class Filter(Strict):
         if len(set(names)) < len(names):
             raise ValueError("two entries of the mix have the same name")
         return mix
+
+
+class Judge(Strict):
+    """A model that verifies, for problems whose verifier is `judge` and, where `second_opinion` names their
+    verifier, for what that found unverifiable. It is asked once, greedily, behind generate and in eval.
+
+    `model` is a teacher's card. `canaries` is the share of its work whose verdict is known; a judge that
+    accepts more than `max_false_accept` of those it must refuse, or refuses more than `max_false_reject` of
+    the golds themselves, is refused. vLLM in this process holds its reply to JSON from the first token, so a
+    judge that is to think first is served, with its reasoning parser.
+    """
+
+    model: str
+    prompt: Literal["judge"] = "judge"  # the one that asks for the reply that is read
+    max_tokens: Count = 2048
+    second_opinion: list[Literal["any"] | Comparing] = []
+    canaries: float = Field(default=0.02, ge=0.02, le=0.5)
+    max_false_accept: Share = 0.02
+    max_false_reject: Share = 0.1
 
 
 class Lora(Strict):
@@ -326,7 +470,7 @@ class Train(Strict):
 
 Compared = Literal["base", "student", "teacher"]
 # keys of a task's entry in results.json that an extra model cannot be called
-RESERVED_NAMES = {"paired", "gap_recovered", "budget", "forced_budget", "contamination", "task"}
+RESERVED_NAMES = {"judge", "paired", "gap_recovered", "budget", "forced_budget", "contamination", "task"}
 
 
 class ExtraModel(Strict):
@@ -380,6 +524,9 @@ class Eval(Strict):
     @field_validator("tasks")
     @classmethod
     def _names_of_tasks(cls, tasks: list[Task]) -> list[Task]:
+        for task in tasks:
+            if isinstance(task, FileSource) and task.majority is not None:
+                raise ValueError("majority is for training problems: a task is scored against gold answers")
         names = [task_name(task) for task in tasks]
         for name in names:
             if not re.fullmatch(SAFE_NAME, name) or len(name) > MAX_NAME_LENGTH:
@@ -406,10 +553,18 @@ class Recipe(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     problems: Problems
     generate: Generate
+    judge: Judge | None = None
     filter: Filter
     train: Train
     eval: Eval
     report: Report = Report()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _verifier_is_no_section(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "verifier" in values:
+            raise ValueError(f"verifier: {SECOND_OPINION}")
+        return values
 
     @field_validator("name")
     @classmethod
@@ -429,6 +584,32 @@ class Recipe(Strict):
                 raise ValueError(
                     f"filter.mix[{position}].name: '{entry.name}' is a source of problems already, and "
                     "counts are by name; give the mix another"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _a_judge_where_one_is_needed(self) -> "Recipe":
+        rows = [*self.problems.sources, *self.eval.tasks]
+        verifiers = {row.verifier for row in rows if isinstance(row, Rows)}
+        if self.judge is None and "judge" in verifiers:
+            raise ValueError("verifier: judge needs a section judge: that names the `model` that verifies")
+        by_card = any(isinstance(row, CardTask) for row in rows)  # the card names its verifier
+        if self.judge and not by_card and verifiers.isdisjoint({"judge", *self.judge.second_opinion}):
+            raise ValueError(
+                "judge: nothing reaches it. Give a source or a task `verifier: judge`, name a verifier in "
+                f"judge.second_opinion (in use: {', '.join(sorted(verifiers)) or 'none that can be'}), or "
+                "leave the section out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_majority_is_of_answers_that_compare(self) -> "Recipe":
+        known = get_args(Comparing)
+        for source in self.problems.sources:
+            if isinstance(source, RowSource) and source.majority and source.verifier not in known:
+                raise ValueError(
+                    f"source {source_name(source)}: a majority is of answers that verifier "
+                    f"{' or '.join(known)} compares, found {source.verifier!r}"
                 )
         return self
 

@@ -182,8 +182,11 @@ def _explain(model: type[Strict], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{path}: this key is missing"
     message = fault["msg"].removeprefix("Value error, ")
-    found = _shorten(fault.get("input"))
-    return f"{path + ': ' if path else ''}{message[0].lower() + message[1:]}, found {found}"
+    said = f"{path + ': ' if path else ''}{message[0].lower() + message[1:]}"
+    # a section that contradicts itself is not found anywhere: the message names its keys
+    if fault["type"] == "value_error" and isinstance(fault.get("input"), dict):
+        return said
+    return f"{said}, found {_shorten(fault.get('input'))}"
 
 
 def _shorten(value: Any) -> str:

@@ -26,21 +26,22 @@ from pipeline.run.stages import BY_NAME, before
 
 log = logging.getLogger(__name__)
 
-SHARED_STAGES = before("filter")
 FREE_SECTIONS = [BY_NAME[stage].section for stage in CHANGED_STAGES]
 
 
 def ablate(context: Context, path: Path, changes: list[tuple[str, str]]) -> Path:
     """Write the sibling of the recipe at `path`, link its traces, and say what differs; the new file's path.
 
-    `changes` holds exactly one of ("drop-rule", rule), ("select", preference), ("set", "section.key=value").
+    `changes` holds exactly one of ("drop-rule", rule), ("select", preference), ("keep-unsolved", "keep_one"),
+    ("set", "section.key=value").
     """
     if len(changes) != 1:
         raise RecipeError(
-            "ablate changes one thing: give one of --drop-rule RULE, --select PREFER, --set KEY=VALUE"
+            "ablate changes one thing: give one of --drop-rule RULE, --select PREFER, --keep-unsolved, "
+            "--set KEY=VALUE"
         )
     [(kind, value)] = changes
-    for stage in SHARED_STAGES:
+    for stage in shared_stages(context):
         context.require(stage, "ablate")
     budget = context.require("filter", "ablate").usage.trained_tokens
     values = read_mapping(path, "recipe")
@@ -60,6 +61,11 @@ def ablate(context: Context, path: Path, changes: list[tuple[str, str]]) -> Path
     remember(child, context.recipe.name)
     log.info("ablate: run it with: make all RECIPE=%s RUNS=%s", sibling, context.runs)
     return sibling
+
+
+def shared_stages(context: Context) -> list[str]:
+    """The stages in front of filter that the recipe has."""
+    return [stage.name for stage in context.stages if stage.name in before("filter")]
 
 
 def drop_rule(values: dict[str, Any], rule: str) -> str:
@@ -94,7 +100,18 @@ def change_field(values: dict[str, Any], text: str) -> str:
     return "".join(c if c.isalnum() or c in "._" else "-" for c in f"{key}-{value}").strip("-")
 
 
-CHANGES = {"drop-rule": drop_rule, "select": change_preference, "set": change_field}
+def keep_unsolved(values: dict[str, Any], how: str) -> str:
+    """Problems that no trace solves keep one wrong trace each: verification without its bias to the easy."""
+    values["filter"].setdefault("select", {})["unsolved"] = how
+    return "keep-unsolved"
+
+
+CHANGES = {
+    "drop-rule": drop_rule,
+    "select": change_preference,
+    "keep-unsolved": keep_unsolved,
+    "set": change_field,
+}
 
 
 def header(parent: Path, sibling: Path, change: str, budget: int | None) -> str:
@@ -108,7 +125,7 @@ def header(parent: Path, sibling: Path, change: str, budget: int | None) -> str:
 
 def share_traces(parent: Context, child: Context) -> None:
     """Give the sibling's run the parent's finished problems and generate, as links to the same files."""
-    for stage in SHARED_STAGES:
+    for stage in shared_stages(parent):
         source, target = parent.directory(stage), child.directory(stage)
         wanted, held = parent.require(stage, "ablate"), read_manifest(target)
         if held is None and target.exists():

@@ -111,7 +111,18 @@ def against(findings: Findings) -> list[Block]:
 def contamination_and_funnel(findings: Findings) -> list[Block]:
     table = tables.contamination_table(findings)
     note = tables.CONTAMINATION_NOTE if table else tables.NOT_CONTAMINATED_NOTE
-    return ["## Contamination", note, table, "## Funnel", tables.funnel_table(findings)]
+    blocks: list[Block] = ["## Contamination", note, table, "## Funnel", tables.funnel_table(findings)]
+    return [*blocks, tables.majority_note(findings), *difficulty(findings), *judge(findings)]
+
+
+def difficulty(findings: Findings) -> list[Block]:
+    table = tables.difficulty_table(findings)
+    return ["### By difficulty", tables.difficulty_note(findings), table] if table else []
+
+
+def judge(findings: Findings) -> list[Block]:
+    table = tables.judge_table(findings)
+    return ["## Judge", tables.judge_note(findings), table] if table else []
 
 
 def recipe(findings: Findings) -> list[Block]:

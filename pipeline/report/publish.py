@@ -99,6 +99,13 @@ def data_card(context: Context, manifest: Manifest, found: Counter[str]) -> str:
         f"Of {counts.num_in:,} traces {counts.kept:,} were kept and {dropped:,} dropped.",
         f"Fingerprint of the stage that wrote them: `{manifest.fingerprint}`.",
     ]
+    if manifest.notes.get("without_gold"):
+        about.append(
+            "Where a problem had no gold answer, the majority of its own samples took its place; such "
+            "examples say `gold_from: majority`."
+        )
+    if recipe.judge is not None:
+        about.append(f"Where a verifier could not tell, {escape(recipe.judge.model)} judged.")
     return f"""\
 {front_matter(facts)}
 

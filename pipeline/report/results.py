@@ -42,6 +42,14 @@ class Gap(Entry, frozen=True):
     reason: str | None
 
 
+class Consensus(Entry, frozen=True):
+    """The score of the most frequent answer; None, with a `reason`, where answers cannot be counted."""
+
+    value: float | None
+    ci95: Interval | None
+    reason: str | None = None
+
+
 class ScoreIntervals(Entry, frozen=True):
     """`mean_tokens` has none at one question."""
 
@@ -58,7 +66,7 @@ class Score(Entry, frozen=True):
     pass_at_1: float
     ci95: Interval
     pass_at_k: dict[int, Estimate]
-    cons_at_k: Estimate
+    cons_at_k: Consensus
     mean_tokens: float
     truncated: float
     no_answer: float
@@ -115,6 +123,28 @@ class Contamination(Entry, frozen=True):
     without_flagged: dict[str, PartScore] | None
 
 
+class JudgeRate(Entry, frozen=True):
+    """How often the judge was mistaken on canaries."""
+
+    mistaken: int
+    total: int
+    rate: float
+    ci95: Interval
+
+
+class JudgeFacts(Entry, frozen=True):
+    """Who told what verifiers could not: `samples` by the status that the judge gave them, `cases` the
+    different ones among them."""
+
+    model: dict[str, Any]
+    prompt: str
+    cases: int
+    samples: dict[str, int]
+    canaries: int
+    false_accept: JudgeRate
+    false_reject: JudgeRate
+
+
 class TaskFacts(Entry, frozen=True):
     """`version` is the task card's; None without one."""
 
@@ -139,7 +169,8 @@ class TaskResult(Entry, frozen=True, kw_only=True):
 
 
 class Results(Entry, frozen=True):
-    """`models` is the identity of each model, `prompt` the style by task, `verifier` the version by name."""
+    """`models` is the identity of each model, `prompt` the style by task, `verifier` the version by name;
+    `judge` is None where none was needed."""
 
     tasks: dict[str, TaskResult]
     models: dict[str, dict[str, Any]]
@@ -147,6 +178,7 @@ class Results(Entry, frozen=True):
     prompt: dict[str, str]
     verifier: dict[str, str]
     versions: dict[str, str]
+    judge: JudgeFacts | None = None
 
     @property
     def task_names(self) -> list[str]:

@@ -7,8 +7,9 @@ import json
 
 from pipeline.report.gather import Findings, funnel_of
 from pipeline.report.numbers import count, p_value, points, score, seconds, short
-from pipeline.report.results import POOLED, Score, TaskResult
+from pipeline.report.results import POOLED, Consensus, Score, TaskResult
 from pipeline.report.table import Table
+from pipeline.verify.judge import Rate
 
 BUDGET_NOTE = (
     "What each model would score if its responses were cut at fewer tokens, from the same samples: a limit "
@@ -18,6 +19,13 @@ CONTAMINATION_NOTE = (
     "How many questions of each task also stand in the training problems or traces, measured again on what "
     "the student was trained on, and the scores without them."
 )
+JUDGE_NOTE = (
+    "{model} was asked where a verifier could not tell. Hidden among its work were canaries: the gold answer "
+    "itself, which it must accept, and answers that it must refuse (another gold, nothing, a colon, an "
+    "opening phrase, the question again, an order to accept, a forged reply). A judge that accepts more "
+    "than {accepts:.1%} of these is not used. Intervals are 95%."
+)
+JUDGE_RATES = ("false_accept", "false_reject")
 NOT_CONTAMINATED_NOTE = "Not measured: no student that was trained in this run is compared."
 
 
@@ -30,7 +38,7 @@ def scores_table(entry: TaskResult) -> Table:
             f"{held.n:,} x {held.k}",
             score(held.pass_at_1, held.ci95),
             *[score(each.value, each.ci95) for each in held.pass_at_k.values()],
-            score(held.cons_at_k.value, held.cons_at_k.ci95),
+            consensus(held.cons_at_k),
             mean_tokens(held),
             score(held.truncated, held.intervals.truncated),
             score(held.no_answer, held.intervals.no_answer),
@@ -38,6 +46,10 @@ def scores_table(entry: TaskResult) -> Table:
         for model, held in entry.models.items()
     ]
     return Table(["model", "n x k", "pass@1", *sizes, "cons@k", "tokens", "cut", "no answer"], rows)
+
+
+def consensus(held: Consensus) -> str:
+    return str(held.reason) if held.value is None or held.ci95 is None else score(held.value, held.ci95)
 
 
 def first_score(entry: TaskResult) -> Score:
@@ -86,8 +98,93 @@ def funnel_table(findings: Findings) -> Table:
     return Table(["stage", "what", "count", "lost before it, by reason"], rows)
 
 
+def difficulty_table(findings: Findings) -> Table | None:
+    """What filter kept of easy and of hard problems, by the share of a problem's traces that are right."""
+    filtered = findings.manifests.get("filter")
+    held: dict[str, dict[str, int]] = filtered.notes.get("by_pass_rate", {}) if filtered else {}
+    rows = [
+        [
+            column.rstrip("%"),
+            count(found["problems"]),
+            count(found["problems_kept"]),
+            f"{100 * found['problems_kept'] / found['problems']:.0f}",
+            count(found["traces"]),
+            count(found["kept"]),
+            f"{100 * found['kept'] / found['traces']:.0f}",
+        ]
+        for column, found in held.items()
+    ]
+    head = ["right of 100", "problems", "with an example", "of 100", "traces", "kept", "of 100"]
+    return Table(head, rows) if rows else None
+
+
+def difficulty_note(findings: Findings) -> str:
+    """Of problems that no trace solves, what became."""
+    filtered = findings.manifests.get("filter")
+    wrong = filtered.notes.get("unsolved") if filtered else None
+    said = "Verification keeps what the teacher can do. What was kept, by the share of right traces:"
+    if wrong is not None:
+        said += (
+            f" {count(wrong)} of the kept are wrong: one trace of a problem that none solves "
+            "(filter.select.unsolved: keep_one)."
+        )
+    return said
+
+
 def by_name(numbers: dict[str, int]) -> str:
     return ", ".join(f"{name} {number:,}" for name, number in numbers.items()) or "-"
+
+
+def judge_table(findings: Findings) -> Table | None:
+    """One row a place where the judge was asked: what it said, and its mistakes on canaries."""
+    rows = []
+    manifest = findings.manifests.get("judge")
+    if manifest is not None:
+        held, counts = manifest.notes, manifest.counts
+        told = {status: held[status] for status in ("correct", "wrong") if held.get(status)}
+        rates = [Rate(held["audit"][name]["mistaken"], held["audit"][name]["total"]) for name in JUDGE_RATES]
+        said = by_name({**told, **counts.dropped, **counts.failed})
+        rows.append(["traces", count(counts.num_in), said, count(held["canaries"]), *map(str, rates)])
+    facts = findings.results.judge
+    if facts is not None:
+        rates = [Rate(rate.mistaken, rate.total) for rate in (facts.false_accept, facts.false_reject)]
+        said = by_name(dict(sorted(facts.samples.items())))
+        rows.append(
+            [
+                "eval samples",
+                count(sum(facts.samples.values())),
+                said,
+                count(facts.canaries),
+                *map(str, rates),
+            ]
+        )
+    head = ["asked about", "count", "said", "canaries", "false accepts", "false rejects"]
+    return Table(head, rows) if rows else None
+
+
+def judge_note(findings: Findings) -> str:
+    judge = findings.recipe.judge
+    return JUDGE_NOTE.format(
+        model=judge.model if judge else "", accepts=judge.max_false_accept if judge else 0
+    )
+
+
+def majority_note(findings: Findings) -> str | None:
+    """How many problems had no gold answer; None where all had one."""
+    manifest = findings.manifests.get("filter")
+    sources = (manifest.notes.get("without_gold") or {}) if manifest else {}
+    if not sources:
+        return None
+    found = sum(counts.get("majority", 0) for counts in sources.values())
+    lost = sum(counts.get("no_majority", 0) for counts in sources.values())
+    few = sum(counts.get("too_few_samples", 0) for counts in sources.values())
+    said = (
+        f"{found + lost + few:,} problems had no gold answer. For {found:,} of them the majority of their "
+        "own samples is the gold (gold_from: majority), which nobody checked; the traces of the other "
+        f"{lost + few:,} were dropped."
+    )
+    lacking = f" Of these {few:,} have too few samples to tell: others failed, or were never taken."
+    return said + lacking if few else said
 
 
 def cost_table(findings: Findings) -> Table:
@@ -275,6 +372,10 @@ def limits(findings: Findings) -> list[str]:
         "The student can write wrong steps that end in a right answer: only answers were verified.",
         "It learned from one teacher's traces and has that teacher's faults.",
     ]
+    if findings.recipe.judge is not None:
+        said.append("Where a verifier could not tell, a model judged; how often it errs is stated above.")
+    if note := majority_note(findings):
+        said.append(note)
     pair = entry.paired.get("student-base")
     if pair is not None and pair.ci95[0] <= 0:
         said.append(f"On {name} no gain over its base is separated from zero.")

@@ -12,7 +12,8 @@ from typing import NamedTuple
 class Stage(NamedTuple):
     """`home` is module:function, resolved by the command line alone. `reads` names the stages that it reads.
 
-    `section` is the recipe's section without which a run has no such stage. `unit` is what its counts count;
+    `section` is the recipe's section without which a run has no such stage: make and whoever goes through the
+    stages passes it over then. `unit` is what its counts count;
     `shown` are the files that a report reads (None: all). `checkpoint`: it leaves a student in checkpoint/.
     `samples`: it takes --adopt, because what it asks of an engine is paid for.
     """
@@ -47,12 +48,20 @@ STAGES = (
         samples=True,
     ),
     Stage(
+        "judge",
+        "pipeline.judging.stage:run",
+        section="judge",
+        help="Ask a judge where verifiers cannot tell, in recipes that have one",
+        reads=("problems", "generate"),
+        samples=True,
+    ),
+    Stage(
         "filter",
         "pipeline.filter.stage:run",
         section="filter",
         help="Keep verified traces, drop the rest for a reason",
         unit="traces kept",
-        reads=("problems", "generate"),
+        reads=("problems", "generate", "judge"),
         shown=("kept.jsonl", "dropped.jsonl"),
     ),
     Stage(
@@ -79,7 +88,7 @@ STAGES = (
         "pipeline.report.stage:run",
         section="report",
         help="Write report.html, report.md and the model card",
-        reads=("problems", "generate", "filter", "train", "eval"),
+        reads=("problems", "generate", "judge", "filter", "train", "eval"),
     ),
 )
 NAMES = tuple(stage.name for stage in STAGES)

@@ -6,6 +6,7 @@ recipes that differ only after generate have the same keys, so what one of them 
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.recipe.cards import SampledModel
 from pipeline.recipe.prompts import Prompt
@@ -18,7 +19,8 @@ from pipeline.run.contract import fingerprint
 class Job:
     """One model asked with one prompt and one sampling; `samples` is the budget of each problem.
 
-    Samples(keep=k, max=k) samples exactly k times whatever the verdicts are.
+    Samples(keep=k, max=k) samples exactly k times whatever the verdicts are. `reply_schema` holds responses
+    to JSON of that form; it decides them, so it is in the fingerprint.
     """
 
     model: SampledModel
@@ -27,6 +29,12 @@ class Job:
     samples: Samples
     seed: int
     keep_tokens: bool = False
+    reply_schema: dict[str, Any] | None = None
+
+
+def most_samples(problem: Problem, samples: Samples) -> int:
+    """How many samples of a problem are taken at most; one without a gold answer says so itself."""
+    return int(problem.metadata["of"]) if problem.verifier == "majority" else samples.cap or samples.max
 
 
 def request_fingerprint(job: Job) -> str:
@@ -37,6 +45,8 @@ def request_fingerprint(job: Job) -> str:
         "sampling": job.sampling.model_dump(exclude_defaults=True),
         "seed": job.seed,
     }
+    if job.reply_schema is not None:
+        identity["reply_schema"] = job.reply_schema
     return fingerprint(identity)[:16]
 
 

@@ -2,7 +2,8 @@
 
 A problem's next sample is launched only while correct + in flight < keep (and below max), so which samples
 are taken does not depend on timing: they are the first n, n the smallest number that holds `keep` correct
-ones. Traces that the store has already, or that are adopted, count in their order as if just sampled.
+ones. Of a problem that a judge or a majority decides later none is correct yet, so all are taken. Traces that
+the store has already, or that are adopted, count in their order as if just sampled.
 """
 
 import asyncio
@@ -17,12 +18,13 @@ from pipeline.records import STOP, Problem, Trace, Verdict, is_correct
 from pipeline.render import split_response
 from pipeline.sampling.engines.base import Engine, Request, RequestFailed
 from pipeline.sampling.interrupt import interruptible
-from pipeline.sampling.job import Job, request_fingerprint, sample_seed
+from pipeline.sampling.job import Job, most_samples, request_fingerprint, sample_seed
 from pipeline.sampling.keys import DONE, VERIFIED, counts, counts_as_correct
 from pipeline.sampling.prompts import check_lengths
 from pipeline.sampling.store import Failure, Store
 from pipeline.verify import VerifierPool
 from pipeline.verify.basis import basis_of, tags_digest
+from pipeline.verify.table import DEFERRED
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +127,13 @@ def redistribute(job: Job, problems: Iterable[Problem], store: Store) -> dict[st
     """New `max` of the hardest unsolved problems: what solved ones saved, up to `cap` samples each.
 
     Hardest first is fewest correct first, then by lot, and what they save in turn is not given on: so the
-    result depends on the verdicts alone, never on timing.
+    result depends on the verdicts alone, never on timing. Problems that are decided later have no part in it.
     """
     samples = job.samples
     saved, unsolved = 0, []
     for problem in problems:
+        if problem.verifier in DEFERRED:
+            continue
         tries, correct = counts(store.keys.all_bits(problem.id), samples.max)
         saved += samples.max - tries if correct >= samples.keep else 0
         if correct < samples.keep:
@@ -216,6 +220,8 @@ class Loop:
         if problem is None:
             return None
         max_samples = self._allowance.get(problem.id, self._job.samples.max)
+        if problem.verifier == "majority":
+            max_samples = most_samples(problem, self._job.samples)
         return Asked(problem, self._store.keys.all_bits(problem.id), max_samples)
 
     def _wants(self, asked: Asked) -> bool:
@@ -283,7 +289,9 @@ class Loop:
                 await self._prepare()
             if asked.prompt is None:
                 asked.prompt = self._engine.prompt(job.prompt.messages(problem.question))
-            request = Request(asked.prompt, job.sampling, seed, (problem.id, sample), job.keep_tokens)
+            request = Request(
+                asked.prompt, job.sampling, seed, (problem.id, sample), job.keep_tokens, job.reply_schema
+            )
             done = await self._engine.sample(request)
         except RequestFailed as failure:
             self._sampling -= 1

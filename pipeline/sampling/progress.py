@@ -22,12 +22,16 @@ SAVE_SECONDS = 1.0  # what a kill may take from the figures that are carried ove
 class Progress:
     """Watches one collection of `num_problems`, the whole of the stage.
 
-    `save` is given the tally every second, and once more at the end.
+    `save` is given the tally every second, and once more at the end. `unit` is what is counted; other than
+    problems it is neither solved nor given up.
     """
 
-    def __init__(self, num_problems: int, save: Callable[[Tally], None] | None = None) -> None:
+    def __init__(
+        self, num_problems: int, save: Callable[[Tally], None] | None = None, unit: str = "problems"
+    ) -> None:
         self._num_problems = num_problems
         self._save = save
+        self._unit = unit
 
     async def watch(self, tally: Tally) -> None:
         screen = sys.stderr.isatty()
@@ -49,10 +53,10 @@ class Progress:
                 self._show(tally, screen)
                 sys.stderr.write("\n")
             else:
-                log.info("%s", describe(tally, self._num_problems))
+                log.info("%s", describe(tally, self._num_problems, self._unit))
 
     def _show(self, tally: Tally, screen: bool) -> None:
-        text = describe(tally, self._num_problems)
+        text = describe(tally, self._num_problems, self._unit)
         if screen:
             sys.stderr.write("\r\x1b[K" + text)
             sys.stderr.flush()
@@ -60,11 +64,13 @@ class Progress:
             log.info("%s", text)
 
 
-def describe(tally: Tally, num_problems: int) -> str:
+def describe(tally: Tally, num_problems: int, unit: str = "problems") -> str:
     """One line: problems done, solved and given up, rates, tokens per kept trace and time left."""
     seconds = max(time.monotonic() - tally.first_launch, 1e-6) if tally.first_launch else 0.0
     done = tally.solved + tally.given_up
-    text = f"{done:,}/{num_problems:,} problems ({tally.solved:,} solved, {tally.given_up:,} given up)"
+    text = f"{done:,}/{num_problems:,} {unit}"
+    if unit == "problems":
+        text += f" ({tally.solved:,} solved, {tally.given_up:,} given up)"
     if tally.found or tally.adopted:
         text += f" {tally.found:,} found {tally.adopted:,} adopted"
     if not tally.sampled:

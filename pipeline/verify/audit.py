@@ -144,6 +144,8 @@ def audit(
 def second_row(verdict: Verdict, problem: Problem, answer: str) -> Row | None:
     """What is put to the pool for a second opinion; None where mathematics cannot give one."""
     metadata: dict[str, Any]
+    if verdict.verifier == "majority":  # there is no gold to compare with
+        return None
     match comparing(verdict.verifier, problem.metadata):
         case "math":
             metadata = {"layers": OWN_LAYERS if verdict.layer == "math_verify" else ["math_verify"]}

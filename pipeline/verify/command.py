@@ -20,7 +20,7 @@ from pipeline.render import split_response
 from pipeline.rows import read_rows
 from pipeline.verify.confusion import confusion_table, rates_table
 from pipeline.verify.pool import Row, VerifierPool
-from pipeline.verify.table import check_verifier
+from pipeline.verify.table import check_verifier, comparing
 
 TAGS = Tags(opened_by_prompt=False)
 FIELDS = ("reason", "extracted", "layer")  # of a verdict, under their names
@@ -131,7 +131,9 @@ def asked_row(place: str, number: int, row: dict[str, Any], verifier: str) -> Ro
         metadata = {**metadata, "verifier": name}
         name = "any"
     try:
-        check_verifier(name, metadata)
+        check_verifier(name, metadata, as_text(gold))
+        for one in gold if name == "any" and isinstance(gold, list) else ():
+            check_verifier(comparing(name, metadata), metadata, as_text(one))
     except VerifyError as error:
         raise VerifyError(f"{place}: {error}") from None
     # a response without thinking is its own answer

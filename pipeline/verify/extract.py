@@ -175,6 +175,8 @@ def is_undone(part: str) -> bool:
     start = boxes[-1].end if boxes else 0
     if boxes and (ERROR_BOX.search(sentence_before(text, boxes[0].start)) or REJECTED.match(text, start)):
         return True
+    if boxes and LETTER.search(text, start) is None:
+        return False  # nothing is said behind the box
     cues = deque(CUE.finditer(text, start), maxlen=MAX_CUES)
     own = [cue.end() for cue in cues if not is_qualified(text, cue)]
     if cues and not own and not boxes:

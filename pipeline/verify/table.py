@@ -12,6 +12,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from pipeline.errors import VerifyError
+from pipeline.verify.code import check_code, check_gold
 from pipeline.verify.families import ALLOWED, REFUSED
 from pipeline.verify.outcome import Outcome
 from pipeline.verify.schema import check_schema
@@ -24,16 +25,20 @@ class Verifier:
     """`version` goes up when a verdict can change: verdicts and the plans of stages carry it.
 
     `home` is "module:function". `check` raises VerifyError unless the metadata of a problem holds what it
-    needs. `deadline_seconds` and `memory_mb` are limits of its own for one response; None: those of the pool.
+    needs, `check_gold` unless its gold is of the verifier's form. `deadline_seconds` and `memory_mb` are
+    limits of its own for one response; None: those of the pool.
     `preloaded`: every worker has it from the start; otherwise it is imported for the first who asks.
+    `deferred`: who is right is told after sampling, so all samples of such a problem are taken.
     """
 
     version: str
     home: str
     check: Callable[[dict[str, Any]], None] | None = None
+    check_gold: Callable[[str], None] | None = None
     deadline_seconds: float | None = None
     memory_mb: int | None = None
     preloaded: bool = True
+    deferred: bool = False
 
 
 def check_family(metadata: dict[str, Any]) -> None:
@@ -67,9 +72,23 @@ def check_inner(metadata: dict[str, Any]) -> None:
     inner = comparing("any", metadata)
     if inner == "any":
         raise VerifyError("verifier 'any' cannot hold another 'any': give all golds in one list")
+    if inner in DEFERRED:
+        raise VerifyError(
+            f"verifier 'any' compares at once, and {inner!r} tells after sampling: it cannot be inside"
+        )
     check_verifier(inner, metadata)
 
 
+def check_voted(metadata: dict[str, Any]) -> None:
+    """Whether the answers of a problem without a gold can be compared with each other."""
+    inner = comparing("majority", metadata)
+    if inner not in VOTED:
+        raise VerifyError(
+            f"a majority is of answers that verifier {' or '.join(VOTED)} compares, found {inner!r}"
+        )
+
+
+VOTED = ("choice", "json", "math", "text")  # the verifiers whose answers can stand for a gold
 VERIFIERS = {
     "math": Verifier("4", "pipeline.verify.math:verify_math", check=check_layers),
     "choice": Verifier("3", "pipeline.verify.choice:verify_choice"),
@@ -81,9 +100,21 @@ VERIFIERS = {
         check=check_family,
         preloaded=False,  # the library's import costs a second and 100 MB
     ),
+    "code": Verifier(
+        "1",
+        "pipeline.verify.code:verify_code",
+        check=check_code,
+        check_gold=check_gold,
+        deadline_seconds=200.0,  # of the worker; programs have less, in pipeline/verify/code.py
+        memory_mb=4096,  # a program can be given no more than its worker has
+        preloaded=False,
+    ),
     "any": Verifier("2", "pipeline.verify.any:verify_any", check=check_inner),
+    "judge": Verifier("1", "pipeline.verify.judge:verify_judge", deferred=True),
+    "majority": Verifier("1", "pipeline.verify.majority:verify_majority", check=check_voted, deferred=True),
 }
 VERSIONS = {name: row.version for name, row in VERIFIERS.items()}
+DEFERRED = frozenset(name for name, row in VERIFIERS.items() if row.deferred)
 PRELOADED = frozenset(name for name, row in VERIFIERS.items() if row.preloaded)
 
 
@@ -93,8 +124,9 @@ def versions_of(names: Iterable[str]) -> dict[str, str]:
     return {name: VERSIONS[name] for name in sorted(set(names))}
 
 
-def check_verifier(name: str, metadata: dict[str, Any]) -> None:
-    """Raise VerifyError, saying what to do, unless `name` with this metadata can be used."""
+def check_verifier(name: str, metadata: dict[str, Any], gold: str | None = None) -> None:
+    """Raise VerifyError, saying what to do, unless `name` with this metadata can be used, and with this gold
+    where one is given."""
     row = VERIFIERS.get(name) if isinstance(name, str) else None  # a row of a file may hold anything
     if row is None:
         raise VerifyError(
@@ -102,6 +134,8 @@ def check_verifier(name: str, metadata: dict[str, Any]) -> None:
         )
     if row.check is not None:
         row.check(metadata)
+    if gold is not None and row.check_gold is not None:
+        row.check_gold(gold)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -111,11 +145,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def comparing(name: str, metadata: dict[str, Any]) -> str:
-    """The verifier that compares with a gold: of "any" the one in its metadata, else `name` itself."""
-    inner = metadata.get("verifier", "math") if name == "any" else name
+    """The verifier that compares with a gold: of "any" and "majority" the one in the metadata, else `name`
+    itself."""
+    inner = metadata.get("verifier", "math") if name in ("any", "majority") else name
     if not isinstance(inner, str):
         raise VerifyError(
-            f"verifier 'any': `verifier` in its metadata must name a verifier, found {inner!r:.40}"
+            f"verifier {name!r}: `verifier` in its metadata must name a verifier, found {inner!r:.40}"
         )
     return inner
 

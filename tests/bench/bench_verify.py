@@ -2,7 +2,8 @@
 
 Rates: right answers accepted and wrong ones refused (as wrong or unverifiable), of the rows of tests/verify_rows by
 table, those held out by hash apart, and of each labelled file {gold, response, verifier, correct, kind} by verifier
-and kind: the file of --rows, or verify/rows.jsonl in the data directory where that exists.
+and kind: those of --rows, or the rows of tests/verify_rows/blind*.jsonl, whose author did not know the verifiers (half
+of them are held out), and verify/rows.jsonl in the data directory where that exists.
 
 Speed: short model answers with their golds, generated here. Each figure is answers per second divided by what bare
 math-verify (parse and verify, in this process, without its alarm) does on the same rows: `one_worker` and
@@ -36,6 +37,7 @@ from tests import verify_rows
 from tests.verify_rows import held_out
 
 ROOT = Path(__file__).resolve().parents[2]
+BLIND = [ROOT / "tests/verify_rows" / f"{name}.jsonl" for name in ("blind", "blind_held_out")]
 DATA = Path(os.environ.get("RETORT_DATA", ROOT.parent / "shared" / "data"))
 
 NUM_ROWS = 600
@@ -157,7 +159,7 @@ def rates(files: list[Path]) -> dict[str, dict[str, float]]:
         verifiers: Rates = Counter()
         for (group, label, status), count in counts.items():
             verifiers[group.partition(" ")[0], label, status] += count
-        found[str(file)] = print_rates(f"{file}, by verifier", verifiers)
+        found[file.stem] = print_rates(f"{file}, by verifier", verifiers)
     return found
 
 
@@ -180,7 +182,7 @@ def speed() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=Path, action="append", help="a labelled file; more than once for more")
-    files = parser.parse_args().rows or [file for file in [DATA / "verify" / "rows.jsonl"] if file.is_file()]
+    files = parser.parse_args().rows or [*BLIND, *filter(Path.is_file, [DATA / "verify" / "rows.jsonl"])]
     logging.disable(logging.WARNING)  # math-verify warns that its own alarm is off
     print(json.dumps({"rates": rates(files), **speed()}))
 

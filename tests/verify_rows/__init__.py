@@ -3,6 +3,10 @@
 A tenth of them, chosen by hash, is held out: no test asserts a verdict on one, the bench prints their rates
 apart, and nobody looks at a row of it to mend the verifier, so that the two rates show when the tables have
 become a training set.
+
+blind.jsonl and blind_held_out.jsonl hold rows whose author had not seen the verifiers, from public reports about
+answer checkers (`source`; facts only, the wording is ours) and by kind, halved by a hash of their ids. Nobody
+looks at the second half to mend a verifier.
 """
 
 import hashlib

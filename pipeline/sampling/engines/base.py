@@ -33,13 +33,15 @@ LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity; vLLM's own servers say t
 @dataclass(frozen=True, slots=True)
 class Request:
     """One sample that is asked for. `key` is the problem's id and the sample's number, `keep_tokens` asks for
-    token ids and log-probabilities; a prompt is in the engine's own form."""
+    token ids and log-probabilities, `reply_schema` (JSON Schema) for a response that is nothing but JSON of
+    that form; a prompt is in the engine's own form."""
 
     prompt: Any
     sampling: Sampling
     seed: int
     key: Key
     keep_tokens: bool = False
+    reply_schema: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

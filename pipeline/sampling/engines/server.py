@@ -259,6 +259,9 @@ def request_body(request: Request, model: SampledModel) -> dict[str, Any]:
     }
     if request.keep_tokens:
         body["logprobs"] = True
+    if request.reply_schema is not None:
+        named = {"name": "reply", "schema": request.reply_schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
     if model.template_options:
         body["chat_template_kwargs"] = model.template_options
     if "reasoning_effort" in model.template_options:  # vLLM renders gpt-oss without its template

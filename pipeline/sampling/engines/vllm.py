@@ -112,16 +112,18 @@ class VllmEngine:
         """The finished output of one request, taken from its queue: AsyncLLM.generate less its generator."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
         assert self._prompts is not None
+        schema = request.reply_schema
         # detokenised once at the end and not at every step: the host shares its cores with the engine core
         params = SamplingParams(
             **request.sampling.model_dump(),
             seed=request.seed,
             logprobs=0 if request.keep_tokens else None,  # 0: of the sampled token alone
             stop_token_ids=self._prompts.stop_token_ids,
+            structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
@@ -282,6 +284,8 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
         "seed": 0,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        # between the parts of a reply that is held to JSON, a model that is lost writes blanks without end
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     if model.config_overrides:
         arguments["hf_overrides"] = model.config_overrides

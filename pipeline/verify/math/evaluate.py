@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import mpmath
@@ -32,20 +33,22 @@ class Undefined(Exception):
     """No value here: division by zero, a root or logarithm outside its real domain, no number at all."""
 
 
-def exact(node: Node) -> Fraction | None:
+def exact(node: Node, values: Mapping[str, Fraction] = MappingProxyType({})) -> Fraction | None:
     """The rational value, None where there is none or it cannot be seen. Raises TooBig, Undefined."""
     match node:
         case Number(value, _, ellipsis):
             return None if ellipsis else value
         case Quantity(inner, unit):
-            number = exact(inner)
+            number = exact(inner, values)
             return number / 100 if unit.dimension == "percent" and number is not None else number
         case Apply(name, args) if name in EXACT:
-            numbers = [number for arg in args if (number := exact(arg)) is not None]
+            numbers = [number for arg in args if (number := exact(arg, values)) is not None]
             if len(numbers) == len(args):
                 return bounded(EXACT[name], numbers)
         case Group("bracket", (only,), "("):
-            return exact(only)
+            return exact(only, values)
+        case Variable(name):
+            return values.get(name)
     return None
 
 
@@ -131,17 +134,17 @@ class Evaluator:
         self.real = real
 
     def value(self, node: Node) -> Value:
-        match node:
+        match node:  # the most frequent first
+            case Number(value):
+                return self.number(value)
+            case Variable(name) if name in self.values:
+                return self.number(self.values[name])
             case Apply("fact" | "binom", _):
                 number = exact(node)
                 return self.gamma_form(node) if number is None else self.number(number)
             case Apply(name, args):
                 function = OPERATORS.get(name) or getattr(self, f"of_{name}", None) or self.library(name)
                 return function(*[self.value(arg) for arg in args])
-            case Number(value):
-                return self.number(value)
-            case Variable(name) if name in self.values:
-                return self.number(self.values[name])
             case Constant("pi"):
                 return +self.context.pi
             case Constant("e"):

@@ -243,10 +243,10 @@ def read_decimal(text: str) -> tuple[Fraction, int | None] | None:
     if len(mantissa) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_DIGITS:
         return None
     whole, point, places = mantissa.partition(".")
-    value = Fraction(int(whole + places or 0), 10 ** len(places)) * Fraction(10) ** int(exponent or 0)
-    if not point and not exponent:
-        return value, None
-    return value, len(places) - int(exponent or 0)
+    value = Fraction(int(whole + places or 0), 10 ** len(places)) if point else Fraction(int(whole or 0))
+    if exponent:
+        return value * Fraction(10) ** int(exponent), len(places) - int(exponent)
+    return value, len(places) if point else None
 
 
 # words and brackets that stand for notation: "at least", "million", "for any integer k", ]0, 1[

@@ -13,7 +13,7 @@ from itertools import cycle, islice
 
 import mpmath
 
-from pipeline.verify.math.evaluate import Undefined, Value, approximate, exact
+from pipeline.verify.math.evaluate import TooBig, Undefined, Value, approximate, exact
 from pipeline.verify.math.tree import (
     Apply,
     Constant,
@@ -297,8 +297,11 @@ def same_at_points(gold: Node, answer: Node) -> bool | None:
         return None  # whether \\vec v is v, and what f(2) is, is for whoever wrote it to say
     num_points = NUM_POINTS if names else 1
     with mpmath.workdps(DIGITS):
-        points = islice(values_at_points(gold, answer, names), num_points)
-        verdicts = [same_there(gold, answer, point) for point in points]
+        verdicts: list[bool | None] = []
+        for point in islice(values_at_points(gold, answer, names), num_points):
+            verdicts.append(same_there(gold, answer, point))
+            if False in verdicts and len(verdicts) > 1:
+                break  # a third point would change nothing
     verdict = None if len(verdicts) < min(2, num_points) else all_of(verdicts)
     if verdict is False and (index := set(names) & INTEGRAL):  # where it is no integer, which nobody said
         whole = {name: Variable("#" + name if name in index else name) for name in names}
@@ -322,13 +325,24 @@ def values_at_points(gold: Node, answer: Node, names: list[str]) -> Iterator[Poi
     for points, real in [*grounds, (real_points(names) if names else [{}], False)]:
         for values in points:
             try:
-                left, right = (approximate(side, values, DIGITS, real) for side in (gold, answer))
+                exactly = exact_at(gold, values), exact_at(answer, values)
+                if None in exactly:
+                    left, right = (approximate(side, values, DIGITS, real) for side in (gold, answer))
+                else:  # of fractions of polynomials, at a third of the cost
+                    left, right = exactly
             except Undefined:
                 continue
             num_found += 1
             yield values, real, left, right
         if num_found >= 2:
             return
+
+
+def exact_at(node: Node, values: Mapping[str, Fraction]) -> Fraction | None:
+    try:
+        return exact(node, values)
+    except TooBig:
+        return None
 
 
 def real_points(names: list[str]) -> Iterator[dict[str, Fraction]]:

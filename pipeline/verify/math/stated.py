@@ -5,8 +5,8 @@ from typing import Any
 
 from pipeline.verify.cues import alternatives, has_words, is_several, settle
 from pipeline.verify.extract import Stated, answer_part, is_cut_off, is_undone, last_boxes, statements
-from pipeline.verify.math.layers import LAYERS, compare_answers
-from pipeline.verify.outcome import Outcome, unverifiable, wrong
+from pipeline.verify.math.layers import LAYERS, compare_answers, same_strings
+from pipeline.verify.outcome import Outcome, correct, unverifiable, wrong
 from pipeline.verify.sentences import WRONG, is_prose, readings, sentence_of
 from pipeline.verify.spelling import MONEY, is_bare, is_eastern, respell, system_as_list
 
@@ -66,6 +66,8 @@ def compare_stated(gold: str, stated: Stated, layers: frozenset[str]) -> Outcome
 
 def compare_sentence(gold: str, sentence: str, layers: frozenset[str]) -> Outcome:
     """The verdict on the first reading that can be compared."""
+    if "string" in layers and same_strings(gold, sentence):
+        return correct(sentence, "string")
     first: Outcome | None = None
     for reading in readings(respell(sentence, gold)):
         signed = SIGN.search(gold) and not (SIGN.search(reading.text) or MONEY.search(sentence))

@@ -77,8 +77,8 @@ class Cursor:
         return self.tokens[self.position]
 
     def at(self, *texts: str) -> bool:
-        token = self.token
-        return token.kind in ("symbol", "command") and token.text in texts
+        token = self.tokens[self.position]
+        return token.text in texts and token.kind in ("symbol", "command")
 
     def take(self, *texts: str) -> bool:
         if self.at(*texts):

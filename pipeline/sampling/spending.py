@@ -1,0 +1,59 @@
+"""What a stage that samples has spent in all of its processes, and when too many requests failed."""
+
+from collections.abc import Callable
+
+from pipeline.errors import StageError
+from pipeline.run.contract import StageRun, Usage
+from pipeline.sampling.loop import Tally
+from pipeline.sampling.store import Store
+
+
+def save_spent(stage: StageRun) -> Callable[[Tally], None]:
+    """Keeps what this process and the ones before it have spent, for the next one should this be killed."""
+    before = stage.carried
+    return lambda tally: stage.carry(spent(before, tally))
+
+
+def spent(before: dict[str, float], tally: Tally) -> dict[str, float]:
+    """What a stage has spent in all its processes; which traces were bought, the store knows by itself."""
+    now = {
+        "engine_seconds": tally.engine_seconds,
+        "adopted": tally.adopted,
+        "adopted_tokens": tally.adopted_tokens,
+    }
+    return {name: round(before.get(name, 0) + value, 3) for name, value in now.items()}
+
+
+def refuse_failures(stage: str, tally: Tally, limit: float, store: Store) -> None:
+    """StageError where more than `limit` of the requests failed; everything is saved by then."""
+    num_failed = sum(tally.failed.values())
+    num_traces = tally.found + tally.adopted + tally.sampled
+    if num_failed > limit * (num_traces + num_failed):
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.failed.most_common())
+        raise StageError(
+            f"{stage}: {num_failed:,} of {num_traces + num_failed:,} requests failed ({kinds}), more than "
+            f"generate.max_failure_rate {limit:g} allows. All {num_traces:,} finished traces are saved in "
+            f"{store.directory}, each failure is in {store.failures_path.name}. Repair the cause and run the "
+            "same command again: it asks only for what is missing"
+        )
+
+
+def usage_of(spent: dict[str, float], found: int, store: Store, correct: int) -> Usage:
+    """Tokens of all traces in the store, and what all processes of the stage had the engine make of them.
+
+    `found` is what the last process had no need to sample. A kill takes the last second of engine time.
+    """
+    keys = store.keys
+    sampled_tokens = keys.output_tokens - int(spent["adopted_tokens"])
+    seconds = spent["engine_seconds"]
+    return Usage(
+        prompt_tokens=keys.prompt_tokens,
+        output_tokens=keys.output_tokens,
+        sampled=keys.num_traces - int(spent["adopted"]),
+        adopted=int(spent["adopted"]),
+        found=found,
+        sampled_output_tokens=sampled_tokens,
+        engine_seconds=round(seconds, 2),
+        tokens_per_second=round(sampled_tokens / seconds, 1) if seconds else None,
+        tokens_per_kept=round(keys.output_tokens / correct, 1) if correct else None,
+    )

@@ -57,3 +57,11 @@ def retort() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+def is_running(pid: int) -> bool:
+    """A process that has ended and that nobody has waited for yet runs no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

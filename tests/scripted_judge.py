@@ -20,6 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.conftest import ROOT
+from tests.scripted_teacher import serve
 
 MODEL = "scripted"
 FIELD = re.compile(r"<(question|reference|answer) (\w+)>\n(.*?)\n?</\1 \2>", re.DOTALL)
@@ -113,23 +114,13 @@ def scripted_judge(behaviour: str, delay_seconds: float = 0.0) -> Iterator[str]:
         server.wait()
 
 
-async def serve(behaviour: str, delay_seconds: float, seconds: float) -> None:
-    runner = web.AppRunner(ScriptedJudge(behaviour, delay_seconds).application())
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
-    await asyncio.sleep(seconds)
-    await runner.cleanup()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--behaviour", default="right")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--seconds", type=float, default=300.0)
     flags = parser.parse_args()
-    asyncio.run(serve(flags.behaviour, flags.delay, flags.seconds))
+    asyncio.run(serve(ScriptedJudge(flags.behaviour, flags.delay).application(), 0, flags.seconds))
 
 
 if __name__ == "__main__":

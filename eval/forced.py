@@ -43,7 +43,7 @@ def places_of(store: Store, request: str) -> dict[Key, Place]:
     return {
         (problem_id, sample): place
         for path in store.shards()
-        for problem_id, sample, place in scan_traces(path, request, keys)
+        for problem_id, sample, place in scan_traces(path, {request}, keys)
     }
 
 
@@ -95,5 +95,8 @@ class ForcedEngine:
         done = await self._engine.sample(dataclasses.replace(request, prompt=prompt, sampling=sampling))
         split = Split(self._chat.decode(kept), done.text.strip(), "closed")
         text = join_response(split, tags, tags.open if tags.opened_by_prompt else "")
-        tokens = (done.prompt_tokens - len(forced), len(forced) + done.output_tokens)
+        tokens = ((done.prompt_tokens or 0) - len(forced), len(forced) + (done.output_tokens or 0))
         return Completion(text, done.finish_reason, *tokens)
+
+    async def tokens_in_flight(self) -> int | None:
+        return await self._engine.tokens_in_flight()

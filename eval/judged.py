@@ -98,7 +98,7 @@ def judge_samples(
             raise
         refuse_failures("eval: judge", tally, context.recipe.generate.max_failure_rate, store)
         spent.count(tally)
-        spent.prompt_tokens, spent.output_tokens = store.keys.prompt_tokens, store.keys.output_tokens
+        spent.count_tokens(store.keys)
         found = answered(context, cases, store)
         refuse(found.audit, section, asking.directory)
         statuses = sum((samples.settle(found) for samples in held), Counter[Status]())

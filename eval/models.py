@@ -7,11 +7,12 @@ from pathlib import Path
 from pipeline.context import CHECKPOINT, Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.flags import EngineFlags
-from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.cards import SampledModel, asked_without_thinking
 from pipeline.run.contract import Manifest, check_outputs, hash_file
 from pipeline.run.revisions import pinned
 
 TEMPLATE_FILE = "chat_template.jinja"
+TRAINED_FROM_BASE = "train"  # the stage whose plan holds what the card said of the student
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,10 @@ def compared_models(context: Context) -> dict[str, SampledModel]:
     for name, extra in context.extra.items():
         if extra.checkpoint is not None and not Path(extra.checkpoint).is_dir():
             raise RecipeError(f"eval.extra: {name}: there is no checkpoint directory {extra.checkpoint}")
-    return {name: context.model(name) for name in context.recipe.eval.models}
+    models = {name: context.model(name) for name in context.recipe.eval.models}
+    if context.recipe.eval.thinking:
+        return models
+    return {name: asked_without_thinking(model) for name, model in models.items()}
 
 
 def loaded(run: Path, model: SampledModel, flags: EngineFlags) -> SampledModel:
@@ -76,12 +80,11 @@ def has_eos(directory: Path) -> bool:
     return False
 
 
-def check_student(context: Context) -> None:
-    """StageError where the student would be asked with another template than it was trained with, or is
-    not the checkpoint that its stage wrote."""
-    stage = context.student_stage
+def check_student(context: Context, stage: str) -> None:
+    """StageError where the student of `stage` would be asked with another template than it was trained with,
+    or is not the checkpoint that the stage wrote."""
     manifest = context.require(stage, "eval")
-    template = context.checkpoint / TEMPLATE_FILE
+    template = context.directory(stage) / CHECKPOINT / TEMPLATE_FILE
     written = manifest.outputs.get(f"{CHECKPOINT}/{TEMPLATE_FILE}")
     if written is not None and (not template.is_file() or hash_file(template) != written.sha256):
         raise StageError(
@@ -91,7 +94,7 @@ def check_student(context: Context) -> None:
         )
     names = [name for name in manifest.outputs if name.startswith(f"{CHECKPOINT}/")]
     check_outputs(context.directory(stage), names)
-    check_card(context, manifest)
+    check_card(context, context.require(TRAINED_FROM_BASE, "eval"))
 
 
 def check_card(context: Context, trained: Manifest) -> None:

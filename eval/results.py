@@ -7,7 +7,8 @@ The layout of results.json is documented in eval/results.md; its records are tho
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from eval.scores import Array, cons_at_k, gap_recovered, holm, mean_score, paire
 from pipeline.context import Context
 from pipeline.errors import StageError
 from pipeline.problems.overlap import Overlap, flagged_questions, overlap_of, trained_texts
+from pipeline.recipe.schema import Compared
 from pipeline.records import Problem, is_correct, read_filtered, read_lines
 from pipeline.report.results import (
     POOLED,
@@ -39,13 +41,21 @@ from pipeline.report.results import (
 from pipeline.run.contract import Counts
 from pipeline.run.provenance import library_versions
 from pipeline.sampling import Store
+from pipeline.sampling.spending import last_words
 from pipeline.verify.table import needed, versions_of
 
 # which differences are reported, where both models were compared; an extra model is set against each of them
-PAIRS = [("student", "base"), ("student", "teacher"), ("teacher", "base")]
+PAIRS = [
+    ("student", "base"),
+    ("student", "unpolished"),
+    ("student", "teacher"),
+    ("unpolished", "base"),
+    ("teacher", "base"),
+]
 NUM_BUDGETS = 10
 NO_CONSENSUS = "no meaning for programs"  # two that do the same are two texts
 FAILED = "failed"  # the finish of a sample that could not be had
+UNCOUNTED = -1  # tokens of a sample whose server does not count them
 
 # What one model answered to one task: (questions, k) of SAMPLE. `correct` demands that the response came to
 # its own end: a cut response is never correct. `extracted` is None without an answer.
@@ -103,7 +113,7 @@ def read_answers(store: Store, problems: Sequence[Problem], k: int) -> Answers:
             is_correct(verdict.status, trace.finish_reason),
             verdict.status == "unverifiable",
             verdict.extracted,
-            trace.output_tokens,
+            UNCOUNTED if trace.output_tokens is None else trace.output_tokens,
             trace.finish_reason,
         )
     failures = store.failures_path
@@ -116,16 +126,19 @@ def read_answers(store: Store, problems: Sequence[Problem], k: int) -> Answers:
     return answers
 
 
-def counts_of(measured: Measured, max_failure_rate: float, directory: object) -> Counts:
+def counts_of(measured: Measured, max_failure_rate: float, directory: Path) -> Counts:
     """Samples wanted, taken, and failed for good; StageError where too many failed."""
     held = [answers for task in measured.answers.values() for answers in task.values()]
     held += [answers for task in measured.forced.values() for by in task.values() for answers in by.values()]
     wanted = sum(answers.size for answers in held)
     failed = sum(num_failed(answers) for answers in held)
     if failed > max_failure_rate * wanted:
+        held_there = [path for path in directory.glob("*.failures.jsonl") if path.stat().st_size]
+        last = max(held_there, key=lambda path: path.stat().st_mtime, default=None)
         raise StageError(
             f"{directory}: {failed:,} of {wanted:,} samples failed, more than generate.max_failure_rate "
-            f"({max_failure_rate:.1%}); *.failures.jsonl there say why. Run eval again: it takes just those"
+            f"({max_failure_rate:.1%}). {f'{last_words(last)}; ' if last else ''}*.failures.jsonl there say "
+            "why. Repair the cause and run eval again: it takes just those"
         )
     return Counts(wanted, wanted - failed, failed={"request": failed} if failed else {})
 
@@ -207,13 +220,18 @@ def score_task(
             for first, second in pairs_of(list(models))
         },
         gap_recovered=gap,
-        budget={name: budget_curve(answers, max_tokens, seed) for name, answers in models.items()},
+        budget={
+            name: budget_curve(answers, max_tokens, seed)
+            for name, answers in models.items()
+            if counted(answers)
+        },
     )
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
-    extra = [name for name in names if name not in ("base", "student", "teacher")]
-    wanted = PAIRS + [(name, other) for name in extra for other in ("base", "student", "teacher")]
+    own = get_args(Compared)
+    extra = [name for name in names if name not in own]
+    wanted = PAIRS + [(name, other) for name in extra for other in own]
     return [pair for pair in wanted if pair[0] in names and pair[1] in names]
 
 
@@ -247,13 +265,20 @@ def score_model(answers: Answers, seed: int, *, programs: bool = False) -> Score
             for size in sizes_up_to(k)
         },
         cons_at_k=Consensus(None, None, NO_CONSENSUS) if programs else consensus_of(answers, seed),
-        mean_tokens=float(tokens.mean()),
+        mean_tokens=float(tokens.mean()) if counted(answers) else None,
         truncated=cut.value,
         no_answer=silent.value,
         unverifiable=float(answers["unverifiable"].mean()),
         failed=num_failed(answers),
-        intervals=ScoreIntervals(mean_interval(tokens), truncated=cut.ci95, no_answer=silent.ci95),
+        intervals=ScoreIntervals(
+            mean_interval(tokens) if counted(answers) else None, truncated=cut.ci95, no_answer=silent.ci95
+        ),
     )
+
+
+def counted(answers: Answers) -> bool:
+    """Whether the tokens of every sample are known: else there is no mean of them, and no curve."""
+    return bool((answers["tokens"] != UNCOUNTED).all())
 
 
 def consensus_of(answers: Answers, seed: int) -> Consensus:

@@ -25,11 +25,11 @@ from pipeline.judging.asking import identity_of
 from pipeline.problems.sources import verifiers_of
 from pipeline.problems.stage import load_tasks as load_questions
 from pipeline.recipe.cards import SampledModel, TaskCard
-from pipeline.recipe.schema import ProceduralSource, task_name
+from pipeline.recipe.sources import ProceduralSource, task_name
 from pipeline.records import write_lines
 from pipeline.report.results import RESULTS, Results, write_results
-from pipeline.rows import require_file
-from pipeline.run.contract import Plan, StageRun, Usage, begin, check_outputs, hash_file
+from pipeline.rows import digest_of_all
+from pipeline.run.contract import Plan, StageRun, Usage, begin, check_outputs
 from pipeline.run.revisions import resolved, same_revision, unpinned_tasks
 from pipeline.verify.table import versions_of
 
@@ -61,12 +61,17 @@ def run(context: Context, flags: EvalFlags | None = None) -> None:
 
 def inputs_of(context: Context) -> dict[str, str]:
     """What the student was made of, for contamination; its checkpoint stands among the models."""
-    if "student" not in context.recipe.eval.compare:
+    trained = trained_in(context)
+    if not trained:
         return {}
-    problems, kept, _ = (
-        context.require(name, "eval") for name in ("problems", "filter", context.student_stage)
-    )
+    problems, kept, *_ = (context.require(name, "eval") for name in ("problems", "filter", *trained))
     return {"problems": problems.digest(["problems.jsonl"]), "filter": kept.digest(["kept.jsonl"])}
+
+
+def trained_in(context: Context) -> list[str]:
+    """The stages that trained one of the models compared, in their order."""
+    stages = {stage for name, stage in context.student_stages.items() if name in context.recipe.eval.compare}
+    return [stage.name for stage in context.stages if stage.name in stages]
 
 
 def plan_of(
@@ -81,13 +86,13 @@ def plan_of(
     needing = {"judge", *(recipe.judge.second_opinion if recipe.judge else [])}
     config: dict[str, Any] = {
         "tasks": [
-            {**task.model_dump(exclude_defaults=True, exclude={"path"}), "name": name}
+            {**task.model_dump(exclude_defaults=True, exclude={"path", "prompt"}), "name": name}
             for name, (task, _) in asked.items()
         ],
         "task_cards": {name: card.identity for name, (_, card) in asked.items() if card},
         "revisions": revisions,
         "samples": {name: samples_of(context, card) for name, (_, card) in asked.items()},
-        "prompts": {name: context.eval_prompt(card).user for name, (_, card) in asked.items()},
+        "prompts": {name: context.eval_prompt(task).identity for name, (task, _) in asked.items()},
         "sampling": recipe.eval_sampling.model_dump(exclude_defaults=True),
         "models": {name: model.identity for name, model in models.items()},
         "verifiers": versions_of(
@@ -100,7 +105,7 @@ def plan_of(
         config["forced_budgets"] = recipe.eval.forced_budgets
         config["closed_by"] = {name: model.tags.model_dump() for name, model in models.items()}
     files = {
-        f"task {name}": hash_file(require_file(Path(task.path)))
+        f"task {name}": digest_of_all(task.path)
         for name, (task, _) in asked.items()
         if not isinstance(task, ProceduralSource) and task.path
     }
@@ -113,8 +118,10 @@ def samples_of(context: Context, card: TaskCard | None) -> int:
 
 def check(context: Context, models: dict[str, SampledModel]) -> None:
     """The faults that can be told before anything is asked or written."""
-    if "student" in models:
-        check_student(context)
+    trained = trained_in(context)
+    for stage in trained:
+        check_student(context, stage)
+    if trained:
         check_outputs(context.directory("problems"), ["problems.jsonl"])
         check_outputs(context.directory("filter"), ["kept.jsonl"])
     for name, model in models.items():
@@ -134,11 +141,12 @@ def adopted_evals(context: Context, models: Sequence[Compared], names: Sequence[
 
 def load_tasks(context: Context, revisions: dict[str, str]) -> list[Asked]:
     """The questions of every task, and how they are asked."""
+    named = {task_name(task): task for task in context.recipe.eval.tasks}
     return [
         Asked(
             task.name,
             task.problems,
-            context.eval_prompt(task.card),
+            context.eval_prompt(named[task.name]),
             samples_of(context, task.card),
             task.card.version if task.card else None,
         )
@@ -171,7 +179,7 @@ def measure(
     names = [model.name for model in models]
     measured = read_all(asking, names, tasks)
     counts = counts_of(measured, recipe.generate.max_failure_rate, stage.directory)
-    seen = overlaps(context, tasks) if "student" in names else None
+    seen = overlaps(context, tasks) if trained_in(context) else None
     identities = {model.name: model.loaded.identity for model in models}
     results = results_of(asking, identities, measured, tasks, seen)
     if judged is not None:
@@ -187,13 +195,19 @@ def usage_of(spent: dict[str, Spent]) -> Usage:
     each = spent.values()
     return Usage(
         engine_seconds=round(sum(model.engine_seconds for model in each), 2),
-        prompt_tokens=sum(model.prompt_tokens for model in each),
-        output_tokens=sum(model.output_tokens for model in each),
+        prompt_tokens=total([model.prompt_tokens for model in each]),
+        output_tokens=total([model.output_tokens for model in each]),
         sampled=sum(model.sampled for model in each),
         adopted=sum(model.adopted for model in each),
         found=sum(model.found for model in each),
         models={name: asdict(model) for name, model in spent.items()},
     )
+
+
+def total(counts: list[int | None]) -> int | None:
+    """Their sum; None where one is not known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def log_scores(results: Results) -> None:

@@ -28,9 +28,11 @@ from pipeline.flags import (
     ModelFlags,
     RunFlags,
     SamplingFlags,
+    ShardFlags,
     StageFlags,
     TrainFlags,
     WorkerFlags,
+    at_least_one,
     in_this_process,
     launched,
 )
@@ -40,6 +42,7 @@ from pipeline.run.stages import BY_NAME
 
 if TYPE_CHECKING:
     from pipeline.context import Context
+    from pipeline.filter.weighing import Weigh
     from pipeline.report.against import Comparison
 
 app = typer.Typer(
@@ -153,11 +156,13 @@ def problems(flags: StageFlags, workers: WorkerFlags) -> None:
 
 
 @command("generate")
-def generate(flags: StageFlags, engine: EngineFlags, adopt: AdoptFlags, workers: WorkerFlags) -> None:
+def generate(
+    flags: StageFlags, engine: EngineFlags, adopt: AdoptFlags, workers: WorkerFlags, shards: ShardFlags
+) -> None:
     """Sample the teacher until enough traces of each problem are correct, within a budget."""
     from teachers.generate import GenerateFlags
 
-    run_stage("generate", context(flags), GenerateFlags(engine, adopt, workers))
+    run_stage("generate", context(flags), GenerateFlags(engine, adopt, workers, shards))
 
 
 @command("judge")
@@ -168,10 +173,17 @@ def judge(flags: StageFlags, engine: EngineFlags, adopt: AdoptFlags, workers: Wo
     run_stage("judge", context(flags), JudgeFlags(engine, adopt, workers))
 
 
+def weigher_later(loaded: "Context") -> "Weigh":
+    """The model of a preference that needs one; torch only then."""
+    from students.likelihood import weigher
+
+    return weigher(loaded)
+
+
 @command("filter")
 def filter_(flags: StageFlags, workers: WorkerFlags) -> None:
     """Keep the traces that every rule lets pass, drop the others for a stated reason, select examples."""
-    run_stage("filter", context(flags), workers)
+    run_stage("filter", context(flags), workers, weigher_later)
 
 
 @command("train")
@@ -182,6 +194,14 @@ def train(flags: StageFlags, training: TrainFlags) -> None:
     if training.tracker != "none":
         telemetry.wake(training.tracker, os.environ)
     run_stage("train", context(flags), launched(training, dict(os.environ)))
+
+
+@command("polish")
+def polish(flags: StageFlags, training: TrainFlags, engine: EngineFlags) -> None:
+    """Distil the trained student on its own samples, where the recipe has the section."""
+    if training.tracker != "none":
+        telemetry.wake(training.tracker, os.environ)
+    run_stage("polish", context(flags), launched(training, dict(os.environ)), engine)
 
 
 @command("eval")
@@ -308,7 +328,9 @@ def compare(
 def ablate(
     flags: RunFlags,
     drop_rule: Annotated[str | None, typer.Option(help="Leave this rule out.")] = None,
-    select: Annotated[str | None, typer.Option(help="Prefer shortest, first or random traces.")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="Prefer shortest, first, random, likely or surprising.")
+    ] = None,
     keep_unsolved: Annotated[
         bool, typer.Option("--keep-unsolved", help="Keep one wrong trace of each problem that none solves.")
     ] = False,
@@ -328,6 +350,37 @@ def ablate(
     print(write(context(dataclasses.replace(flags, override=())), flags.recipe, changes))
 
 
+@command("variants")
+def variants(
+    flags: RunFlags, run: Annotated[bool, typer.Option("--run", help="Run them all, one by one.")] = False
+) -> None:
+    """Write a sibling recipe for every combination of the values (--set KEY=VALUE,VALUE); print their paths.
+    With --run run them: what is equal is made once, and the board of their scores is printed."""
+    from pipeline.report.board import show_board
+    from pipeline.report.variants import axes_of, by_command_line, run_variants, write_variants
+
+    parent = context(dataclasses.replace(flags, override=()))
+    written = write_variants(parent, flags.recipe, flags.override)
+    for variant in written:
+        print(variant.path)
+    if run:
+        try:
+            run_variants(parent, written, axes_of(flags.override), by_command_line(flags.runs))
+        finally:
+            show_board(flags.runs, [variant.context.recipe.name for variant in written])
+
+
+@command("board")
+def board(
+    names: Annotated[list[str] | None, typer.Argument(help="Runs by name; else all of them.")] = None,
+    runs: Annotated[Path, typer.Option(help="The directory that holds the runs.")] = Path("runs"),
+) -> None:
+    """Set all runs side by side: scores with intervals, what differs, tokens, cost; writes board.html."""
+    from pipeline.report.board import show_board
+
+    show_board(runs, names or [])
+
+
 @command("export")
 def export(
     flags: RunFlags,
@@ -339,31 +392,75 @@ def export(
     print(write(context(flags), layout))
 
 
+@command("look")
+def look(
+    file: Annotated[str | None, typer.Argument(help="A file, a glob or a directory of rows.")] = None,
+) -> None:
+    """Show what a file of rows holds, and the source that would read it; without one, the presets."""
+    from pipeline.problems.look import look as text_of
+
+    print(text_of(file))
+
+
 @command("import-traces")
 def import_traces(
     flags: StageFlags,
     workers: WorkerFlags,
-    file: Annotated[Path, typer.Option(help="A .jsonl or .parquet file of traces.")],
+    file: Annotated[Path, typer.Option(help="A file of traces, a directory or a glob.")],
     layout: Annotated[str, typer.Option(help="A layout of teachers/layouts.py.")] = "columns",
-    columns: Annotated[str, typer.Option(help="Of question, response, tokens.")] = "question,response",
+    columns: Annotated[
+        str, typer.Option(help="Of question, response, tokens; or thinking=a,response=b, ...")
+    ] = "question,response",
+    tags: Annotated[str | None, typer.Option(help="Of the file's thinking: a name, or OPEN,CLOSE.")] = None,
+    first_turn: Annotated[
+        bool, typer.Option("--first-turn", help="Cut chats after the first answer.")
+    ] = False,
 ) -> None:
     """Take traces that exist already in place of generate; the later stages run on them."""
     from teachers.import_traces import Imported, run
-    from teachers.layouts import Columns
+    from teachers.layouts import Columns, tags_named
 
-    run(context(flags), Imported(file, layout, Columns.from_flag(columns)), workers)
+    held = Columns.from_flag(columns, first_turn)
+    run(context(flags), Imported(file, layout, held, tags_named(tags) if tags else None), workers)
+
+
+@command("launch")
+def launch(
+    kind: Annotated[Literal["slurm", "sky", "slurm-train"], typer.Argument(help="Which scheduler.")],
+    flags: RunFlags,
+    shards: Annotated[int, typer.Option(help="Parts of generate, each a job.")] = 16,
+    nodes: Annotated[int, typer.Option(help="Nodes of one training.")] = 2,
+    gpus: Annotated[int | None, typer.Option(help="GPUs a node; else what the teacher's card needs.")] = None,
+) -> None:
+    """Print a launch file for many machines with the recipe's name and these sizes in it."""
+    from pipeline.launch import launch_file
+
+    at_least_one(shards=shards, nodes=nodes, gpus=gpus)
+    print(launch_file(kind, context(flags), flags, (shards, nodes), gpus), end="")
+
+
+@command("cards")
+def cards() -> None:
+    """List the models that cards describe: parameters, memory of the weights, licence."""
+    from pipeline.recipe.card_list import card_list
+
+    print(card_list(), end="")
 
 
 @command("serve-teacher")
 def serve_teacher(
     engine: SamplingFlags,
-    teacher: Annotated[str, typer.Option(help="A card of teachers/cards/.")] = "embedded-moe",
+    teacher: Annotated[
+        str, typer.Option(help="A card of teachers/cards/, or the path of yours.")
+    ] = "embedded-moe",
     port: Annotated[int, typer.Option(help="The port on loopback.")] = 8000,
+    replicas: Annotated[int, typer.Option(help="Servers, on this port and the next ones.")] = 1,
 ) -> None:
     """Serve a teacher on loopback with vllm serve and the settings of its card, until Ctrl-C."""
     from teachers.serve import run
 
-    run(teacher, port, in_this_process(engine))
+    at_least_one(replicas=replicas)
+    run(teacher, port, in_this_process(engine), replicas)
 
 
 @command("serve-student")
@@ -384,9 +481,34 @@ def chat(
     flags: RunFlags, device: Annotated[Device, typer.Option(help="Where the student runs.")] = "auto"
 ) -> None:
     """Talk to the finished student in this terminal; its thinking is dimmed."""
+    held = context(flags)
+    log.info("chat: loading the student of %s and what it runs on", held.recipe.name)
     from students.chat import run
 
-    run(context(flags), device)
+    run(held, device)
+
+
+@command("card")
+def card(
+    model: Annotated[str, typer.Option(help="A directory that save_pretrained wrote, or a hub id.")],
+    kind: Annotated[Literal["teacher", "student"], typer.Option(help="Which card to write.")] = "student",
+    revision: Annotated[str | None, typer.Option(help="Of a model on the hub.")] = None,
+) -> None:
+    """Print a card of a model, with all that its files say: save it, and name its path in a recipe."""
+    from pipeline.recipe.cards import card_text
+
+    print(card_text(kind, model, revision), end="")
+
+
+@command("schema")
+def schema(
+    section: Annotated[str | None, typer.Argument(help="recipe, a section of it, a card or prompt.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The JSON Schema, which editors read.")] = False,
+) -> None:
+    """Print every key of recipes, cards and prompt files, with its type, default and meaning."""
+    from pipeline.recipe.described import json_schema, listing
+
+    print(json_schema(section) if as_json else listing(section), end="")
 
 
 @command("publish")

@@ -4,7 +4,7 @@ The recipe with its cards and prompts as objects, the run's directory, and how t
 Nobody looks up a card by its name, or a directory by another one's parent, again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from pipeline.recipe.cards import (
     StudentCard,
     TaskCard,
     TeacherCard,
+    called,
     load_cards,
     sampled_student,
     sampled_teacher,
 )
-from pipeline.recipe.prompts import PROMPTS, Prompt
-from pipeline.recipe.schema import CardTask, ExtraModel, Recipe, Task, load_recipe
+from pipeline.recipe.prompts import Prompt
+from pipeline.recipe.schema import ExtraModel, Recipe, load_recipe
+from pipeline.recipe.sources import CardTask, Task, source_names
 from pipeline.recipe.strict_yaml import nearest
 from pipeline.run.contract import Manifest, Start, check_outputs, read_manifest, require
 from pipeline.run.stages import STAGES, Stage
@@ -58,21 +60,38 @@ class Context:
         return [stage for stage in STAGES if getattr(self.recipe, stage.section) is not None]
 
     @property
+    def student_stages(self) -> dict[str, str]:
+        """The stage that leaves the checkpoint, by what results call it: the student is the last one's, and
+        where there are two the one before left it unpolished."""
+        stages = [stage.name for stage in self.stages if stage.checkpoint]
+        return dict(zip(("student", "unpolished"), reversed(stages), strict=False))
+
+    @property
     def student_stage(self) -> str:
         """The stage whose checkpoint is the student: the last one of this recipe that leaves one."""
-        return [stage.name for stage in self.stages if stage.checkpoint][-1]
+        return self.student_stages["student"]
 
     @property
     def checkpoint(self) -> Path:
         return self.directory(self.student_stage) / CHECKPOINT
 
     @property
+    def teacher_name(self) -> str:
+        """What traces, messages and the report call the teacher."""
+        return called(self.recipe.generate.teacher)
+
+    @property
+    def student_name(self) -> str:
+        """What messages and the report call the base that the student is trained from."""
+        return called(self.recipe.train.student)
+
+    @property
     def teacher_card(self) -> TeacherCard:
-        return self.cards.teachers[self.recipe.generate.teacher]
+        return self.cards.teachers[self.teacher_name]
 
     @property
     def student_card(self) -> StudentCard:
-        return self.cards.students[self.recipe.train.student]
+        return self.cards.students[self.student_name]
 
     def task_card(self, task: Task) -> TaskCard | None:
         """The card of an eval task; None for a procedural one and a bare file."""
@@ -80,13 +99,14 @@ class Context:
 
     @cached_property
     def teacher(self) -> SampledModel:
-        return sampled_teacher(self.recipe.generate.teacher, self.teacher_card)
+        return sampled_teacher(self.teacher_name, self.teacher_card)
 
     @cached_property
     def judge(self) -> SampledModel:
         """The model that verifies; for recipes with the section alone."""
         assert self.recipe.judge is not None
-        return sampled_teacher(self.recipe.judge.model, self.cards.teachers[self.recipe.judge.model])
+        name = called(self.recipe.judge.model)
+        return sampled_teacher(name, self.cards.teachers[name])
 
     @cached_property
     def base(self) -> SampledModel:
@@ -95,7 +115,7 @@ class Context:
     @property
     def student(self) -> SampledModel:
         """The trained student; its checkpoint must be there."""
-        return sampled_student("student", self.student_card, self.checkpoint)
+        return self.model("student")
 
     def finished_student(self, wanted_by: str) -> SampledModel:
         """The student of a finished run. StageError where it is not finished, or was changed since."""
@@ -109,32 +129,44 @@ class Context:
         return {extra.name: extra for extra in self.recipe.eval.extra}
 
     def card(self, model: str) -> tuple[str, TeacherCard | StudentCard]:
-        """The card of a model that eval compares (base, student, teacher or an extra one), and its name."""
+        """The card of a model that eval compares, and its name."""
         extra = self.extra.get(model)
         teacher = extra.teacher if extra else self.recipe.generate.teacher if model == "teacher" else None
         if teacher is not None:
-            return teacher, self.cards.teachers[teacher]
-        student = str(extra.student) if extra else self.recipe.train.student
+            return called(teacher), self.cards.teachers[called(teacher)]
+        student = called(extra.student if extra and extra.student else self.recipe.train.student)
         return student, self.cards.students[student]
 
     def model(self, name: str) -> SampledModel:
         """A model that eval compares, by the name that results call it."""
         extra = self.extra.get(name)
+        if name in self.student_stages:
+            checkpoint = self.directory(self.student_stages[name]) / CHECKPOINT
+            return sampled_student(name, self.student_card, checkpoint)
         if extra is None:
-            return self.teacher if name == "teacher" else self.base if name == "base" else self.student
+            return self.teacher if name == "teacher" else self.base
         _, card = self.card(name)
         if isinstance(card, TeacherCard):
             return sampled_teacher(name, card)
         return sampled_student(name, card, Path(extra.checkpoint) if extra.checkpoint else None)
 
-    @property
+    @cached_property
     def prompt(self) -> Prompt:
-        """The prompt of generate, which the student is trained with."""
-        return PROMPTS[self.recipe.generate.prompt]
+        """The prompt of generate, which the student is trained with, and those of sources of their own."""
+        sources, prompts = self.recipe.problems.sources, self.cards.prompts
+        own = {
+            name: prompts[source.prompt]
+            for name, source in zip(source_names(sources), sources, strict=True)
+            if source.prompt is not None
+        }
+        prompt = prompts[self.recipe.generate.prompt]
+        return replace(prompt, by_source={name: one for name, one in own.items() if one != prompt})
 
-    def eval_prompt(self, card: TaskCard | None) -> Prompt:
-        """The prompt of an eval task: the recipe's own for eval, else its card's, else generate's."""
-        return PROMPTS[self.recipe.eval.prompt or (card and card.prompt) or self.recipe.generate.prompt]
+    def eval_prompt(self, task: Task | None) -> Prompt:
+        """The prompt of an eval task: its own, else the recipe's for eval, its card's, or generate's."""
+        card = None if task is None else self.task_card(task)
+        named = (task and task.prompt) or self.recipe.eval.prompt or (card and card.prompt)
+        return self.cards.prompts[named or self.recipe.generate.prompt]
 
     def run_named(self, flag: str, name: str, stage: str = "") -> Path:
         """The directory of another run, which `flag` gives by its name or path. RecipeError where there is

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pipeline.errors import RecipeError
+from pipeline.recipe.engine_arguments import read_flags
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -73,6 +74,9 @@ class SamplingFlags:
     max_restarts: int = flag("Restarts of an engine that died, before giving up.", 3)
     request_timeout_seconds: float | None = flag("Time for one request to a server; else by max_tokens.")
     outage_seconds: float = flag("Give up when no server has answered for so long.", 600.0)
+    engine_arguments: tuple[str, ...] = flag(
+        "name=value for vLLM's engine, of those that say how it runs; may be repeated.", (), "--engine-arg"
+    )
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
@@ -83,6 +87,7 @@ class SamplingFlags:
         if not 0 < self.gpu_memory_share <= 1:
             raise RecipeError(f"--gpu-memory-share {self.gpu_memory_share}: a share is above 0 and at most 1")
         at_least_one(kv_cache_gib=self.kv_cache_gib)
+        read_flags(self.engine_arguments)
         for name in ("max_restarts", "outage_seconds", "request_timeout_seconds"):
             value = getattr(self, name)
             if value is not None and not value >= 0:  # nor is NaN
@@ -102,6 +107,10 @@ class EngineFlags(SamplingFlags):
         if self.engine == "server" and not self.urls:
             raise RecipeError(
                 "--engine server: give at least one --url, for example http://127.0.0.1:8000/v1"
+            )
+        if self.engine == "server" and self.engine_arguments:
+            raise RecipeError(
+                "--engine-arg is for vLLM here; whoever starts the server gives it to the server"
             )
         if any("@" in url for url in self.urls):
             raise RecipeError("--url: no user or password in a URL, it would be recorded; use RETORT_API_KEY")
@@ -124,6 +133,16 @@ class AdoptFlags:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFlags:
+    shard: str | None = flag("Only this part of the problems, as 3/16 (of 0/16 to 15/16), on its own.")
+    merge: bool = flag("Put the finished shards together as the stage's result.", False, "--merge")
+
+    def __post_init__(self) -> None:
+        if self.shard and self.merge:
+            raise RecipeError("--merge puts all shards together: leave --shard out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFlags:
     """Which of the models that eval compares are served, and by whom; engine flags go for all of them."""
 
@@ -137,7 +156,7 @@ class TrainFlags:
 
     device: Device = flag("Where the student runs.", "auto")
     tokens_per_device: int = flag("Tokens of one micro-batch.", 8192)
-    gradient_checkpointing: bool = flag("Less memory, a third slower.", False, "--gradient-checkpointing")
+    gradient_checkpointing: bool | None = flag("Less memory, a third slower; else where a GPU needs it.")
     liger: bool = flag("Liger's kernels; needs liger-kernel.", False, "--liger")
     save_every: int | None = flag("Steps between checkpoints to resume from; else ten times a run.")
     log_every: int = flag("Steps between rows of metrics.jsonl.", 10)

@@ -62,10 +62,20 @@ class Problem:
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """The tokens of a response, the one that ended it among them, and the natural logarithm of each one's
-    probability. Passed on whole, from the engine to whoever reads the trace."""
+    probability. Passed on whole, from the engine to whoever reads the trace.
+
+    `top_ids` and `top_logprobs` hold at each place the most likely tokens, the likeliest first, where asked.
+    """
 
     ids: list[int]
     logprobs: list[float]
+    top_ids: list[list[int]] = field(default_factory=list)
+    top_logprobs: list[list[float]] = field(default_factory=list)
+
+    @property
+    def num_top(self) -> int:
+        """How many of the most likely tokens every place holds."""
+        return min(map(len, self.top_ids), default=0) if len(self.top_ids) == len(self.ids) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ class Trace:
 
     (`problem_id`, `sample`, `request`) is its key; `request` is the fingerprint of model, prompt and
     sampling. `finish_reason` is the engine's word ("stop", "length", ...). `tokens` are there where the
-    recipe keeps them.
+    recipe keeps them. Numbers of tokens are None where nobody has counted them.
     """
 
     problem_id: str
@@ -83,8 +93,8 @@ class Trace:
     request: str
     response: str
     finish_reason: str
-    prompt_tokens: int
-    output_tokens: int
+    prompt_tokens: int | None
+    output_tokens: int | None
     teacher: str
     tokens: Tokens | None = None
 
@@ -160,7 +170,10 @@ def to_json(record: Problem | Trace | Verdict) -> str:
     if isinstance(record, Trace):
         del values["tokens"]
         if record.tokens is not None:
-            values["tokens"] = dataclasses.asdict(record.tokens)
+            held = dataclasses.asdict(record.tokens)
+            values["tokens"] = {
+                name: kept for name, kept in held.items() if kept or not name.startswith("top_")
+            }
     return json.dumps(values, ensure_ascii=False)
 
 
@@ -217,7 +230,7 @@ TRACE_HEAD = re.compile(
     rb'\{"problem_id": "([^"\\]*)", "sample": (\d+), "seed": \d+, "request": "([^"\\]*)", '
 )
 TRACE_TAIL = re.compile(
-    rb', "finish_reason": "([^"\\]*)", "prompt_tokens": (\d+), "output_tokens": (\d+), '
+    rb', "finish_reason": "([^"\\]*)", "prompt_tokens": (\d+|null), "output_tokens": (\d+|null), '
     rb'"teacher": "[^"\\]*"(?:, "tokens": \{[^}]*\})?\}\n?$'
 )
 
@@ -229,8 +242,8 @@ class TraceRow(NamedTuple):
     sample: int
     request: str
     finish_reason: str
-    prompt_tokens: int
-    output_tokens: int
+    prompt_tokens: int | None
+    output_tokens: int | None
 
 
 class VerdictRow(msgspec.Struct):
@@ -257,12 +270,16 @@ def trace_row(line: bytes) -> TraceRow:
             int(trace.sample),
             trace.request,
             trace.finish_reason,
-            int(trace.prompt_tokens),
-            int(trace.output_tokens),
+            trace.prompt_tokens,
+            trace.output_tokens,
         )
     return TraceRow(
-        head[1].decode(), int(head[2]), head[3].decode(), tail[1].decode(), int(tail[2]), int(tail[3])
+        head[1].decode(), int(head[2]), head[3].decode(), tail[1].decode(), _count(tail[2]), _count(tail[3])
     )
+
+
+def _count(number: bytes) -> int | None:
+    return None if number == b"null" else int(number)
 
 
 def trace_key(line: bytes) -> tuple[str, int, str] | None:
@@ -306,7 +323,7 @@ class Filtered(msgspec.Struct):
     sample: int = 0
     response: str = ""
     finish_reason: str = ""
-    output_tokens: int = 0
+    output_tokens: int | None = None
     verdict: FilteredVerdict | None = None
     question: str = ""
     gold: str = ""

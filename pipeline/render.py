@@ -2,14 +2,25 @@
 
 A trace holds its response as it was sampled. Whoever reads it splits it with the tags of the model that wrote
 it; an example is joined once, with the student's own tags, where it becomes token ids.
+
+A model whose card says `thinking: none` writes no block. Where it teaches a student that thinks, the end of
+its response is the answer and what stands before it the thinking (`told_apart`). A student without thinking
+learns from one who thinks to write the thinking, an empty line and the answer, as one text.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.recipe.cards import Tags
 
-Closing = Literal["closed", "unclosed", "none"]
+STRAY_TAG, STRAY_END = "stray_thinking_tag", "stray_end_of_turn"
+# "unmarked": of a model that writes no thinking block, so that none is missing; "hidden": of one whose
+# thinking nobody sees
+Closing = Literal["closed", "unclosed", "none", "unmarked", "hidden"]
+
+
+ENDS_WITH_BLOCK = re.compile(r"(?:\A|\n)(```(?:(?!\n```).)*\n```)\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +41,11 @@ def split_response(text: str, tags: Tags) -> Split:
     """Separate the thinking from the answer; nothing is repaired.
 
     Whether the opening tag is in the response or was in the prompt, the thinking ends at the first closing
-    tag. A block that is not closed leaves an empty answer and closing "unclosed".
+    tag. A block that is not closed leaves an empty answer and closing "unclosed". Of a model without thinking
+    all is answer.
     """
+    if not tags:
+        return Split(None, text.strip(), "hidden" if tags.hidden else "unmarked")
     head, found, tail = text.partition(tags.close)
     opened = head.lstrip().startswith(tags.open)
     if opened:
@@ -43,12 +57,24 @@ def split_response(text: str, tags: Tags) -> Split:
     return Split(None, text.strip(), "none")
 
 
+def stray_mark(split: Split, tags: Tags, end: str | None) -> str | None:
+    """Why a turn would teach the student to open or close its thinking, or to end, where it must not; as the
+    reason that filter and train count, or None. `end` is the token that ends the student's turn."""
+    text = f"{split.thinking or ''}{split.answer}"
+    if split.closing == "unclosed" or (tags and (tags.open in text or tags.close in text)):
+        return STRAY_TAG
+    return STRAY_END if end and end in text else None
+
+
 def join_response(split: Split, tags: Tags, opening: str = "") -> str:
     """The turn of an assistant: the thinking between `tags`, an empty line, the answer.
 
     `opening` is what the prompt wrote already: "" or the opening tag and the white space after it. A prompt
-    that opens a block gets it closed, so without thinking the block is empty.
+    that opens a block gets it closed, so without thinking the block is empty. Without tags the thinking is
+    text like the answer.
     """
+    if not tags:
+        return f"{split.thinking}\n\n{split.answer}" if split.thinking else split.answer
     if split.thinking is None and not opening:
         return split.answer
     end = "" if split.closing == "unclosed" else f"\n{tags.close}\n\n{split.answer}"
@@ -57,3 +83,26 @@ def join_response(split: Split, tags: Tags, opening: str = "") -> str:
         return block
     body, written = block[len(tags.open) :], opening[len(tags.open) :]
     return body[len(written) :] if written and body.startswith(written) else body
+
+
+def taught(split: Split, student: Tags) -> Split:
+    """What a student of these tags is to learn from a response: see the rule above."""
+    if split.closing != "unmarked" or not student:
+        return split
+    thinking, answer = told_apart(split.answer)
+    return Split(thinking.strip("\n") or None, answer.strip(), "closed")
+
+
+def told_apart(text: str) -> tuple[str, str]:
+    """What stands before the answer of a response without tags, and the answer: the fenced block that it ends
+    with, else all from the last paragraph with a box on, else the last paragraph. Of a single paragraph the
+    last line."""
+    if fenced := ENDS_WITH_BLOCK.search(text):
+        return text[: fenced.start(1)], fenced[1]
+    paragraphs = text.split("\n\n")
+    boxed = [place for place, paragraph in enumerate(paragraphs) if "\\boxed" in paragraph]
+    place = boxed[-1] if boxed else len(paragraphs) - 1
+    if len(paragraphs) == 1:
+        head, _, tail = text.rpartition("\n")
+        return head, tail
+    return "\n\n".join(paragraphs[:place]), "\n\n".join(paragraphs[place:])

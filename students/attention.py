@@ -1,7 +1,8 @@
 """Attention that keeps the examples of one flat row apart, for machines without FlashAttention.
 
 transformers, given position ids that start again, builds a block-diagonal mask for sdpa: correct, and
-quadratic in the whole row. Here each example gets its own causal call without any mask. For a 0.8M Qwen3 on
+quadratic in the whole row. Here each example gets its own causal call without any mask; on a GPU short
+ones go into one call of torch's variable-length kernel (students/varlen.py). For a 0.8M Qwen3 on
 one core that is 10.7k tokens/s, against 6.7k with the mask and 5.0k with padded random batches.
 """
 
@@ -47,7 +48,12 @@ def attend_apart(
     """
     import torch
 
+    from students import varlen
+
     borders = options.get("cu_seq_lens_q")
+    dropout = options.get("dropout", 0.0) if module.training else 0.0
+    if borders is not None and varlen.is_faster(query, len(borders) - 1) and varlen.can_run(query, dropout):
+        return varlen.attend(query, key, value, options), None
     lengths = [query.shape[2]] if borders is None else borders.diff().tolist()
     rows = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
     out = [_causal(module, row, options) for row in rows]

@@ -5,6 +5,7 @@ as in the student's training. An empty line or Ctrl-D ends.
 """
 
 import sys
+import time
 from collections.abc import Iterator
 from threading import Thread
 from typing import Any, cast
@@ -24,6 +25,7 @@ DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 def run(context: Context, device: str = "auto") -> None:
     """Read questions from stdin, write answers to stdout, until an empty line."""
     quiet_libraries()
+    begun = time.monotonic()
     model = context.finished_student("chat")
     place = pick_device(device)
     dtype = torch.float32 if place == "cpu" else getattr(torch, model.dtype)
@@ -32,7 +34,8 @@ def run(context: Context, device: str = "auto") -> None:
     cast(Any, student).to(place)
     prompts = ChatPrompts(tokenizer, model)
     history: list[dict[str, str]] = []
-    print(f"{context.recipe.name}: ask something; an empty line ends.", file=sys.stderr)
+    taken = f"loaded in {time.monotonic() - begun:.1f} s on {place}"
+    print(f"{context.recipe.name}: {taken}; ask something; an empty line ends.", file=sys.stderr)
     while question := read_question():
         asked = context.prompt.messages(question)
         history += asked[-1:] if history else asked  # a system turn stands once, at the beginning
@@ -72,8 +75,10 @@ def show(pieces: Iterator[str], tags: Tags) -> Iterator[str]:
     text, dim = "", False
     for piece in pieces:
         text += piece
-        head, closed, answer = text.partition(tags.close)
-        thinking = not closed and (tags.opened_by_prompt or head.lstrip().startswith(tags.open))
+        head, closed, answer = text.partition(tags.close) if tags else (text, "", "")
+        thinking = (
+            bool(tags) and not closed and (tags.opened_by_prompt or head.lstrip().startswith(tags.open))
+        )
         if colour and thinking and not dim:
             print(DIM, end="")
             dim = True

@@ -12,6 +12,7 @@ from pipeline.records import Example, read_examples
 from pipeline.run.revisions import pinned
 from students.examples import build
 from students.format import load_format
+from students.layout import choose_layout
 from students.model import load_student, pick_device, quiet_libraries
 from students.preflight import Subject, preflight, render
 from students.train import EXAMPLES
@@ -29,10 +30,15 @@ def run(context: Context) -> None:
         sizes = f"{len(one.encoded.ids)} tokens, {len(one.encoded.trained)} trained on"
         print(f"--- example {number} ({where}): {sizes}")
         print(render(one.encoded, style, colour=sys.stdout.isatty()))
-    student = load_student(card, model, recipe.train, pick_device("auto"))
+    device = pick_device("auto")
+    student = load_student(card, model, recipe.train, device)
     checks = preflight(Subject(recipe, card, model, style, student, data.shown, data.largest_id))
+    if student.device.type != device:
+        student.to(device)  # type: ignore[arg-type]  # its kernels are asked there
+    layout = choose_layout(student, [one.encoded.ids for one in data.shown], recipe.train.max_length)
     dropped = "".join(f", {count:,} {reason}" for reason, count in data.dropped.items())
     print(f"--- {len(data.train):,} examples to train on, {len(data.held_out):,} held out{dropped}")
+    print(f"--- examples are {layout.name}, attention {layout.attention}")
     print(f"preflight: {len(checks)} checks passed: {', '.join(checks)}")
 
 

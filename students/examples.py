@@ -7,16 +7,15 @@ than the recipe's share would go.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.errors import StageError
 from pipeline.recipe.schema import Train
 from pipeline.records import Example
+from pipeline.render import STRAY_END, stray_mark
 from students.format import Encoded, Format, split_message
 
 TOO_LONG = "longer_than_max_length"
-STRAY_TAG = "stray_thinking_tag"
-STRAY_END = "stray_end_of_turn"
 NUM_SHOWN = 3
 
 
@@ -31,7 +30,7 @@ class Shown:
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
     """`train` and `held_out` are disjoint in problems; `dropped` counts by reason; `shown` are the first
-    examples that are not dropped, for preflight."""
+    examples that are not dropped, with thinking and without, for preflight."""
 
     train: list[Encoded]
     held_out: list[Encoded] = field(default_factory=list)
@@ -52,16 +51,19 @@ def build(examples: Iterable[Example], style: Format, recipe: Train, seed: int) 
     train: list[Encoded] = []
     held_out: list[Encoded] = []
     shown: list[Shown] = []
+    modes: set[bool] = set()
     dropped, longest = Counter[str](), 0
     for example in examples:
-        encoded = style.encode(example.messages)
+        encoded = replace(style.encode(example.messages), key=(example.problem_id, example.sample))
         longest = max(longest, len(encoded.ids))
         reason = why_dropped(example, encoded, style, recipe.max_length)
         if reason is not None:
             dropped[reason] += 1
             continue
-        if len(shown) < NUM_SHOWN:
+        mode = split_message(example.messages[-1], style.tags).thinking is None
+        if len(shown) < NUM_SHOWN or mode not in modes:
             shown.append(Shown(example.messages, encoded))
+            modes.add(mode)
         (held_out if is_held_out(example.problem_id, recipe.held_out_share, seed) else train).append(encoded)
     data = TrainingSet(train, held_out, dict(dropped), shown)
     if dropped.total() > recipe.max_dropped_share * data.num_in:
@@ -69,28 +71,31 @@ def build(examples: Iterable[Example], style: Format, recipe: Train, seed: int) 
         raise StageError(
             f"train: {dropped.total():,} of {data.num_in:,} examples would be dropped ({listed}), more than "
             f"max_dropped_share {recipe.max_dropped_share:g} allows; the longest has {longest:,} tokens and "
-            f"train.max_length is {recipe.max_length:,}. Raise train.max_length, lower "
-            "generate.sampling.max_tokens, or raise train.max_dropped_share"
+            f"train.max_length is {recipe.max_length:,}. {advice(dropped)}, or raise train.max_dropped_share"
         )
     if not train:
         raise StageError(
             f"train: no example is left to train on ({data.num_in} read, {dropped.total()} dropped, "
-            f"{len(held_out)} held out). Raise train.max_length, or generate more problems"
+            f"{len(held_out)} held out). {advice(dropped)}, or generate more problems"
         )
     return data
+
+
+def advice(dropped: Counter[str]) -> str:
+    """What helps against the drops: a longer limit only where examples are too long."""
+    if dropped and TOO_LONG not in dropped:
+        return "Run: make filter FORCE=1, which drops what holds a thinking tag or an end of turn as text"
+    return "Raise train.max_length, lower generate.sampling.max_tokens"
 
 
 def why_dropped(example: Example, encoded: Encoded, style: Format, max_length: int) -> str | None:
     """Too long, or a text that would teach the student to open, close or end where it must not."""
     if len(encoded.ids) > max_length:
         return TOO_LONG
-    split = split_message(example.messages[-1], style.tags)
-    text = f"{split.thinking or ''}{split.answer}"
-    if split.closing == "unclosed" or style.tags.open in text or style.tags.close in text:
-        return STRAY_TAG
-    if encoded.ids[encoded.num_prompt :].count(style.turn_end_id) != 1:
+    reason = stray_mark(split_message(example.messages[-1], style.tags), style.tags, style.turn_end)
+    if reason is None and encoded.trained.count(style.turn_end_id) != 1:
         return STRAY_END
-    return None
+    return reason
 
 
 def is_held_out(problem_id: str, share: float, seed: int) -> bool:

@@ -5,6 +5,7 @@ token that were trained, and generation_config.json with that token and the samp
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from pipeline.context import CHECKPOINT
+from pipeline.errors import StageError
 from pipeline.recipe.cards import SampledModel, StudentCard
 from pipeline.recipe.schema import Sampling
 from students.format import Format
@@ -34,13 +36,16 @@ def export(
         # in fp32: merging in bf16 or 4 bit would round the adapter away
         student = PeftModel.from_pretrained(load_base(card, model), str(adapter)).merge_and_unload()
         path = adapter / "adapter_config.json"
-        # the adapter names its base as the card does, not by a path of this machine
-        values = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": card.model}
+        # no path of this machine: the base is named as its card does, a student of this run from here
+        own = Path(model.model).is_relative_to(directory.parent.absolute())
+        base = os.path.relpath(model.model, adapter) if own else card.model
+        values = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
         path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     else:
         student = AutoModelForCausalLM.from_pretrained(
             trained, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
+    check_finite(student)
     checkpoint = directory / CHECKPOINT
     shutil.rmtree(checkpoint, ignore_errors=True)
     save(student.to(getattr(torch, card.dtype)), checkpoint, style, sampling)
@@ -50,6 +55,16 @@ def export(
         for path in part.rglob("*")
         if path.is_file()
     )
+
+
+def check_finite(student: PreTrainedModel) -> None:
+    """StageError with the first weight that holds a value that is no number."""
+    wrong = [name for name, weight in student.named_parameters() if not torch.isfinite(weight).all()]
+    if wrong:
+        raise StageError(
+            f"train: {len(wrong)} weights hold values that are no numbers ({', '.join(wrong[:2])}), so no "
+            "checkpoint is written. Lower train.learning_rate, and run again with FORCE=1"
+        )
 
 
 def save(student: PreTrainedModel, checkpoint: Path, style: Format, sampling: Sampling) -> None:

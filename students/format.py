@@ -6,12 +6,13 @@ same ones. The trained turn never goes through the template: templates drop thin
 as the model will produce it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageError
 from pipeline.recipe.cards import SampledModel, StudentCard, Tags
+from pipeline.records import Key
 from pipeline.render import Split, join_response, split_response
 from pipeline.sampling.prompts import ChatPrompts, load_tokenizer
 
@@ -20,10 +21,12 @@ IGNORED = -100  # the label that no loss is taken on, in torch and in every trai
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One example as the model sees it: `ids`, and how many of them are the prompt (without loss)."""
+    """One example as the model sees it: `ids`, and how many of them are the prompt (without loss). `key` says
+    which trace it was."""
 
     ids: list[int]
     num_prompt: int
+    key: Key | None = field(default=None, compare=False)
 
     @property
     def prompt(self) -> list[int]:
@@ -59,12 +62,15 @@ class Format:
                 "an example's last message must be the assistant's, after at least one other; found roles "
                 f"{[message['role'] for message in messages]}. Run: make filter again"
             )
-        prompt = self.prompts.ids(asked)
-        text = join_response(split_message(trained, self.tags), self.tags, self.opening(prompt))
+        split = split_message(trained, self.tags)
+        prompt = self.prompts.ids(asked, thinking=split.thinking is not None)
+        text = join_response(split, self.tags, self.opening(prompt))
         return Encoded(prompt + self.prompts.encode(text + self.turn_end), len(prompt))
 
     def opening(self, prompt: list[int]) -> str:
         """What the end of a prompt opened already: the opening tag and the white space after it, or ''."""
+        if not self.tags:
+            return ""
         tail = self.prompts.decode(prompt[-16:])
         start = tail.rfind(self.tags.open)
         if start < 0 or tail[start + len(self.tags.open) :].strip():

@@ -13,9 +13,12 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe.cards import SampledModel, StudentCard
-from pipeline.recipe.schema import Train
+from pipeline.recipe.cards import SampledModel, StudentCard, called
+from pipeline.recipe.schema import Lora, Train
+from pipeline.sampling.prompts import token_id
 from students import attention
+
+PADDED = ("sdpa", "eager")  # transformers' own attention, which takes padded rows on every device
 
 
 def quiet_libraries() -> None:
@@ -64,14 +67,35 @@ def load_student(card: StudentCard, model: SampledModel, recipe: Train, device: 
     return _load(card, model, dtype, attention.implementation(device))
 
 
+def load_padded(
+    card: StudentCard, model: SampledModel, method: str, device: str, attention_of_train: str | None = None
+) -> PreTrainedModel:
+    """A student whose batches are padded rows: the same weights as `load_student` would train, with the
+    attention that train found right where it is one of transformers' own, else with sdpa."""
+    known = attention_of_train if attention_of_train in PADDED else "sdpa"
+    dtype = torch.float32 if device == "cpu" or method == "full" else getattr(torch, card.dtype)
+    student: Any = _load(card, model, dtype, known)
+    return student.to(device)
+
+
+def load_teacher(model: SampledModel, device: str) -> PreTrainedModel:
+    """The teacher's weights for its log-probabilities, in fp32 on the CPU, else as its card says."""
+    dtype = torch.float32 if device == "cpu" else getattr(torch, model.dtype)
+    teacher: Any = AutoModelForCausalLM.from_pretrained(
+        model.model, revision=model.revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
+    if hasattr(teacher, "set_experts_implementation"):
+        teacher.set_experts_implementation("grouped_mm")  # on the CPU three times as fast as the default
+    return teacher.to(device).eval().requires_grad_(False)
+
+
 def load_base(card: StudentCard, model: SampledModel) -> PreTrainedModel:
     """The base in fp32 on the CPU, to merge an adapter into."""
-    return _load(card, model, torch.float32, "sdpa")
+    return _load(card, model, torch.float32, "eager")  # which every architecture has
 
 
-def lora_config(recipe: Train, targets: str | list[str]) -> LoraConfig:
+def lora_config(lora: Lora, targets: str | list[str]) -> LoraConfig:
     """PEFT's configuration: all linear layers but the head, unless the card names others."""
-    lora = recipe.lora
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
@@ -81,6 +105,54 @@ def lora_config(recipe: Train, targets: str | list[str]) -> LoraConfig:
         use_rslora=lora.variant == "rslora",
         use_dora=lora.variant == "dora",
     )
+
+
+def adapter_config(
+    recipe: Train, targets: str | list[str], student: PreTrainedModel, tokenizer: Any
+) -> LoraConfig:
+    """PEFT's configuration for this student: with the rows of `lora.tokens`, past what takes no adapter."""
+    config = linear_config(recipe.lora, targets, student)
+    config.trainable_token_indices = trained_rows(recipe, student, tokenizer) or None
+    return config
+
+
+def linear_config(lora: Lora, targets: str | list[str], student: PreTrainedModel) -> LoraConfig:
+    """The same without those rows."""
+    config = lora_config(lora, targets)
+    if targets == "all-linear":
+        config.exclude_modules = unadaptable(student) or None
+    return config
+
+
+def unadaptable(student: PreTrainedModel) -> list[str]:
+    """Linear layers that give more than a product (a router), or whose weight is read past an adapter: a
+    state-space mixer's kernel takes that of its `out_proj`."""
+    modules = dict(student.named_modules())
+    found = []
+    for name, module in modules.items():
+        if not isinstance(module, torch.nn.Linear):
+            continue
+        parent, _, last = name.rpartition(".")
+        mixer = hasattr(modules[parent], "A_log") and hasattr(modules[parent], "D")
+        if type(module).__module__.startswith("transformers.") or (mixer and last == "out_proj"):
+            found.append(name)
+    return found
+
+
+def trained_rows(recipe: Train, student: PreTrainedModel, tokenizer: Any) -> dict[str, list[int]]:
+    """The ids of `lora.tokens` for each embedding by its name: one where input and output are tied, else two.
+
+    RecipeError where the tokenizer has no such token.
+    """
+    ids = [
+        token_id(tokenizer, token, called(recipe.student), "train.lora.tokens")
+        for token in recipe.lora.tokens
+    ]
+    embeddings = [student.get_input_embeddings(), student.get_output_embeddings()]
+    if embeddings[0].weight is embeddings[1].weight:
+        embeddings.pop()  # PEFT follows the tie
+    names = {id(module): name for name, module in student.named_modules()}
+    return {names[id(module)]: ids for module in embeddings} if ids else {}
 
 
 def _load(
@@ -104,6 +176,11 @@ def _load(
         raise StageError(
             f"{model.model}: its weights cannot be loaded ({said}). A student is read from *.safetensors "
             "only, in a local directory or on the hub"
+        ) from None
+    except ValueError as error:  # as of an architecture that has not this attention
+        said = " ".join(str(error).split())[:300]
+        raise StageError(
+            f"{model.model}: transformers does not load it with attention {implementation} ({said})"
         ) from None
     student, found = loaded
     if found["missing_keys"]:

@@ -18,14 +18,18 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from pipeline.errors import StageError
 from pipeline.recipe.cards import SampledModel, StudentCard
+from pipeline.recipe.reading import TAGS
 from pipeline.recipe.schema import Recipe
 from pipeline.sampling.prompts import load_prompts
 from students.examples import Shown
 from students.format import Encoded, Format, split_message
-from students.model import lora_config
+from students.model import lora_config, unadaptable
 
 DIM, GREEN, PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[0m"
 MARK = "retort-marks-the-answer"
+NEAR_MEAN = (
+    0.05  # of the usual distance from the mean; transformers draws rows that it adds 30,000 times closer
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,11 @@ def render(encoded: Encoded, style: Format, colour: bool) -> str:
     return f"{DIM}{asked}{PLAIN}{GREEN}{trained}{PLAIN}" if colour else f"{asked}[[{trained}]]"
 
 
+def thinks(subject: Subject, shown: Shown) -> bool:
+    """Whether the example has thinking, which decides the mode that its prompt is written in."""
+    return split_message(shown.messages[-1], subject.style.tags).thinking is not None
+
+
 def mask_not_empty(subject: Subject) -> str | None:
     if all(shown.encoded.trained for shown in subject.shown):
         return None
@@ -74,6 +83,8 @@ def mask_not_empty(subject: Subject) -> str | None:
 def thinking_once(subject: Subject) -> str | None:
     """The trained turn holds the thinking once, between one opening and one closing tag."""
     style, tags = subject.style, subject.style.tags
+    if not tags:
+        return None
     for shown in subject.shown:
         opening = style.opening(shown.encoded.prompt)
         turn = opening + style.prompts.decode(shown.encoded.trained)
@@ -99,7 +110,7 @@ def question_in_prompt(subject: Subject) -> str | None:
     """Templates of models that also see pictures write nothing for a message that is plain text."""
     for shown in subject.shown:
         asked = str(shown.messages[-2]["content"]).strip()
-        if asked not in subject.style.prompts.text(shown.messages[:-1]):
+        if asked not in subject.style.prompts.text(shown.messages[:-1], thinking=thinks(subject, shown)):
             return (
                 f"the prompt does not hold the question {asked[:40]!r}: the chat template leaves it out or "
                 "changes it. Name one of students/templates/*.jinja as `template` in the card"
@@ -108,9 +119,14 @@ def question_in_prompt(subject: Subject) -> str | None:
 
 
 def thinking_left_open(subject: Subject) -> str | None:
-    """A generation prompt that closes a block (thinking switched off) would be followed by a second one."""
+    """A generation prompt that closes a block (thinking switched off) would be followed by a second one; one
+    that opens it would put the whole text of a student without thinking into it."""
+    if not subject.style.tags:
+        return opened_by_none(subject)
     close = subject.style.tags.close
     for shown in subject.shown:
+        if not thinks(subject, shown):  # then it is as it should be
+            continue
         prompt = subject.style.prompts.text(shown.messages[:-1])
         before = subject.style.prompts.text(shown.messages[:-1], generation_prompt=False)
         if close in prompt.removeprefix(before):
@@ -122,8 +138,22 @@ def thinking_left_open(subject: Subject) -> str | None:
     return None
 
 
+def opened_by_none(subject: Subject) -> str | None:
+    prompt = subject.style.prompts.text(subject.shown[0].messages[:-1]).rstrip()
+    opened = next((opening for opening, _ in TAGS if prompt.endswith(opening)), None)
+    if opened is None:
+        return None
+    return (
+        f"the card says thinking: none, and the generation prompt ends with {opened}. State the tags in the "
+        "card, or switch thinking off by template_options there, or name another template"
+    )
+
+
 def tags_where_the_card_says(subject: Subject) -> str | None:
-    opens = bool(subject.style.opening(subject.shown[0].encoded.prompt))
+    shown = next((one for one in subject.shown if thinks(subject, one)), None)
+    if shown is None and subject.card.without_thinking:
+        return None  # no example shows the mode that the tags are of
+    opens = bool(subject.style.opening((shown or subject.shown[0]).encoded.prompt))
     stated = subject.card.thinking.opened_by_prompt
     if opens == stated:
         return None
@@ -190,7 +220,7 @@ def same_template_in_eval(subject: Subject) -> str | None:
         )
     prompts = load_prompts(subject.model)
     for shown in subject.shown:
-        asked = prompts.ids(shown.messages[:-1]) if prompts else []
+        asked = prompts.ids(shown.messages[:-1], thinks(subject, shown)) if prompts else []
         if shown.encoded.prompt != asked:
             return (
                 f"the prompt has {shown.encoded.num_prompt} tokens in training and {len(asked)} in eval. "
@@ -201,14 +231,19 @@ def same_template_in_eval(subject: Subject) -> str | None:
 
 
 def tokens_in_embedding(subject: Subject) -> str | None:
+    """Those of the examples, and those that the tokenizer names: libraries write them into configurations."""
     rows = len(cast(torch.Tensor, subject.student.get_input_embeddings().weight))
-    largest = max(subject.largest_id, subject.style.turn_end_id)
+    tokenizer = subject.style.tokenizer
+    named = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    known = [found for found in named if found is not None]
+    largest = max(subject.largest_id, subject.style.turn_end_id, *known)
     if largest < rows:
         return None
-    token = subject.style.tokenizer.convert_ids_to_tokens(largest)
+    token = tokenizer.convert_ids_to_tokens(largest)
     return (
         f"token {largest} ({token!r}) is outside the embedding, which has {rows} rows. The tokenizer belongs "
-        "to another model: name the student's own in its card"
+        "to another model, or a token was added and the model not resized: name the student's own tokenizer "
+        "in its card"
     )
 
 
@@ -233,7 +268,7 @@ def lora_targets_match(subject: Subject) -> str | None:
     known = ", ".join(sorted({name.split(".")[-1] for name in linear}))
     alone = {targets: targets} if isinstance(targets, str) else {target: [target] for target in targets}
     try:
-        configs = {target: lora_config(recipe, given) for target, given in alone.items()}
+        configs = {target: lora_config(recipe.lora, given) for target, given in alone.items()}
         found = {t: [n for n in modules if check_target_module_exists(configs[t], n)] for t in alone}
     except re.error as error:
         return (
@@ -241,7 +276,11 @@ def lora_targets_match(subject: Subject) -> str | None:
             f"{known}"
         )
     missing = [target for target, names in found.items() if not names]
-    other = next((name for names in found.values() for name in names if name not in linear), None)
+    targeted = [name for names in found.values() for name in names]
+    if (fault := no_embedding(subject, modules, targeted)) is not None:
+        return fault
+    refused = unadaptable(subject.student)
+    other = next((name for name in targeted if name not in linear or name in refused), None)
     if missing or not alone:
         wrong = f"{', '.join(missing) or 'an empty list'} match no layer of the student"
     elif other is not None:
@@ -251,21 +290,71 @@ def lora_targets_match(subject: Subject) -> str | None:
     return f"lora_targets: {wrong}. Use all-linear, or some of: {known}"
 
 
+def no_embedding(subject: Subject, modules: dict[str, torch.nn.Module], targeted: list[str]) -> str | None:
+    """The loss reads the head's weight past its adapter; tied weights have one value, two with an adapter."""
+    student = subject.student
+    embedding, head = student.get_input_embeddings(), student.get_output_embeddings()
+    for name in targeted:
+        if modules[name] is head:
+            reason = "is the output embedding, whose adapter the loss would not see"
+        elif modules[name] is embedding and embedding.weight is head.weight:
+            reason = "is tied to the output embedding, and merging its adapter would change both"
+        else:
+            continue
+        return (
+            f"lora_targets: {name} {reason}, so another model would be exported than was trained. Leave it "
+            "out and name the tokens that are new in train.lora.tokens, or use train.method: full"
+        )
+    return None
+
+
 def can_emit_turn_end(subject: Subject) -> str | None:
-    """An adapter leaves the output embedding as it is; a row of zeros there can never win."""
-    if subject.recipe.train.method == "full":
+    """An adapter leaves the output embedding as it is; a row that was never learned can never win."""
+    return _unlearned(subject, "output", {subject.style.turn_end_id})
+
+
+def can_read_special_tokens(subject: Subject) -> str | None:
+    """What the template writes and an adapter leaves as it is: added tokens that the base never learned."""
+    tokenizer = subject.style.tokenizer
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    used = {token for shown in subject.shown for token in shown.encoded.ids}
+    return _unlearned(subject, "input", used & special)
+
+
+def _unlearned(subject: Subject, side: str, tokens: set[int]) -> str | None:
+    """A fault where a row of that embedding is as no training leaves it: zeros, another one's copy, or the
+    mean that resize_token_embeddings writes."""
+    recipe, tokenizer = subject.recipe.train, subject.style.tokenizer
+    if recipe.method == "full":
         return None
-    weight = subject.student.get_output_embeddings().weight.detach()
-    row = weight[subject.style.turn_end_id]
-    others = int((weight == row).all(dim=1).sum()) - 1
-    if others == 0 and row.any():
-        return None
-    state = f"equals {others} other rows" if row.any() and others else "is all zeros"
-    return (
-        f"the output embedding of {subject.style.turn_end} {state}: the base never learned to emit it, "
-        "and an adapter does not change it. Use train.method: full, or a template whose turn ends with a "
-        "token that the base knows"
-    )
+    student = subject.student
+    module = student.get_input_embeddings() if side == "input" else student.get_output_embeddings()
+    weight = cast(torch.Tensor, module.weight).detach()
+    for token in sorted(tokens - {tokenizer.convert_tokens_to_ids(name) for name in recipe.lora.tokens}):
+        if (state := state_of_row(weight, token)) is None:
+            continue
+        name = tokenizer.convert_ids_to_tokens(token)
+        verb = "emit" if side == "output" else "read"
+        return (
+            f"the {side} embedding of {name} {state}: the base never learned to {verb} it, and an adapter "
+            "does not change it. Name it in train.lora.tokens, use train.method: full, or a template whose "
+            "tokens the base knows"
+        )
+    return None
+
+
+def state_of_row(weight: torch.Tensor, token: int) -> str | None:
+    """How a row shows that it was never learned; None where it does not."""
+    row = weight[token]
+    if not row.any():
+        return "is all zeros"
+    alike = (weight[:, 0] == row[0]).nonzero()[:, 0]  # by one column first: the matrix is large
+    others = int((weight[alike] == row).all(dim=1).sum()) - 1
+    if others:
+        return f"equals {others} other rows"
+    mean, some = weight.float().mean(dim=0), weight[:: max(1, len(weight) // 1000)].float()
+    usual = (some - mean).norm(dim=1).median()
+    return "is the mean of all rows" if (row.float() - mean).norm() < NEAR_MEAN * usual else None
 
 
 CHECKS: dict[str, Callable[[Subject], str | None]] = {
@@ -282,4 +371,5 @@ CHECKS: dict[str, Callable[[Subject], str | None]] = {
     "positions": length_within_positions,
     "LoRA targets": lora_targets_match,
     "end of turn in the base": can_emit_turn_end,
+    "special tokens in the base": can_read_special_tokens,
 }

@@ -19,7 +19,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 log = logging.getLogger(__name__)
 LOG_SECONDS = 30.0
-KEPT = ("step", "loss", "learning_rate", "grad_norm", "num_tokens", "mean_token_accuracy", "eval_loss")
+KEPT = (
+    "step",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "num_tokens",
+    "mean_token_accuracy",
+    "eval_loss",
+    "eval_mean_token_accuracy",
+)
 
 
 class Progress(TrainerCallback):

@@ -11,11 +11,12 @@ import shutil
 from pipeline.context import Context
 from pipeline.flags import TrainFlags
 from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.schema import TopkLoss, Train
 from pipeline.run.contract import Manifest, Plan, StageRun, begin, check_outputs
 from pipeline.run.revisions import pinned
 
 STAGE_VERSION = 3
-EXAMPLES = "examples.parquet"
+EXAMPLES, TRACES = "examples.parquet", "kept.jsonl"
 METRICS = "metrics.jsonl"
 STEPS = "steps"
 
@@ -35,7 +36,7 @@ def run(context: Context, flags: TrainFlags | None = None) -> None:
     stage_run = begin(directory, plan, context.start)
     if stage_run is not None:
         with stage_run:
-            check_outputs(context.directory("filter"), [EXAMPLES])
+            check_outputs(context.directory("filter"), read_files(context.recipe.train))
             _fit(context, model, flags, stage_run)
     # only after the manifest, so that a run killed before it goes on from its last step, not from the first
     shutil.rmtree(directory / STEPS, ignore_errors=True)
@@ -48,16 +49,23 @@ def plan_of(context: Context, model: SampledModel, examples: Manifest) -> Plan:
     default leaves finished runs up to date.
     """
     recipe, card = context.recipe, context.student_card
-    train = recipe.train.model_dump(mode="json", exclude_defaults=True)
-    del train["student"]
+    train = recipe.train.model_dump(mode="json", exclude={"student", "seed"}, exclude_defaults=True)
     student = {**model.identity, "thinking": {"open": model.tags.open, "close": model.tags.close}}
+    if card.without_thinking:
+        student["without_thinking"] = card.without_thinking
     if card.eos is not None:
         student["eos"] = card.eos
     if recipe.train.method != "full":
         student["lora_targets"] = card.lora_targets
     sampling = recipe.generate.sampling.model_dump(mode="json", exclude_defaults=True)
     config = {"train": train, "student": student, "sampling": sampling}
-    return Plan("train", STAGE_VERSION, config, {"filter": examples.digest([EXAMPLES])}, recipe.seed)
+    inputs = {"filter": examples.digest(read_files(recipe.train))}
+    return Plan("train", STAGE_VERSION, config, inputs, recipe.train_seed)
+
+
+def read_files(recipe: Train) -> list[str]:
+    """What train reads of filter: the examples, and for what is stored of their tokens the traces."""
+    return [EXAMPLES, TRACES] if isinstance(recipe.loss, TopkLoss) else [EXAMPLES]
 
 
 def _fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRun | None) -> None:

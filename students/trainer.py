@@ -1,7 +1,8 @@
 """The work of the train stage: examples in, exported checkpoint out, by TRL's SFTTrainer in our own order.
 
-TRL prepares nothing: rows are micro-batches that students.batching laid out, its padding-free collator lays
-the examples end to end with position ids that start again, and attention keeps them apart. The loss of a step
+TRL prepares nothing: rows are micro-batches that students.batching cut. Its padding-free collator lays the
+examples end to end with position ids that start again, and attention keeps them apart; where the student
+cannot do that (students.layout), the examples of a micro-batch are padded to the longest. The loss of a step
 is the sum over its trained tokens divided by their number, over all processes, so how a global batch is cut
 changes nothing but rounding.
 """
@@ -18,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
@@ -28,20 +30,26 @@ from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.flags import TrainFlags
 from pipeline.recipe.cards import SampledModel
-from pipeline.recipe.schema import Train
+from pipeline.recipe.schema import TopkLoss, Train
 from pipeline.records import read_examples
 from pipeline.run.contract import Counts, StageRun, Usage
-from students.batching import balanced, cut, global_batches
+from students.batching import balanced, cut, cut_padded, num_padded, ordered_batches, similar
 from students.examples import TrainingSet, build
 from students.export import export
-from students.format import Encoded, load_format
-from students.model import load_student, lora_config, pick_device, quiet_libraries
+from students.format import IGNORED, Encoded, load_format
+from students.layout import PaddedRows, choose_layout
+from students.memory import device_gib, settle
+from students.model import adapter_config, load_student, pick_device, quiet_libraries
 from students.preflight import Subject, preflight
 from students.progress import Progress, Stopper
-from students.train import EXAMPLES, METRICS, STEPS
+from students.rehearsal import rehearse
+from students.topk import StoredTops, TopsCollator, check_share, topk_loss
+from students.train import EXAMPLES, METRICS, STEPS, TRACES
 
 log = logging.getLogger(__name__)
 
+# what TRL calls that by which `train.stop_on` compares
+STOPS_ON = {"loss": "eval_loss", "token_accuracy": "eval_mean_token_accuracy"}
 WSD_DECAY_SHARE = 0.2  # the last fifth decays; MiniCPM (arXiv 2404.06395) finds a tenth or more enough
 # the share of the learning rate, by the share of the steps after the warm-up that is done
 SHAPES: dict[str, Callable[[float], float]] = {
@@ -54,7 +62,10 @@ SHAPES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One training run: what it is called, what the recipe says, how it runs, and the stage's directory."""
+    """One training run: what it is called, what the recipe says, how it runs, and the stage's directory.
+
+    `padded`: the student cannot keep packed examples apart.
+    """
 
     name: str
     recipe: Train
@@ -62,6 +73,7 @@ class Job:
     flags: TrainFlags
     device: str
     directory: Path
+    padded: bool = False
 
     @property
     def steps(self) -> Path:
@@ -81,6 +93,8 @@ class OrderedTrainer(SFTTrainer):
 
     recipe: Train
     step_tokens: list[int]
+    padding: float  # the share of all tokens that are computed
+    max_logits = 2**24  # held at once by compute_loss on a CPU: 64 MB in fp32
 
     def count_from(self, step: int) -> None:
         """Go on counting tokens where the run stopped: TRL counts those of one process's life."""
@@ -91,6 +105,79 @@ class OrderedTrainer(SFTTrainer):
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)  # type: ignore[arg-type]
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def training_step(self, *given: Any, **options: Any) -> torch.Tensor:
+        """StageError at the first loss that is no number: transformers would log 0 and train on."""
+        loss = super().training_step(*given, **options)
+        if not torch.isfinite(loss):
+            raise self._no_number("loss", self.state.global_step + 1, float(loss))
+        return loss
+
+    def log(self, logs: dict[str, float], *given: Any, **options: Any) -> None:
+        """StageError where a figure is no number, as a gradient behind a loss that still was one."""
+        for name, value in logs.items():
+            if not math.isfinite(value):
+                raise self._no_number(name, self.state.global_step, value)
+        super().log(logs, *given, **options)
+
+    def _no_number(self, name: str, step: int, value: float) -> StageError:
+        return StageError(
+            f"train: the {name} of step {step} is {value}, and every weight would be no number after it. "
+            f"train.learning_rate is {self.recipe.learning_rate:g}: lower it, or raise train.warmup_ratio, "
+            "and run again with FORCE=1"
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """On a CPU, of a small vocabulary, from the model's own head on the trained positions alone.
+
+        Elsewhere TRL's, whose tiles score every position where there is no Triton, and again in backward;
+        from stored distributions where the batch holds any, scaled alike.
+        """
+        if "top_ids" in inputs:
+            return self._from_stored(model, inputs, num_items_in_batch)
+        labels = inputs["labels"]
+        trained = (labels[0, 1:] != IGNORED).nonzero()[:, 0]
+        size = trained.numel() * self.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+        if (
+            labels.device.type != "cpu"
+            or len(labels) > 1
+            or return_outputs
+            or not 0 < size <= self.max_logits
+        ):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**given, logits_to_keep=trained, use_cache=False).logits[0].float()
+        wanted = labels[0, 1:][trained]
+        loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        right = (logits.argmax(-1) == wanted).sum()
+        counts = torch.stack([right, torch.tensor(len(wanted)), torch.tensor(labels.shape[1])])
+        totals = self.accelerator.gather_for_metrics(counts[None]).sum(0).tolist()
+        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
+        self._metrics[mode]["mean_token_accuracy"].append(totals[0] / totals[1])
+        if mode == "train":
+            self._total_train_tokens += totals[2]
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        if num_items_in_batch is None:
+            return loss / len(wanted)
+        return loss / num_items_in_batch * self.accelerator.num_processes
+
+    def _from_stored(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+        total, number = topk_loss(model, inputs)
+        loss = total / (number if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None:  # it counts those of all processes, whose gradients are averaged
+            loss = loss * self.accelerator.num_processes
+        mode = "train" if model.training else "eval"
+        if mode == "train":
+            read = self.accelerator.gather_for_metrics(inputs["labels"].new_tensor(inputs["labels"].numel()))
+            self._total_train_tokens += int(read.sum())
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Nobody reads the count, and it walks over all parameters in each step."""
+        return 0
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         return None
@@ -109,8 +196,13 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
     data = build(read_examples(context.directory("filter") / EXAMPLES), style, recipe.train, recipe.seed)
     student = load_student(card, model, recipe.train, device)
     checks = preflight(Subject(recipe, card, model, style, student, data.shown, data.largest_id))
+    if student.device.type != device and flags.processes == 1:
+        student.to(device)  # type: ignore[arg-type]  # its kernels are asked there
+    layout = choose_layout(student, [one.encoded.ids for one in data.shown], recipe.train.max_length)
     log.info("preflight: %d checks passed", len(checks))
-    job = Job(recipe.name, recipe.train, recipe.seed, flags, device, context.directory("train"))
+    flags = settle(student, recipe.train, flags, device_gib(device))
+    directory = context.directory("train")
+    job = Job(recipe.name, recipe.train, recipe.train_seed, flags, device, directory, not layout.packed)
     trainer = build_trainer(job, data, student, style.tokenizer, card.lora_targets)
     seconds = train(trainer, job)
     trained = job.steps / "trained"
@@ -131,7 +223,8 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
             "held_out": len(data.held_out),
             "device": str(trainer.args.device),
             "processes": trainer.args.world_size,
-            "attention": student.config._attn_implementation,
+            **layout.to_notes(),
+            "padding": round(trainer.padding, 4),
         },
     )
 
@@ -183,24 +276,40 @@ def build_trainer(
     require_extras(job.flags)
     recipe, flags = job.recipe, job.flags
     steps = plan_steps(job, data.train, flags.processes)
+    stored = stored_tops(job, data)
     if recipe.early_stopping is not None and not data.held_out:
         raise StageError(
             f"train.early_stopping: no example of {len(data.train):,} is held out by train.held_out_share "
             f"{recipe.held_out_share:g}, so no loss can say when to stop. Raise it, or leave both out"
         )
-    lengths = [len(example.ids) for example in data.held_out]
-    num_parts = min(len(lengths), 1 + sum(lengths) // flags.tokens_per_device)
-    held_out = rows(data.held_out, balanced([*range(len(lengths))], lengths, num_parts)) if lengths else None
-    trainer = OrderedTrainer(
-        model=model,
-        args=config_of(job, len(steps), len(steps[0]), bool(lengths)),
-        train_dataset=rows(data.train, [part for step in steps for part in step]),
-        eval_dataset=held_out,
-        processing_class=tokenizer,
-        peft_config=None if recipe.method == "full" else lora_config(recipe, lora_targets),
-    )
+    lengths = [len(example.ids) for example in data.train]
+    train_parts = [part for step in steps for part in step]
+    full = recipe.method == "full"
+    try:
+        trainer = OrderedTrainer(
+            model=model,
+            args=config_of(job, len(steps), len(steps[0]), bool(data.held_out)),
+            data_collator=PaddedRows(tokenizer.pad_token_id or 0) if job.padded else None,
+            train_dataset=rows(data.train, train_parts, job.padded, stored),
+            eval_dataset=held_out_rows(job, data.held_out, stored) if data.held_out else None,
+            processing_class=tokenizer,
+            peft_config=None if full else adapter_config(recipe, lora_targets, model, tokenizer),
+        )
+    except ValueError as error:  # what TRL and PEFT refuse, each in its own words
+        raise StageError(f"train: {recipe.student} cannot be trained by {recipe.method} ({error})") from None
+    if stored is not None:  # the library takes no collator where there is no padding
+        trainer.data_collator = TopsCollator(pad_token_id=0, padding_free=True)  # of what it never pads
+    built: Any = trainer.model
+    if not full and recipe.lora.tokens:
+        head = built.get_base_model().get_output_embeddings()
+        # TRL's loss reads it past PEFT's wrapper, which lets the weight through alone
+        object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))
     trainer.recipe = recipe
-    trainer.step_tokens = [sum(len(data.train[i].ids) for part in step for i in part) for step in steps]
+    trainer.step_tokens = [sum(lengths[i] for part in step for i in part) for step in steps]
+    laid_out = num_padded(train_parts, lengths) if job.padded else sum(trainer.step_tokens)
+    trainer.padding = 1 - sum(trainer.step_tokens) / laid_out
+    if job.padded:
+        log.info("train: %.1f%% of the tokens are padding", 100 * trainer.padding)
     trainer.remove_callback(PrinterCallback)
     if flags.tracker == "tensorboard" and flags.rank == 0:
         from torch.utils.tensorboard import SummaryWriter
@@ -210,7 +319,24 @@ def build_trainer(
         trainer.add_callback(TensorBoardCallback(writer))
     if recipe.early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping))
+    rehearse(built, data.train[0])
     return trainer
+
+
+def stored_tops(job: Job, data: TrainingSet) -> StoredTops | None:
+    """The teacher's distributions that the recipe's loss learns from; None where it asks for none."""
+    if not isinstance(job.recipe.loss, TopkLoss):
+        return None
+    if job.padded:
+        raise StageError(
+            "train.loss: topk_kl reads packed examples, and this student's are padded (see the line above); "
+            "leave train.loss out"
+        )
+    examples = [*data.train, *data.held_out]
+    stored = StoredTops(job.directory.parent / "filter" / TRACES, job.recipe.loss.topk_kl, examples)
+    check_share(stored, examples, job.recipe.max_dropped_share)
+    log.info("train: the teacher's distributions are stored of %d of %d examples", len(stored), len(examples))
+    return stored
 
 
 def config_of(job: Job, num_steps: int, num_parts: int, measured: bool) -> SFTConfig:
@@ -232,8 +358,10 @@ def config_of(job: Job, num_steps: int, num_parts: int, measured: bool) -> SFTCo
         per_device_eval_batch_size=1,
         gradient_accumulation_steps=num_parts // flags.processes,
         train_sampling_strategy="sequential",
-        padding_free=True,
+        padding_free=not job.padded,
         max_length=None,
+        # a router's balancing term would make a step's loss depend on how the step is cut
+        router_aux_loss_coef=0.0,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         use_cpu=on_cpu,
@@ -241,7 +369,7 @@ def config_of(job: Job, num_steps: int, num_parts: int, measured: bool) -> SFTCo
         ddp_find_unused_parameters=False if flags.processes > 1 else None,
         ddp_backend="gloo" if on_cpu and flags.processes > 1 else None,
         dataloader_pin_memory=not on_cpu,
-        gradient_checkpointing=flags.gradient_checkpointing,
+        gradient_checkpointing=bool(flags.gradient_checkpointing),
         use_liger_kernel=flags.liger,
         logging_steps=flags.log_every,
         logging_first_step=True,
@@ -251,7 +379,8 @@ def config_of(job: Job, num_steps: int, num_parts: int, measured: bool) -> SFTCo
         load_best_model_at_end=stops_early,
         # else a resumed run forgets how many evaluations brought no better loss
         restore_callback_states_from_checkpoint=stops_early,
-        metric_for_best_model="eval_loss" if stops_early else None,
+        metric_for_best_model=STOPS_ON[recipe.stop_on] if stops_early else None,
+        greater_is_better=recipe.stop_on != "loss" if stops_early else None,
         eval_strategy="steps" if measured else "no",
         eval_steps=between if measured else None,
         report_to=flags.tracker if flags.tracker in ("trackio", "wandb") else "none",
@@ -282,20 +411,40 @@ def plan_steps(job: Job, train: list[Encoded], processes: int) -> list[list[list
             f"train.batch_size: {recipe.batch_size} examples cannot be shared by {processes} processes, each "
             "needs at least one; start fewer, or raise batch_size (another run: it changes the result)"
         )
-    batches = global_batches(len(train), recipe.batch_size, recipe.epochs, job.seed)
-    return cut(batches, [len(example.ids) for example in train], processes, job.flags.tokens_per_device)
+    lengths = [len(example.ids) for example in train]
+    batches = ordered_batches(lengths, recipe.batch_size, recipe.epochs, job.seed, recipe.order)
+    cutting = cut_padded if job.padded else cut
+    return cutting(batches, lengths, processes, job.flags.tokens_per_device)
 
 
-def rows(examples: list[Encoded], parts: list[list[int]]) -> Dataset:
-    """A data set with one row a micro-batch, laid out only when it is read."""
+def held_out_rows(job: Job, examples: list[Encoded], stored: StoredTops | None = None) -> Dataset:
+    lengths, most = [len(example.ids) for example in examples], job.flags.tokens_per_device
+    every = [*range(len(lengths))]
+    if job.padded:
+        return rows(examples, similar(every, lengths, most), padded=True)
+    parts = balanced(every, lengths, min(len(lengths), 1 + sum(lengths) // most))
+    return rows(examples, parts, stored=stored)
+
+
+def rows(
+    examples: list[Encoded], parts: list[list[int]], padded: bool = False, stored: StoredTops | None = None
+) -> Dataset:
+    """A data set with one row a micro-batch, laid out only when it is read; `padded`: a list of examples."""
 
     def lay_out(batch: dict[str, list[list[int]]]) -> dict[str, list[Any]]:
         chosen = [[examples[index] for index in part] for part in batch["part"]]
-        return {
+        if padded:
+            return {
+                "input_ids": [[example.ids for example in part] for part in chosen],
+                "labels": [[example.labels for example in part] for part in chosen],
+            }
+        found = {
             "input_ids": [[token for example in part for token in example.ids] for part in chosen],
             "labels": [[label for example in part for label in example.labels] for part in chosen],
             "seq_lengths": [[len(example.ids) for example in part] for part in chosen],
         }
+        held = [stored.columns(part) for part in chosen] if stored is not None else []
+        return found | {name: [columns[name] for columns in held] for name in (held[0] if held else ())}
 
     return Dataset.from_dict({"part": parts}).with_transform(lay_out)
 

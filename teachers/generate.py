@@ -4,18 +4,23 @@ Reads runs/<name>/problems. Writes traces-*.jsonl, verdicts.jsonl, failures.json
 each problem was) to runs/<name>/generate. A run that was killed goes on where it was.
 
     python -m pipeline generate --recipe recipes/demo.yaml
+    python -m pipeline generate --recipe recipes/demo.yaml --shard 3/16   # and so on, 0/16 to 15/16
+    python -m pipeline generate --recipe recipes/demo.yaml --merge        # when all have finished
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pipeline.context import Context
-from pipeline.errors import RecipeError
-from pipeline.flags import AdoptFlags, EngineFlags, WorkerFlags
+from pipeline.errors import RecipeError, StageError
+from pipeline.flags import AdoptFlags, EngineFlags, ShardFlags, WorkerFlags
 from pipeline.plan.forecast import against_fact, read_forecast
 from pipeline.problems.sources import verifiers_in_use
 from pipeline.records import Problem, ProblemFile
@@ -23,6 +28,7 @@ from pipeline.run.contract import Counts, Manifest, Plan, StageRun, begin, check
 from pipeline.run.revisions import pinned, same_revision
 from pipeline.sampling import Job, Options, Store, Tally, adopted, collect, start_engine
 from pipeline.sampling.progress import Progress
+from pipeline.sampling.shards import Chosen, Shard, parse_shard, refuse_redistribution, shards_in
 from pipeline.sampling.spending import refuse_failures, save_spent, spent, usage_of
 from pipeline.verify import VerifierPool
 from teachers.tries import write_tries
@@ -39,30 +45,39 @@ class GenerateFlags:
     engine: EngineFlags = field(default_factory=EngineFlags)
     adopt: AdoptFlags = field(default_factory=AdoptFlags)
     workers: WorkerFlags = field(default_factory=WorkerFlags)
+    shards: ShardFlags = field(default_factory=ShardFlags)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that is known before anything is bought."""
+    """All that is known before anything is bought: of the whole stage, or of one shard."""
 
     context: Context
     plan: Plan
     job: Job
-    problems: ProblemFile
+    problems: Iterable[Problem]
     num_problems: int
+    directory: Path
+    shard: Shard | None = None
 
 
 def run(context: Context, flags: GenerateFlags | None = None) -> None:
-    """Run or resume the stage. StageError above `max_failure_rate`, with all that was finished saved."""
+    """Run or resume the stage, or a shard of it. StageError above `max_failure_rate`, with all that was
+    finished saved."""
+    flags = flags or GenerateFlags()
     prepared = prepare(context)
-    stage = begin(context.directory("generate"), prepared.plan, context.start)
+    if flags.shards.merge:
+        from teachers.merge import merge
+
+        return merge(prepared)
+    if flags.shards.shard:
+        prepared = part_of(prepared, parse_shard(flags.shards.shard))
+    stage = begin(prepared.directory, prepared.plan, context.start)
     if stage is None:
         return
     with stage, Store(stage.directory) as store:
         check_outputs(context.directory("problems"), ["problems.jsonl"])
-        tally, notes = asyncio.run(
-            sample(prepared, prepared.problems, store, stage, flags or GenerateFlags())
-        )
+        tally, notes = asyncio.run(sample(prepared, prepared.problems, store, stage, flags))
         refuse_failures("generate", tally, context.recipe.generate.max_failure_rate, store)
         finish(stage, prepared, store, tally, notes)
 
@@ -70,28 +85,67 @@ def run(context: Context, flags: GenerateFlags | None = None) -> None:
 def prepare(context: Context) -> Prepared:
     """Plan, job and problems of the recipe. StageError where the problems stage has not finished."""
     manifest = context.require("problems", "generate")
-    return Prepared(
-        context,
-        plan_of(context, manifest),
-        job_of(context),
-        ProblemFile(context.directory("problems") / "problems.jsonl"),
-        manifest.outputs["problems.jsonl"].rows or 0,
+    problems: Iterable[Problem] = ProblemFile(context.directory("problems") / "problems.jsonl")
+    number, share = manifest.outputs["problems.jsonl"].rows or 0, context.recipe.generate.share
+    if share < 1:
+        problems = chosen = Chosen(problems, partial(is_asked, share=share, seed=context.recipe.seed))
+        number = len(chosen)
+        if not number:
+            raise StageError(
+                f"generate.share: {share:g} of {manifest.counts.kept:,} problems draws none to ask the "
+                "teacher about. Raise it"
+            )
+    plan, job = plan_of(context, manifest), job_of(context)
+    return Prepared(context, plan, job, problems, number, context.directory("generate"))
+
+
+def is_asked(problem_id: str, share: float, seed: int) -> bool:
+    """Whether the teacher is asked about a problem; a larger share asks about all of a smaller one."""
+    digest = hashlib.sha256(f"{seed}/asked/{problem_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def part_of(whole: Prepared, shard: Shard) -> Prepared:
+    """The same for one shard. RecipeError where the budget of a problem depends on what others took."""
+    refuse_redistribution(whole.job.samples)
+    problems = Chosen(whole.problems, shard.holds)
+    return replace(
+        whole,
+        plan=shard_plan(whole.plan, shard),
+        problems=problems,
+        num_problems=len(problems),
+        directory=shard.directory(whole.directory),
+        shard=shard,
     )
+
+
+def shard_plan(plan: Plan, shard: Shard) -> Plan:
+    """The plan of one shard of a stage."""
+    return replace(plan, config=plan.config | {"shard": str(shard)})
+
+
+def bought_before(prepared: Prepared, stage: StageRun) -> list[Path]:
+    """The stage's own directories that may hold what it wants: those aside, and those of another number of
+    shards (shards of one number have no problem in common)."""
+    whole = prepared.context.directory("generate")
+    others = [shard for shard in shards_in(whole) if prepared.shard is None or shard.of != prepared.shard.of]
+    folders = [*stage.aside, *(shard.directory(whole) for shard in others)]
+    return folders if prepared.shard is None else [*folders, whole]
 
 
 def plan_of(context: Context, problems: Manifest) -> Plan:
     """All that decides which traces there are: teacher, prompt, sampling, budget, verifiers, problems."""
     recipe = context.recipe
     # neither a word about the licence nor how many failures are too many changes a trace
-    left_out = {"teacher", "prompt", "accept_licence", "max_failure_rate"}
+    left_out = {"teacher", "prompt", "accept_licence", "max_failure_rate", "seed"}
     config = {
         **recipe.generate.model_dump(exclude=left_out, exclude_defaults=True),
         "teacher": context.teacher.identity,
-        "prompt": context.prompt.user,
+        "prompt": context.prompt.identity,
         "verifiers": verifiers_in_use(recipe.problems),
     }
     inputs = {"problems": problems.digest(["problems.jsonl"])}
-    return Plan("generate", STAGE_VERSION, config, inputs, recipe.seed)
+    return Plan("generate", STAGE_VERSION, config, inputs, recipe.generate_seed)
 
 
 def job_of(context: Context) -> Job:
@@ -110,16 +164,17 @@ def job_of(context: Context) -> Job:
         )
     if card.training_on_outputs == "restricted" and section.accept_licence != card.licence:
         raise RecipeError(
-            f"generate.teacher: the licence of {section.teacher} ({card.licence}) restricts training on its "
-            f"outputs. Read it; to go on, set generate.accept_licence: {card.licence}"
+            f"generate.teacher: the licence of {context.teacher_name} ({card.licence}) restricts training on "
+            f"its outputs. Read it; to go on, set generate.accept_licence: {card.licence}"
         )
     return Job(
         context.teacher,
         context.prompt,
         section.sampling,
         section.samples,
-        context.recipe.seed,
+        context.recipe.generate_seed,
         section.keep_tokens,
+        top_logprobs=section.top_logprobs,
     )
 
 
@@ -129,7 +184,7 @@ async def sample(
     """Engine, verifiers and loop together, for all problems or some; the tally and the engine's notes."""
     context, job = prepared.context, prepared.job
     model = job.model if flags.engine.engine == "server" else pinned(context.run, job.model)
-    folders = list(stage.aside)
+    folders = bought_before(prepared, stage)
     for name in flags.adopt.adopt:
         folder = context.stage_named("--adopt", name, "generate")
         same_revision(model, context.run, folder.parent)
@@ -167,7 +222,8 @@ def finish(stage: StageRun, prepared: Prepared, store: Store, tally: Tally, note
         notes={**summary, **notes, "forecast": against_fact(read_forecast(stage.directory), fact)},
     )
     log.info(
-        "generate: %d of %d problems solved, %d to be decided later, %d traces (%d adopted) in %s",
-        summary["solved"], summary["problems"], summary.get("undecided", 0), num_traces, tally.adopted,
+        "generate%s: %d of %d problems solved, %d to be decided later, %d traces (%d adopted) in %s",
+        f", shard {prepared.shard}" if prepared.shard else "", summary["solved"], summary["problems"],
+        summary.get("undecided", 0), num_traces, tally.adopted,
         stage.directory,
     )  # fmt: skip

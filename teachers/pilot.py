@@ -14,6 +14,7 @@ from pipeline.recipe.schema import Samples
 from pipeline.records import Problem
 from pipeline.run.contract import begin
 from pipeline.sampling import Store
+from pipeline.sampling.spending import refuse_failures
 from teachers.generate import GenerateFlags, prepare, sample
 
 
@@ -43,6 +44,7 @@ def run_pilot(context: Context, count: int, flags: GenerateFlags) -> Forecast | 
     job = replace(prepared.job, samples=Samples(keep=samples.keep, max=samples.max))
     with stage, Store(stage.directory) as store:
         tally, _ = asyncio.run(sample(replace(prepared, job=job), chosen, store, stage, flags))
+        refuse_failures("pilot", tally, context.recipe.generate.max_failure_rate, store)
         forecast = forecast_from(chosen, store, tally, (samples.max, prepared.num_problems))
         write_forecast(stage.directory, forecast)
     return forecast

@@ -56,12 +56,16 @@ eval:
   samples: 4
 report: {{price_per_engine_hour: 0.5}}
 """
-ABILITY = {"base": 0.1, "student": 0.75, "teacher": 0.88}
+POLISH = """\
+polish: {{rounds: 20, problems_per_round: 32, max_tokens: 256, learning_rate: 1.0e-4, batch_size: 32}}
+"""
+ABILITY = {"base": 0.1, "unpolished": 0.6, "student": 0.75, "teacher": 0.88}
 
 
 @dataclass(frozen=True)
 class Run:
-    """`ability` is how often a model is right; `traces` are kept and dropped together."""
+    """`ability` is how often a model is right; `traces` are kept and dropped together. `polished`: the student
+    was polished too."""
 
     runs: Path
     name: str = "finished"
@@ -70,12 +74,16 @@ class Run:
     traces: int = 200
     hostile: bool = True
     ability: dict[str, float] | None = None
+    polished: bool = False
 
     @property
     def context(self) -> Context:
         path = self.runs / f"{self.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(RECIPE.format(name=self.name))
+        text = RECIPE + POLISH if self.polished else RECIPE
+        if self.polished:
+            text = text.replace("max_length: 512", "max_length: 512, held_out_share: 0.05")
+        path.write_text(text.format(name=self.name))
         return load_context(path, self.runs, Start(recipe=str(path)))
 
 
@@ -90,6 +98,8 @@ def write_run(run: Run) -> Context:
     write_problems(context, problems)
     write_generate(context, len(problems))
     write_train(context, write_filter(context, run, problems, chance))
+    if run.polished:
+        write_polish(context)
     write_eval(context, run)
     return context
 
@@ -205,9 +215,30 @@ def write_train(context: Context, examples: int) -> None:
     finish(context, "train", Counts(examples, examples), {"metrics.jsonl": metrics.encode()})
 
 
+def write_polish(context: Context) -> None:
+    """Twenty rounds, on whose held-out problems the student was measured every ten."""
+    rows = [
+        {"round": number, "pass_rate": 0.5 + number / 50, "mean_length": 60 + number, "cut_share": 0.01}
+        | ({"divergence": 1 / (1 + number), "entropy": 0.4, "loss": 1 / (1 + number)} if number < 20 else {})
+        | ({"held_out": 0.6 + number / 100} if number % 10 == 0 else {})
+        for number in range(21)
+    ]
+    metrics = "".join(json.dumps(row) + "\n" for row in rows)
+    usage = Usage(
+        engine_seconds=30.0,
+        output_tokens=50_000,
+        scored_tokens=40_000,
+        scoring_seconds=12.0,
+        train_seconds=60.0,
+    )
+    notes = {"rounds": 20, "kept_round": 20, "stopped": ""}
+    counts = Counts(640, 640)
+    finish(context, "polish", counts, {"metrics.jsonl": metrics.encode()}, usage=usage, notes=notes)
+
+
 def write_eval(context: Context, run: Run) -> None:
     recipe = context.recipe
-    models = {"base": context.base, "student": context.base, "teacher": context.teacher}
+    models = {name: context.teacher if name == "teacher" else context.base for name in recipe.eval.models}
     tasks = []
     for name in ("chain_sum", "basic_arithmetic"):
         chance = random.Random(name)  # every run asks the same questions, or the first of them

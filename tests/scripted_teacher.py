@@ -88,6 +88,7 @@ class ScriptedTeacher:
         return app
 
     async def tokenize(self, request: web.Request) -> web.Response:
+        self.last_body = await request.json()
         return web.json_response({"tokens": self.tokens})
 
     async def models(self, request: web.Request) -> web.Response:

@@ -14,6 +14,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def two_free_ports() -> int:
+    """The first of two ports, one after the other, on which nothing listens."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
 def wait_until_served(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
     end = time.monotonic() + 300
     while not answers(port):

@@ -1,11 +1,17 @@
 """Decontamination and duplicates: tables of questions and what must become of them."""
 
+import itertools
+from pathlib import Path
+
 import pytest
 
-from pipeline.problems.dedupe import duplicates
+from pipeline.problems.dedupe import CANDIDATE_SIMILARITY, duplicates, shingles, similarity
+from pipeline.problems.held import Held
 from pipeline.problems.overlap import (
     EvalIndex,
     EvalQuestion,
+    Match,
+    Ngram,
     find_matches,
     flagged_questions,
     ngrams_of,
@@ -35,6 +41,16 @@ ASKED = [
 ]
 
 
+def found_in(
+    problems: list[Problem], procedural: set[str], questions: list[EvalQuestion]
+) -> tuple[dict[str, Match], dict[str, set[Ngram]]]:
+    """Problem id -> match, and the templates of the written sources."""
+    index = EvalIndex(questions)
+    index.learn_templates(problem for problem in problems if problem.source not in procedural)
+    matches = find_matches(enumerate(problems), procedural, index)
+    return {problems[place].id: match for place, match in matches}, index.templates
+
+
 @pytest.mark.parametrize(
     ("question", "rule"),
     [
@@ -56,7 +72,7 @@ ASKED = [
     ],
 )
 def test_a_written_question(question: str, rule: str | None) -> None:
-    matches, _ = find_matches([problem(question)], set(), ASKED)
+    matches, _ = found_in([problem(question)], set(), ASKED)
     assert [match.rule for match in matches.values()] == ([rule] if rule else [])
 
 
@@ -71,7 +87,7 @@ def test_a_written_question(question: str, rule: str | None) -> None:
     ids=["same", "sign", "number", "whole"],
 )
 def test_a_procedural_question_is_only_matched_exactly(question: str, rule: str | None) -> None:
-    matches, templates = find_matches([problem(question, "chain_sum")], {"chain_sum"}, ASKED)
+    matches, templates = found_in([problem(question, "chain_sum")], {"chain_sum"}, ASKED)
     assert [match.rule for match in matches.values()] == ([rule] if rule else [])
     assert templates == {}
 
@@ -82,14 +98,14 @@ def test_runs_in_more_than_a_hundredth_of_a_source_are_its_template(num_others: 
     names = ["silk", "wool", "hemp", "jute", "flax", "yarn"]
     own = [problem(f"{opening} {name}, or less, for a {name} shirt that nobody wears.") for name in names]
     others = [problem(f"Question {n} is about something else, the number {n}.") for n in range(num_others)]
-    matches, templates = find_matches([*own, *others], set(), ASKED)
+    matches, templates = found_in([*own, *others], set(), ASKED)
     assert {match.rule for match in matches.values()} == rules
     assert bool(templates["train"]) is not bool(rules)
 
 
 def test_a_source_of_a_few_questions_has_no_template() -> None:
     copies = [problem(f"{ROBE} {n}") for n in range(4)]
-    matches, _ = find_matches([*copies, problem("What is 2 + 2?")], set(), ASKED)
+    matches, _ = found_in([*copies, problem("What is 2 + 2?")], set(), ASKED)
     assert [match.rule for match in matches.values()] == ["ngram"] * 4
 
 
@@ -99,11 +115,11 @@ def test_the_32_short_questions_of_math500_are_covered() -> None:
     assert all(len(row["problem"].split()) < 8 for row in rows)
     short = [EvalQuestion("math500", str(n), row["problem"], False) for n, row in enumerate(rows)]
     copies = [problem(row["problem"].replace("$", "").rstrip(".?") + " ?") for row in rows]
-    matches, _ = find_matches(copies, set(), short)
+    matches, _ = found_in(copies, set(), short)
     assert [copy.question for copy in copies if copy.id not in matches] == []
 
 
-def test_duplicates_name_the_first_and_other_numbers_are_another_problem() -> None:
+def test_duplicates_name_the_first_and_other_numbers_are_another_problem(tmp_path: Path) -> None:
     long = (
         "A farmer has 12 cows and 30 hens on a small farm near the river. How many legs do they have in all?"
     )
@@ -116,10 +132,13 @@ def test_duplicates_name_the_first_and_other_numbers_are_another_problem() -> No
         problem(CHAIN, "chain_sum"),
         problem(CHAIN.replace("317 + 58", "58 + 317"), "chain_sum"),
     ]
-    found = duplicates(problems, {"chain_sum"})
-    assert {place: (d.rule, d.first.id) for place, d in found.items()} == {
-        1: ("duplicate", problems[0].id),
-        2: ("near_duplicate", problems[0].id),
+    with Held(tmp_path / "held.jsonl") as held:
+        for one in problems:
+            held.append(one)
+        found = {d.position: d for d in duplicates(held, {"chain_sum"})}
+    assert {place: (d.rule, d.first) for place, d in found.items()} == {
+        1: ("duplicate", 0),
+        2: ("near_duplicate", 0),
     }
     assert found[1].detail == "gold '2' against '1'"
     assert 0.7 <= float(found[2].detail) < 1
@@ -210,7 +229,7 @@ def test_a_solution_is_compared_by_body_and_name(solution: str, rule: str | None
     )
     held = EvalQuestion("humaneval", asked.id, asked.question, False, program_of(asked))
     trained = program("Lengthen the word of each line.", solution)
-    matches, _ = find_matches([trained], set(), [held, *ASKED])
+    matches, _ = found_in([trained], set(), [held, *ASKED])
     assert [match.rule for match in matches.values()] == ([rule] if rule else [])
     flags = flagged_questions({"humaneval": [asked]}, [trained], [])
     assert flags["humaneval"] == ({asked.id: rule} if rule else {})
@@ -232,7 +251,7 @@ ENDS = TESTED.format("gives the sum of the first and last", "ends([4, 1]) == 5")
 )
 def test_what_every_question_of_programs_has_is_no_match(question: str, rule: str | None) -> None:
     asked = EvalQuestion("mbpp", "1", ENDS, False)
-    matches, _ = find_matches([program(question, "")], set(), [asked])
+    matches, _ = found_in([program(question, "")], set(), [asked])
     assert [match.rule for match in matches.values()] == ([rule] if rule else [])
 
 
@@ -244,7 +263,7 @@ def test_what_solutions_share_is_no_match() -> None:
     trained = program(
         "Sum up.", "def total(items):\n    s = 0\n    for a in items:\n        s = s + a\n    return s\n"
     )
-    assert find_matches([trained], set(), [short])[0] == {}
+    assert found_in([trained], set(), [short])[0] == {}
 
 
 def test_without_a_fence_a_question_has_all_its_runs() -> None:
@@ -263,3 +282,37 @@ def test_a_question_of_short_parts_is_looked_for_as_a_whole(fence: str) -> None:
     [match, *_] = index.inside(f"The user asks: {question}, so let us see.")
     assert match.rule in ("in a trace", "ngram in a trace")
     assert not list(index.inside("What does this code print? Nothing else is asked here by anyone at all."))
+
+
+def test_near_duplicates_are_those_of_the_whole_index(tmp_path: Path) -> None:
+    """Group by group, over bands that are held as digests, as datasketch's index over all problems finds them."""
+    from datasketch import MinHash, MinHashLSH
+
+    words = ["cat", "dog", "hen", "owl", "fox"]
+    questions = [
+        f"Say why the {one} of the old farm that stands behind the hill near the wide and slow river went with "
+        f"the {two} to the small town on the other side, and what the {three} did there on day {number % 3}."
+        for number, (one, two, three) in enumerate(itertools.product(words, repeat=3))
+    ]
+    problems = [problem(question, gold=str(place % 2)) for place, question in enumerate(questions)]
+    index, expected = MinHashLSH(threshold=CANDIDATE_SIMILARITY, num_perm=128), {}
+    for place, one in enumerate(problems):
+        runs = shingles(one.question)
+        sketch = MinHash(num_perm=128)
+        sketch.update_batch([run.encode() for run in runs])
+        near = [
+            (similarity(runs, shingles(problems[other].question)), -other)
+            for other in index.query(sketch)
+            if (problems[other].gold, problems[other].question[-2]) == (one.gold, one.question[-2])
+        ]
+        score, other = max(near, default=(0.0, 0))
+        if score >= 0.7:
+            expected[place] = (-other, f"{score:.3f}")
+        else:
+            index.insert(place, sketch)
+    with Held(tmp_path / "held.jsonl") as held:
+        for one in problems:
+            held.append(one)
+        found = {d.position: (d.first, d.detail) for d in duplicates(held, set())}
+    assert found == expected
+    assert 10 < len(expected) < 120

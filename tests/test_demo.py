@@ -142,5 +142,5 @@ def test_a_second_run_does_nothing_and_says_so(demo: Demo) -> None:
     print(f"\nsecond make demo: {seconds:.1f} s")
     assert [stage for stage in STAGES if f"{stage}: up to date" in output] == STAGES
     assert [stage for stage in NAMES if f"{stage}: not in this recipe" in output] == PASSED_OVER
-    assert PASSED_OVER == ["judge"]
+    assert PASSED_OVER == ["judge", "polish"]
     assert before == {path: path.stat().st_mtime_ns for path in demo.directory.rglob("*") if path.is_file()}

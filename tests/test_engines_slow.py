@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +19,8 @@ from pipeline.flags import EngineFlags
 from pipeline.problems.sources import procedural_problems
 from pipeline.recipe.cards import sampled_teacher, teacher_card
 from pipeline.recipe.prompts import PROMPTS
-from pipeline.recipe.schema import ProceduralSource, Samples, Sampling
+from pipeline.recipe.schema import Samples, Sampling
+from pipeline.recipe.sources import ProceduralSource
 from pipeline.records import STOP, Problem, to_json
 from pipeline.render import split_response
 from pipeline.sampling import Engine, Job, Options, Request, Store, Tally, collect, start_engine
@@ -26,7 +28,7 @@ from pipeline.sampling.engines.processes import kill, with_children
 from pipeline.sampling.prompts import load_prompts
 from pipeline.verify import VerifierPool
 from tests.collect_child import wait_for_go
-from tests.served import free_port, wait_until_served
+from tests.served import two_free_ports, wait_until_served
 from tests.test_kills import Growth, start_child, tell_to_go, wait_for_lines, whole_lines
 from tests.test_sampling import keys_in
 
@@ -92,8 +94,8 @@ def surroundings() -> tuple[dict[str, str], bool]:
     return dict(os.environ), constants.HF_HUB_OFFLINE
 
 
-async def keep_tokens(job: Job, problems: list[Problem], engine: Engine, directory: Path) -> None:
-    """Collect with tokens, and hold them against the text."""
+async def keep_tokens(job: Job, problems: list[Problem], engine: Any, directory: Path) -> None:
+    """Collect with tokens, hold them against the text, and score them: as likely as when they were sampled."""
     job = replace(job, keep_tokens=True, samples=Samples(keep=1, max=1))
     with Store(directory) as store:
         tally = await collect(job, problems, engine, store, None, Options(8))
@@ -111,6 +113,9 @@ async def keep_tokens(job: Job, problems: list[Problem], engine: Engine, directo
             split_response(text, job.model.tags) for text in (prompts.decode(ids), trace.response)
         )
         assert written == stored
+        question = next(problem.question for problem in problems if problem.id == trace.problem_id)
+        scores = await engine.score(prompts.ids(job.prompt.messages(question)), tokens.ids)
+        assert scores == pytest.approx(tokens.logprobs, abs=0.1)  # bf16, in another batch
     with Store(directory) as store:
         resumed = await collect(job, problems, engine, store, None, Options(8))
     assert (resumed.found, resumed.sampled, tally.sampled) == (len(problems), 0, len(problems))
@@ -170,42 +175,48 @@ def test_a_dead_engine_is_started_again_and_nothing_is_lost(
     assert surroundings() == before
 
 
-@dataclass(frozen=True)
 class Replicas:
-    """Two `serve-teacher` processes with the embedded teacher, by port; their output goes to `directory`."""
+    """One `serve-teacher` process with two servers of the embedded teacher; its output goes to `directory`."""
 
-    directory: Path
-    servers: dict[int, "subprocess.Popen[bytes]"]
+    def __init__(self, directory: Path) -> None:
+        self.log = directory / "servers.log"
+        self.ports: list[int] = []
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start both, once; `wait` returns when they answer."""
-        while len(self.servers) < 2:
-            port = free_port()
-            command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port)]
-            with self._log(port).open("wb") as log:
-                environment = {**os.environ, **SHARED_CORES}
-                self.servers[port] = subprocess.Popen(
-                    command, cwd=ROOT, stdout=log, stderr=log, env=environment
-                )
+        """Start them, once; `wait` returns when both answer."""
+        if self.process is not None:
+            return
+        port = two_free_ports()
+        self.ports = [port, port + 1]
+        command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port), "--replicas", "2"]
+        with self.log.open("wb") as log:
+            environment = {**os.environ, **SHARED_CORES}
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
 
-    def wait(self) -> None:
+    def wait(self) -> "subprocess.Popen[bytes]":
         self.start()
-        for port, server in self.servers.items():
-            wait_until_served(port, server, self._log(port))
+        assert self.process is not None
+        for port in self.ports:
+            wait_until_served(port, self.process, self.log)
+        return self.process
 
-    def _log(self, port: int) -> Path:
-        return self.directory / f"server-{port}.log"
+    def server_of(self, port: int) -> int:
+        """The process that listens on one of the ports."""
+        assert self.process is not None
+        listening = psutil.Process(self.process.pid).children()
+        return next(child.pid for child in listening if str(port) in child.cmdline())
 
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    servers = Replicas(tmp_path_factory.mktemp("servers"), {})
+    servers = Replicas(tmp_path_factory.mktemp("servers"))
     try:
         yield servers
     finally:
-        for server in servers.servers.values():
-            kill(with_children(server.pid))
-            server.wait()
+        if servers.process is not None:
+            kill(with_children(servers.process.pid))
+            servers.process.wait()
 
 
 def test_kill_9_and_an_interrupt_of_the_real_engine_lose_nothing_and_leave_nothing(
@@ -241,9 +252,9 @@ def test_kill_9_and_an_interrupt_of_the_real_engine_lose_nothing_and_leave_nothi
 def test_one_of_two_vllm_servers_is_killed_in_mid_run(
     replicas: Replicas, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    replicas.wait()
-    urls = tuple(f"http://127.0.0.1:{port}/v1" for port in replicas.servers)
-    first, second = replicas.servers.values()
+    serving = replicas.wait()
+    urls = tuple(f"http://127.0.0.1:{port}/v1" for port in replicas.ports)
+    first = replicas.server_of(replicas.ports[0])
     job, problems, directory = make_job(2, 2), make_problems(300), tmp_path / "store"
     growth = Growth(directory)
 
@@ -256,7 +267,7 @@ def test_one_of_two_vllm_servers_is_killed_in_mid_run(
                 async def murder() -> None:
                     while growth.num_lines() < 100:
                         await asyncio.sleep(0.02)
-                    kill(with_children(first.pid))
+                    kill(with_children(first))
 
                 crime = asyncio.create_task(murder())
                 tally = await collect(job, problems, engine, store, pool, Options(64))
@@ -278,9 +289,12 @@ def test_one_of_two_vllm_servers_is_killed_in_mid_run(
     ]
     assert sum(split.closing == "closed" and bool(split.thinking) for split in splits) > 400
     assert to_json(traces[0])
-    processes = with_children(second.pid)
-    second.terminate()
-    second.wait(timeout=60)
+    assert (
+        f"port {replicas.ports[0]}: vllm serve ended with exit code -9; 1 go on" in replicas.log.read_text()
+    )
+    processes = with_children(serving.pid)
+    serving.terminate()
+    serving.wait(timeout=60)
     assert wait_for_end(processes, 20) == [], "a SIGTERM of serve-teacher leaves no server behind"
 
 

@@ -14,7 +14,8 @@ from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError, StageError
 from pipeline.flags import EngineFlags, ModelFlags
 from pipeline.recipe.cards import Cards, Tags, TaskCard, sampled_student, student_card
-from pipeline.recipe.schema import Eval, FileSource, Sampling
+from pipeline.recipe.schema import Eval, Sampling
+from pipeline.recipe.sources import FileSource
 from pipeline.recipe.strict_yaml import validate
 from pipeline.run.contract import Counts, Plan, begin
 from pipeline.verify.table import VERSIONS
@@ -52,6 +53,19 @@ def trained(recipe_file: Path) -> Context:
     return context
 
 
+def test_every_model_is_asked_in_the_mode_of_the_recipe(recipe_file: Path) -> None:
+    context = context_with(recipe_file, "eval.thinking=false", "eval.compare=[base]")
+    with pytest.raises(RecipeError, match=r"the card of base does not say how .*without_thinking"):
+        compared_models(context)
+    knowing = with_student_card(context, without_thinking={"enable_thinking": False})
+    asked = compared_models(knowing)["base"]
+    assert asked.template_options == {"enable_thinking": False}
+    thinking = compared_models(with_student_card(context_with(recipe_file, "eval.compare=[base]")))["base"]
+    assert asked.identity != thinking.identity
+    with pytest.raises(RecipeError, match=r"forced_budgets close the thinking"):
+        context_with(recipe_file, "eval.thinking=false", "eval.forced_budgets=[10]")
+
+
 def test_a_task_without_questions_is_refused(recipe_file: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.touch()
@@ -81,7 +95,7 @@ def test_a_token_budget_that_a_model_cannot_hold_is_refused() -> None:
 
 
 def test_the_student_as_it_was_trained_passes(trained: Context) -> None:
-    check_student(trained)
+    check_student(trained, "train")
 
 
 @pytest.mark.parametrize(
@@ -106,19 +120,19 @@ def test_another_template_than_the_trained_one_is_refused(trained: Context) -> N
     with pytest.raises(
         StageError, match=r"chat_template.jinja: is not the chat template that the student was"
     ):
-        check_student(trained)
+        check_student(trained, "train")
 
 
 def test_a_student_that_train_did_not_write_is_refused(trained: Context) -> None:
     config = trained.checkpoint / "config.json"
     config.write_text(config.read_text() + " ")
     with pytest.raises(StageError, match=r"config.json: was changed after train finished"):
-        check_student(trained)
+        check_student(trained, "train")
 
 
 def test_a_student_whose_stage_is_not_finished_is_refused(recipe_file: Path) -> None:
     with pytest.raises(StageError, match=r"eval needs .*train/manifest.json.* make train"):
-        check_student(context_with(recipe_file))
+        check_student(context_with(recipe_file), "train")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"'], ids=["torn", "list", "text"])

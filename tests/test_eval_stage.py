@@ -202,7 +202,10 @@ def test_where_too_many_samples_fail_the_next_attempt_takes_just_those(url: str,
 def test_where_every_sample_fails_the_failures_are_named(tmp_path: Path) -> None:
     with (
         scripted_server(0.0, "error_400") as url,
-        pytest.raises(StageError, match=r"12 of 12 samples failed.*failures.jsonl there say why"),
+        pytest.raises(
+            StageError,
+            match=r"12 of 12 samples failed.*The last one, http_400: .*refused.*jsonl there say why",
+        ),
     ):
         evaluate(context_of(tmp_path), url)
 

@@ -16,8 +16,9 @@ from pipeline.filter.joins import VerdictReader
 from pipeline.filter.mix import chat_of, mix_lines
 from pipeline.filter.stage import run
 from pipeline.flags import WorkerFlags
-from pipeline.recipe.cards import Cards, Tags, student_card
-from pipeline.recipe.schema import MixSource, Recipe
+from pipeline.recipe.cards import NO_THINKING, Cards, Tags, student_card
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.sources import MixSource
 from pipeline.records import Problem, Verdict, problem_id, read_examples, to_json
 from pipeline.render import Split, join_response
 from pipeline.run.contract import Manifest, read_manifest
@@ -92,6 +93,42 @@ def test_every_trace_is_kept_or_dropped_for_one_reason(context_of: MakeContext) 
     assert all(row["verdict"] and row["question"] and row["gold"] for row in dropped)
 
 
+def test_what_train_would_refuse_is_not_kept(context_of: MakeContext, tmp_path: Path) -> None:
+    """A thinking tag or the student's end of turn as text, in a trace and in a chat of the mix; train drops
+    nothing of what is kept."""
+    from students.examples import build
+    from students.format import load_format
+
+    problems = [make_problem(number) for number in range(16)]
+    marks = {1: "<think>", 2: "</think>", 3: "<|im_end|>"}
+    answers = {4: "\\boxed{5}</think>", 5: "\\boxed{6}<|im_end|>"}
+    traces = [
+        to_json(
+            replace(
+                make_trace(problem, 0, thinking=f"One {marks.get(number, '')} more."),
+                response=f"One {marks.get(number, '')} more.\n</think>\n\n"
+                + answers.get(number, f"\\boxed{{{problem.gold}}}"),
+            )
+        )
+        for number, problem in enumerate(problems)
+    ]
+    verdicts = [to_json(make_verdict(problem, 0)) for problem in problems]
+    chats = [{"prompt": f"Say {n}.", "response": text} for n, text in enumerate(("a <think> b", "fine"))]
+    path = tmp_path / "chat.jsonl"
+    path.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    mix = {"name": "chat", "path": str(path), "messages": None, "weight": 0.1, "licence": "MIT"}
+    context = context_of(make_recipe(filter={"rules": ["finished", "correct"], "mix": [mix]}))
+    write_stages(context.runs, Stages(problems, traces, verdicts))
+    run(context, ONE)
+    manifest = manifest_of(context.directory("filter"))
+    assert manifest.counts.dropped == {"stray_thinking_tag": 3, "stray_end_of_turn": 2, "mix_stray": 1}
+    assert manifest.notes["dropped_by_rule"] == {"student": 5, "mix": 1}
+    style = load_format(context.student_card, context.base)
+    examples = read_examples(context.directory("filter") / "examples.parquet")
+    data = build(examples, style, context.recipe.train, 0)
+    assert (data.num_in, data.dropped) == (12, {})
+
+
 def test_examples_hold_thinking_and_answer_apart(context_of: MakeContext) -> None:
     directory = filtered(context_of(make_recipe()), ordinary_stages())
     examples = list(read_examples(directory / "examples.parquet"))
@@ -137,6 +174,17 @@ def test_a_teacher_without_thinking_gives_examples_without_thinking(context_of: 
     directory = filtered(context, Stages([problem], [to_json(trace)]))
     [example] = read_examples(directory / "examples.parquet")
     assert example.messages[-1] == {"role": "assistant", "content": "So \\boxed{1}."}
+
+
+def test_a_teacher_that_writes_no_block_teaches_a_student_that_thinks(context_of: MakeContext) -> None:
+    problem = make_problem(0)
+    context = with_tags(context_of(make_recipe()), NO_THINKING)  # closed_thinking is among the rules
+    trace = make_trace(problem, 0, response="0 + 1 is 1.\n\nSo \\boxed{1}.")
+    directory = filtered(context, Stages([problem], [to_json(trace)]))
+    [example] = read_examples(directory / "examples.parquet")
+    said = {"content": "So \\boxed{1}.", "reasoning_content": "0 + 1 is 1."}
+    assert example.messages[-1] == {"role": "assistant", **said}
+    assert example.trained_tokens > 10
 
 
 def with_tags(context: Context, tags: Tags) -> Context:
@@ -490,6 +538,18 @@ def test_a_mix_is_drawn_by_weight_and_marked(context_of: MakeContext, tmp_path: 
     assert num_rows == manifest.counts.num_in
 
 
+def test_a_mix_of_which_nothing_can_be_used_is_an_error(context_of: MakeContext, tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    path.write_text('{"messages": []}\n{"messages": []}\nno JSON\n')
+    entry = {"name": "chat", "path": str(path), "weight": 1, "licence": "MIT"}
+    context = context_of(make_recipe(filter={"mix": [entry]}))
+    write_stages(context.runs, ordinary_stages())
+    with pytest.raises(
+        RecipeError, match=r"filter.mix: chat: none of its rows can be used .2 mix_no_chat, 1 broken_line"
+    ):
+        run(context)
+
+
 def test_no_chat_is_mixed_in_twice(context_of: MakeContext, tmp_path: Path) -> None:
     """The second of two equal ones is a counted drop, in one source and across sources."""
     chats = [[{"role": "user", "content": text}, ANSWER] for text in ("a", "b", "a", "c", "b")]
@@ -529,7 +589,7 @@ USER, ANSWER, SYSTEM = ({"role": role, "content": "Hello."} for role in ("user",
         [USER, ANSWER, SYSTEM, USER, ANSWER],
         [SYSTEM, SYSTEM, USER, ANSWER],
         [USER, {"role": "assistant", "content": " "}],
-        [USER, {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]}],
+        [USER, {"role": "assistant", "content": [{"type": "image_url", "image_url": "a.png"}]}],
         [{"role": ["user"], "content": "Hello."}, ANSWER],
         [{"role": "user", "content": "\ud800"}, ANSWER],
         [],

@@ -9,9 +9,9 @@ import trl
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import Tags
 from pipeline.records import Example
-from pipeline.render import Split, join_response
-from pipeline.sampling.prompts import ChatPrompts
-from students.examples import STRAY_END, STRAY_TAG, TOO_LONG, why_dropped
+from pipeline.render import STRAY_END, STRAY_TAG, Split, join_response
+from pipeline.sampling.prompts import THE_DAY, ChatPrompts
+from students.examples import TOO_LONG, why_dropped
 from students.format import IGNORED, Format, load_format, split_message
 from tests.students_fixtures import CHATML, CHATML_THINK, build_tokenizer, card_of, example_of, sampled
 
@@ -91,7 +91,10 @@ def test_the_mask_covers_the_prompt_and_nothing_else(style: Format) -> None:
 
 def test_prompt_ids_are_those_that_eval_sends(style: Format) -> None:
     encoded = style.encode(CHAT)
-    asked = style.tokenizer.apply_chat_template(CHAT[:1], add_generation_prompt=True, return_dict=False)
+    # a template that writes today's date is given one day, for all prompts
+    asked = style.tokenizer.apply_chat_template(
+        CHAT[:1], add_generation_prompt=True, return_dict=False, strftime_now=THE_DAY.strftime
+    )
     assert encoded.ids[: encoded.num_prompt] == asked
 
 

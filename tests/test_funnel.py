@@ -133,7 +133,11 @@ def test_exports_hold_every_example(context: Context) -> None:
         "alpaca.jsonl",
         "dataset_info.json",
         "axolotl.yaml",
+        "README.md",
     }
+    front = yaml.safe_load((context.directory("export") / "README.md").read_text().split("---")[1])
+    assert front["configs"][0] == {"config_name": "trl", "data_files": "trl.jsonl", "default": True}
+    assert [entry["data_files"] for entry in front["configs"]] == [f"{kind}.jsonl" for kind in rows]
 
 
 def test_every_column_that_llama_factory_looks_up_is_in_every_row(context: Context) -> None:

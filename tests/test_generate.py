@@ -1,6 +1,7 @@
 """The generate stage, its plan and its server, with a scripted teacher for the engine."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,7 @@ from pipeline.sampling import Store, request_fingerprint
 from pipeline.verify.table import VERSIONS
 from teachers import generate
 from teachers.pilot import run_pilot, spread
-from teachers.serve import command
+from teachers.serve import command, device_shares
 from teachers.serve import run as serve
 from tests.conftest import ROOT
 from tests.test_kills import Growth, scripted_server
@@ -343,6 +344,16 @@ def test_too_many_failures_fail_the_stage_after_saving(finished: Path, tmp_path:
     assert read_manifest(context.directory("generate")) is None
 
 
+def test_a_pilot_of_failures_fails_in_the_server_s_words(finished: Path, tmp_path: Path) -> None:
+    context = context_of(finished, tmp_path)
+    with scripted_server(0.0, "error_400") as address:
+        with pytest.raises(StageError, match=r"pilot: \d+ of \d+ requests failed .*http_400: .*refused"):
+            run_pilot(context, 2, flags_for(address))
+        with pytest.raises(EngineError, match=r"the first 16 requests failed alike .*refused"):
+            run_pilot(context, 20, flags_for(address))
+    assert not (context.directory("generate") / "forecast.json").exists()
+
+
 @pytest.mark.slow
 def test_a_pilot_forecasts_and_its_traces_are_kept(
     url: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -513,3 +524,36 @@ def test_problems_that_are_not_those_that_were_checked_are_refused(
     with pytest.raises(StageError, match=r"problems\.jsonl: (is an output|was changed).*[\s\S]*FORCE=1"):
         generate.run(context, flags_for(url))
     assert not context.directory("generate").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "each", "share"),
+    [
+        (
+            {"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
+            2,
+            [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}],
+        ),
+        ({"CUDA_VISIBLE_DEVICES": "4,6"}, 1, [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]),
+    ],
+)
+def test_each_replica_has_gpus_of_its_own(
+    environment: dict[str, str], each: int, share: list[dict[str, str]]
+) -> None:
+    assert device_shares(2, each, environment) == share
+    assert device_shares(1, each, environment) == [{}]
+
+
+def test_more_replicas_than_devices_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"--replicas 3: needs 6 GPUs, this machine has 4"):
+        device_shares(3, 2, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"})
+    with pytest.raises(RecipeError, match=r"--replicas 4096: needs 4096 cores"):
+        device_shares(4096, 1, {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_replicas_without_gpus_have_cores_of_their_own() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    shares = device_shares(len(cores), 1, {"CUDA_VISIBLE_DEVICES": ""})
+    assert [share["VLLM_CPU_OMP_THREADS_BIND"] for share in shares] == [str(core) for core in cores]
+    own = {"CUDA_VISIBLE_DEVICES": "", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    assert device_shares(2, 1, own) == [{}, {}]

@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import EngineError
 from pipeline.flags import EngineFlags
 from pipeline.sampling import Store, Tally, collect, start_engine
-from pipeline.sampling.engines.fetch import retry_after
+from pipeline.sampling.engines.faults import Retry, asked_seconds
 from tests.collect_child import MODEL, make_problems
 from tests.conftest import ROOT
 from tests.hostile_server import FAULTS, MODELS, start
@@ -64,7 +64,7 @@ def test_a_list_of_models_that_is_none_is_one_error(behaviour: str, tmp_path: Pa
     [("2", 2), ("0.5", 0.5), ("-3", 0), ("1e308", 300), ("inf", None), ("nan", None), ("Wed, 21 Oct", None), ("", None)],
 )  # fmt: skip
 def test_a_server_cannot_make_this_side_wait_for_ever(said: str, seconds: float | None) -> None:
-    assert retry_after(said) == seconds
+    assert Retry("http_429", "", asked_seconds(said)).wait_seconds == seconds
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Traces that exist already, taken in place of generate: layouts, token counts, rows that cannot be taken."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -277,7 +278,7 @@ R1 = IMPORTS["openr1"]
         ({}, "openr", "", "did you mean 'openr1'"),
         ({**R1, "finish_reasons": ["stop"]}, "openr1", "", "2 responses, 1 finish reasons"),
         ({**R1, "generations": "28"}, "openr1", "", "expected a list of texts, found '28'"),
-        ({**R1, "generations": [None]}, "openr1", "", "expected a text, found None"),
+        ({**R1, "generations": [5, None]}, "openr1", "", "expected a text, found 5"),
         ({"messages": []}, "sharegpt", "", r"no turn of human or user in it"),
         ({"messages": [{"role": "user", "content": None}]}, "sharegpt", "", "expected a text, found None"),
         ({"messages": ["hello"]}, "sharegpt", "", "is not a row of layout sharegpt"),
@@ -289,7 +290,7 @@ R1 = IMPORTS["openr1"]
         ({"q": "a"}, "columns", "q,,n", "--columns q,,n: name"),
         (R1, "openr1", "q,r,n", "--columns n: --layout openr1 reads no columns"),
     ],
-    ids=["row", "layout", "reasons", "no list", "null", "no turn", "empty turn", "no turns", "tokens", "counts",
+    ids=["row", "layout", "reasons", "no list", "number", "no turn", "empty turn", "no turns", "tokens", "counts",
          "no tokens", "one column", "four columns", "an empty column", "columns of a layout"],
 )  # fmt: skip
 def test_what_cannot_be_imported_is_named(
@@ -297,3 +298,36 @@ def test_what_cannot_be_imported_is_named(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         imported(prepared, tmp_path, [row], layout, Columns.from_flag(columns) if columns else None)
+
+
+def test_an_import_takes_no_share(prepared: Path, tmp_path: Path) -> None:
+    context = context_of(prepared, tmp_path, **{"generate.share": 0.5})
+    with pytest.raises(RecipeError, match=r"generate.share: 0.5 is about asking a teacher.*share: 1"):
+        import_into(context, rows_in(tmp_path, [R1]), "openr1")
+
+
+def test_a_file_whose_thinking_is_nowhere_is_refused(prepared: Path, tmp_path: Path) -> None:
+    """Sixteen such traces once taught a student to close its thinking at once."""
+    rows = [{"question": "What is 7 + 21?", "response": "It is \\boxed{28}.", "trace": "7 + 21"}] * 2
+    with pytest.raises(StageError, match=r"none of 2 responses has a thinking block .*--columns .*--tags"):
+        imported(prepared, tmp_path, rows, "columns")
+    columns = Columns.from_flag("question=question,thinking=trace,response=response")
+    manifest, traces = imported(prepared, tmp_path, rows, "columns", columns)
+    assert [split_response(trace.response, TAGS).thinking for trace in traces] == ["7 + 21"] * 2
+    assert "without_thinking" not in manifest.notes
+
+
+def test_a_compressed_directory_of_chats_is_imported(prepared: Path, tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "What is 7 + 21?"},
+        {"role": "assistant", "content": "\\boxed{28}", "reasoning_content": "7 + 21"},
+    ]
+    (tmp_path / "traces").mkdir()
+    for name, chat in (("a", turns), ("b", [*turns, *turns])):
+        text = json.dumps([{"messages": chat}]).encode()
+        (tmp_path / f"traces/{name}.json.gz").write_bytes(gzip.compress(text))
+    context = context_of(prepared, tmp_path)
+    import_into(context, tmp_path / "traces", "sharegpt")
+    assert manifest_of(context).counts.dropped == {"several_turns": 1}
+    [trace] = traces_of(context)
+    assert split_response(trace.response, TAGS) == Split("7 + 21", "\\boxed{28}", "closed")

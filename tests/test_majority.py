@@ -20,7 +20,7 @@ from pipeline.filter.joins import Inputs
 from pipeline.filter.majorities import find_majorities
 from pipeline.flags import EngineFlags, WorkerFlags
 from pipeline.problems import stage as problems_stage
-from pipeline.recipe.schema import Comparing
+from pipeline.recipe.sources import Comparing
 from pipeline.records import Example, Problem, ProblemFile, read_examples, read_filtered, write_examples
 from pipeline.report.tables import majority_note
 from pipeline.run.contract import Start

@@ -1,6 +1,8 @@
 """make with names of recipes and runs that a shell would read as something else."""
 
+import hashlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -45,3 +47,37 @@ def test_a_target_passes_the_path_on_as_it_is(target: str, tmp_path: Path) -> No
 def test_a_name_that_begins_with_a_dash_is_no_flag(tmp_path: Path) -> None:
     done = make("problems", "RECIPE=-dash.yaml", f"RUNS={tmp_path}")
     assert "error: -dash.yaml: there is no such recipe" in done.stderr
+
+
+def test_setup_looks_at_what_the_lock_says_and_not_at_its_time(tmp_path: Path) -> None:
+    """`make -q` answers 0 where nothing is to be done, and 1 where something is."""
+    for name in ("Makefile", "pyproject.toml", "requirements", "pipeline/run/stages.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+
+    def question(accel: str) -> int:
+        command = ["make", "-q", "setup", f"ACCEL={accel}"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
+
+    said = (tmp_path / "requirements/cpu.lock").read_bytes() + (tmp_path / "pyproject.toml").read_bytes()
+    marker = tmp_path / f".venv/.ready-cpu-{hashlib.sha256(said).hexdigest()[:16]}"
+    assert question("cpu") == 1
+    marker.parent.mkdir()
+    marker.touch()
+    os.utime(marker, (0, 0))
+    assert (question("cpu"), question("gpu")) == (0, 1)
+    with (tmp_path / "requirements/cpu.lock").open("a") as lock:
+        lock.write("another==1.0\n")
+    assert question("cpu") == 1
+
+
+def test_no_build_of_torch_for_the_cpu_stands_in_for_the_gpu_lock() -> None:
+    """=== compares versions as text, so that a local 2.13.0+cpu is none of 2.13.0."""
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "requirements/gpu.lock").read_text().splitlines()
+    (torch,) = (Requirement(line) for line in lines if line.startswith("torch="))
+    plain = str(torch.specifier).removeprefix("===")
+    assert plain in torch.specifier
+    assert f"{plain}+cpu" not in torch.specifier

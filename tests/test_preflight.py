@@ -71,6 +71,15 @@ def test_a_sound_student_passes_every_check(base: Path, tmp_path: Path) -> None:
     assert preflight(subject) == list(CHECKS)
 
 
+def test_a_student_without_thinking_passes_where_its_prompt_opens_none(base: Path, tmp_path: Path) -> None:
+    plain = build_student(tmp_path / "plain", build_tokenizer(CHATML))
+    assert preflight(subject_of(tmp_path, card_of(plain, thinking="none"))) == list(CHECKS)
+    with pytest.raises(
+        StageError, match=r"thinking: none, and the generation prompt ends with <think>\. State"
+    ):
+        preflight(subject_of(tmp_path, card_of(base, thinking="none")))
+
+
 def test_the_view_marks_what_is_trained_on(base: Path, tmp_path: Path) -> None:
     subject = subject_of(tmp_path, card_of(base))
     plain = render(subject.shown[0].encoded, subject.style, colour=False)
@@ -131,6 +140,12 @@ CARDS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "target pattern": ({"lora_targets": "q_prj"}, ["train.method=lora"], r"q_prj match no layer .*q_proj"),
     "broken pattern": ({"lora_targets": "("}, ["train.method=lora"], r"'\(' cannot be read as a pattern"),
     "no targets": ({"lora_targets": []}, ["train.method=lora"], r"an empty list match no layer"),
+    "tied embedding": (
+        {"lora_targets": ["q_proj", "embed_tokens"]},
+        ["train.method=lora"],
+        r"model.embed_tokens is tied to the output embedding.*train.lora.tokens",
+    ),
+    "head": ({"lora_targets": ["lm_head"]}, ["train.method=lora"], r"lm_head is the output embedding, whose"),
     "a norm": ({"lora_targets": ["q_norm"]}, ["train.method=lora"], r"q_norm is a .*Norm, which takes no"),
     "prompt in eval": ({}, ["eval.prompt=plain"], r"eval.prompt is 'plain' .*Remove eval.prompt"),
 }
@@ -156,6 +171,46 @@ def test_tokens_outside_the_embedding_are_found(tmp_path: Path) -> None:
     directory = build_student(tmp_path / "base", vocab_size=260)
     with pytest.raises(StageError, match=r"token 260 \('</think>'\) is outside the embedding, which has 260"):
         preflight(subject_of(tmp_path, card_of(directory)))
+
+
+def test_an_added_token_outside_the_embedding_is_found(tmp_path: Path) -> None:
+    """No example holds it, and the libraries write it into configurations that then do not load."""
+    tokenizer = build_tokenizer(CHATML_THINK)
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    directory = build_student(tmp_path / "base", tokenizer, vocab_size=rows)
+    with pytest.raises(StageError, match=r"token 261 \('\[PAD\]'\) is outside the embedding.*not resized"):
+        preflight(subject_of(tmp_path, card_of(directory)))
+
+
+def resized(weight: torch.Tensor, row: int) -> None:
+    """As transformers writes a row that it adds: the mean, and next to nothing around it."""
+    weight[row] = weight.mean(dim=0) + 1e-6 * torch.randn(weight.shape[1])
+
+
+UNLEARNED: dict[str, tuple[Callable[[torch.Tensor, int], Any], str]] = {
+    "zeros": (lambda weight, row: weight[row].zero_(), "is all zeros"),
+    "a copy": (lambda weight, row: weight[row].copy_(weight[0]), "equals 1 other rows"),
+    "resized": (resized, "is the mean of all rows"),
+}
+
+
+@pytest.mark.parametrize("name", list(UNLEARNED))
+def test_a_special_token_that_the_base_never_learned_is_trained_or_refused(
+    base: Path, tmp_path: Path, name: str
+) -> None:
+    change, said = UNLEARNED[name]
+    subject = subject_of(tmp_path, card_of(base), "train.method=lora")
+    token = subject.style.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    with torch.no_grad():
+        change(subject.student.get_input_embeddings().weight, token)
+    with pytest.raises(StageError, match=rf"input embedding of <\|im_start\|> {said}.*train.lora.tokens"):
+        preflight(subject)
+    lora = subject.recipe.train.lora.model_copy(update={"tokens": ["<|im_start|>"]})
+    for changes in ({"lora": lora}, {"method": "full"}):
+        section = subject.recipe.train.model_copy(update=changes)
+        recipe = subject.recipe.model_copy(update={"train": section})
+        assert preflight(replace(subject, recipe=recipe)) == list(CHECKS)
 
 
 def test_a_base_that_cannot_emit_its_end_of_turn_is_found(tmp_path: Path) -> None:
@@ -321,6 +376,26 @@ def test_a_base_that_is_not_whole_is_refused(tmp_path: Path, name: str) -> None:
     change(directory)
     with pytest.raises((StageError, RecipeError), match=message):
         subject_of(tmp_path, card_of(directory))
+
+
+def test_examples_of_both_modes_pass_where_the_card_knows_the_switch(tmp_path: Path) -> None:
+    """The block that the prompt closes in the other mode is no fault of the thinking one."""
+    text = (TEMPLATES / "qwen3.jinja").read_text()
+    card = card_of(
+        build_student(tmp_path / "base", build_tokenizer(text)),
+        thinking={"opened_by_prompt": False},
+        without_thinking={"enable_thinking": False},
+    )
+    subject = subject_of(tmp_path, card)
+    examples = [*sums(4), example_of("What is 1 + 1?", None, "2", 4)]
+    model = sampled(card, without_thinking=card.without_thinking)
+    data = build(examples, load_format(card, model), subject.recipe.train, 0)
+    subject = replace(subject, model=model, style=load_format(card, model), shown=data.shown)
+    assert len(data.shown) == 4
+    assert preflight(subject) == list(CHECKS)
+    assert "<think>\n\n</think>\n\n[[2<|im_end|>]]" in render(
+        data.shown[3].encoded, subject.style, colour=False
+    )
 
 
 def test_an_unthinking_template_is_a_student_too(tmp_path: Path) -> None:

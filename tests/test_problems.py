@@ -16,7 +16,8 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.flags import WorkerFlags
 from pipeline.problems.sources import is_reserved
 from pipeline.problems.stage import run, weighted_sizes
-from pipeline.recipe.schema import FileSource, Recipe
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.sources import FileSource
 from pipeline.run.contract import read_manifest
 from pipeline.verify.table import VERSIONS
 from tests.filter_fixtures import context_of, make_problem, make_recipe, read_rows

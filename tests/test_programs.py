@@ -11,12 +11,13 @@ import pytest
 
 from pipeline.errors import RecipeError
 from pipeline.flags import WorkerFlags
+from pipeline.problems.held import Drops, Held
 from pipeline.problems.programs import MAX_CASES, spread
 from pipeline.problems.sources import Rejected, row_problems, verifiers_in_use
-from pipeline.problems.stage import check_golds, run
+from pipeline.problems.stage import drop_bad_golds, run
 from pipeline.problems.tasks import task_problems
 from pipeline.recipe.cards import task_card
-from pipeline.recipe.schema import CardTask, FileSource, Problems
+from pipeline.recipe.sources import CardTask, FileSource, Problems
 from pipeline.recipe.strict_yaml import validate
 from pipeline.records import Problem
 from pipeline.verify import verify
@@ -231,9 +232,14 @@ def test_a_gold_is_held_to_its_own_solution_or_else_to_a_program_that_does_nothi
     problems += [problem_of(tmp_path, "plain", row) for row in free]
     assert problems[0].metadata["solution"] == STUB + HUMANEVAL["canonical_solution"]
     assert "solution" not in problems[2].metadata
-    kept, drops = check_golds(problems, 2)
-    assert [problem.question for problem in kept] == [STUB, "Say one.", "Give one."]
-    assert [(drop["reason"], drop["detail"].split(":")[0]) for drop in drops] == [
+    with Held(tmp_path / "held.jsonl") as held, Drops(tmp_path / "dropped.jsonl") as drops:
+        for problem in problems:
+            held.append(problem)
+        drop_bad_golds(held, drops, 2)
+        kept = [problem.question for _, problem in held.living()]
+    assert kept == [STUB, "Say one.", "Give one."]
+    dropped = read_rows(tmp_path / "dropped.jsonl")
+    assert [(drop["reason"], drop["detail"].split(":")[0]) for drop in dropped] == [
         ("bad_gold", "its own solution is wrong"),
         ("bad_gold", "a program that does nothing passes the tests"),
         ("bad_gold", "the tests do not run"),

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +18,8 @@ from pipeline.filter.exports import export
 from pipeline.records import Example, write_examples
 from pipeline.report.licences import license_fields
 from pipeline.report.publish import data_card, run
-from pipeline.run.contract import Counts, held, read_manifest
+from pipeline.report.use import place_of
+from pipeline.run.contract import Counts, Start, held, read_manifest
 from tests.finished_run import Run, finish
 
 
@@ -64,6 +66,18 @@ def test_the_card_of_the_examples_says_what_they_are_and_under_which_licences(co
     assert str(context.runs) not in card
 
 
+def test_the_card_says_how_to_use_the_student_where_it_is_published(context: Context) -> None:
+    card = context.directory("report") / "README.md"
+    finish(replace(context, start=Start(force=True)), "report", Counts(0, 0), {
+        "README.md": f"vllm serve {place_of(context)}\n".encode()
+    })  # fmt: skip
+    assert str(context.runs) not in card.read_text()
+    run(context, "lab/small", None, dry_run=True)
+    assert (context.directory("publish") / "model/README.md").read_text() == "vllm serve lab/small\n"
+    run(context, None, None, dry_run=True)
+    assert (context.directory("publish") / "model/README.md").read_text() == "vllm serve .\n"
+
+
 def test_what_cannot_be_published_is_refused(context: Context) -> None:
     with pytest.raises(RecipeError, match=r"publish: name --model-repo and/or --data-repo \(owner/name\)"):
         run(context, None, None, dry_run=False)
@@ -97,6 +111,8 @@ def test_no_licence_and_no_source_writes_markup_or_front_matter(context: Context
         (["MIT"], {"license": "mit"}),
         (["Apache-2.0", "Apache-2.0 "], {"license": "apache-2.0"}),
         (["MIT", "CC-BY-4.0"], {"license": "other", "license_name": "CC-BY-4.0 and MIT"}),
+        (["Apache-2.0 (reasoning-gym)", "Apache-2.0"], {"license": "apache-2.0"}),
+        (["CC BY-SA 4.0"], {"license": "cc-by-sa-4.0"}),
         (["Qwen Research"], {"license": "other", "license_name": "Qwen Research"}),
         ([], {"license": "other", "license_name": "unknown"}),
     ],

@@ -7,7 +7,8 @@ import pytest
 from pipeline.context import load_context
 from pipeline.errors import RecipeError
 from pipeline.filter.rules import check_rules
-from pipeline.recipe.schema import CardTask, FileSource, HubSource, ProceduralSource, load_recipe
+from pipeline.recipe.schema import load_recipe
+from pipeline.recipe.sources import CardTask, FileSource, HubSource, ProceduralSource
 from tests.conftest import RECIPE, ROOT
 
 CHECKED_IN = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -47,7 +48,7 @@ def test_kinds_of_sources_and_tasks_are_told_by_their_key(tmp_path: Path) -> Non
 FAULTS = {
     "unknown key": (("epochs: 1", "epoch: 1"), r"train\.epoch: unknown key; did you mean 'epochs'\?"),
     "unknown key in a source": (("size: 20", "siez: 20"), r"\[0\]\.siez: unknown key; did you mean 'size'"),
-    "unknown key that two kinds share": (("reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}", "path: a.jsonl, licens: MIT"), r"\[0\]\.licens: unknown key; did you mean 'licence'\? \(known: answer, columns, licence, limit, majority, name, path, verifier, weight, window\)"),
+    "unknown key that two kinds share": (("reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}", "path: a.jsonl, licens: MIT"), r"\[0\]\.licens: unknown key; did you mean 'licence'\? \(known: answer, columns, licence, limit, majority, name, path, prompt, verifier, weight, window\)"),
     "wrong type": (("epochs: 1", "epochs: three"), r"train\.epochs: .*valid number, found 'three'"),
     "a number as text is text": (("size: 20", "size: '20'"), r"size: .*valid integer, found '20'"),
     "missing key": (("  student: embedded-dense\n", ""), r"train\.student: this key is missing"),
@@ -103,12 +104,28 @@ def test_set_overrides_one_value(recipe_file: Path) -> None:
     assert (recipe.train.epochs, recipe.filter.select.per_problem) == (3, 2)
 
 
+def test_set_reaches_into_lists(recipe_file: Path) -> None:
+    sets = [
+        "problems.sources.0.size=24",
+        "problems.sources.0.config.max_terms=4",
+        "filter.rules.1=one_answer",
+    ]
+    recipe = load_recipe(recipe_file, [*sets, "eval.compare.0=teacher", "eval.compare.2=base"])
+    (source,) = recipe.problems.sources
+    assert (source.size, source.config["max_terms"]) == (24, 4)  # type: ignore[union-attr]
+    assert recipe.filter.rules == ["finished", "one_answer", "correct"]
+    assert recipe.eval.compare == ["teacher", "student", "base"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("train.epoch=1", "unknown key; did you mean 'epochs'"),
         ("train.epochs", r"expected section\.key=value"),
         ("seed.x=1", "'seed' holds int, not a section"),
+        ("problems.sources.1.size=2", "'1' is no entry of a list of 1; the entries are 0 to 0"),
+        ("problems.sources.first.size=2", "'first' is no entry of a list of 1"),
+        ("problems.sources.0.siez=2", r"sources\[0\]\.siez: unknown key; did you mean 'size'"),
         ("train.epochs=[", "is not valid YAML"),
     ],
 )

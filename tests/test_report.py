@@ -9,19 +9,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from eval.compare import compare
 from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import Tags
-from pipeline.report.charts import budget_chart, colour, loss_chart, scores_chart
+from pipeline.report.charts import STROKES, budget_chart, colour, loss_chart, rate_chart, scores_chart
 from pipeline.report.gather import Findings, ModelFacts, gather
 from pipeline.report.markdown import card_markdown
 from pipeline.report.page import inert_json, policy, questions_note, source_hash
 from pipeline.report.results import RESULTS, TaskResult, read_results
 from pipeline.report.stage import finished_stages
-from pipeline.report.tables import forecast_table, what_is_measured
+from pipeline.report.tables import cost_table, forecast_table, what_is_measured
 from pipeline.report.traces import answered_questions, clipped, filtered_traces, shares
+from pipeline.run.contract import Usage
 from tests.finished_run import ABILITY, HOSTILE, Run, write_report, write_run
 
 
@@ -87,6 +89,53 @@ def test_the_card_names_licences_provenance_and_limits(context: Context) -> None
         "allowed",
     ):
         assert part in card
+
+
+def test_the_links_at_the_top_are_the_headings(context: Context) -> None:
+    page = text_of(context, "report.html")
+    nav = re.search(r"<nav>(.*?)</nav>", page)
+    assert nav is not None
+    headings = re.findall(r'<h2 id="([^"]+)">([^<]+)</h2>', page)
+    assert re.findall(r'<a href="#([^"]+)">([^<]+)</a>', nav[1]) == headings
+    assert ("use", "Use it") in headings
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md", "README.md"])
+def test_every_file_says_how_to_use_the_student_and_what_made_it(context: Context, name: str) -> None:
+    text = html.unescape(text_of(context, name))
+    place = "finished/train/checkpoint"  # below the directory of runs, which is a path of this machine
+    assert str(context.runs) not in text
+    for part in (
+        f"place = '{place}'",
+        f"vllm serve {place}",
+        "python -m pipeline serve-student --recipe finished.yaml",
+        "python -m pipeline chat --recipe finished.yaml",
+        "What is 12 + 30?",
+    ):
+        assert part in text
+    assert re.search(r"Made on: .*, \d+ cores, [\d.]+ GiB, ", text)
+
+
+def test_the_card_has_a_task_for_the_hub(context: Context) -> None:
+    front = yaml.safe_load(text_of(context, "README.md").split("---\n")[1])
+    assert (front["pipeline_tag"], front["library_name"], front["license"]) == (
+        "text-generation",
+        "transformers",
+        "apache-2.0",
+    )
+
+
+def test_the_cost_has_tokens_a_second_of_sampling_and_of_training(context: Context) -> None:
+    train = msgspec.structs.replace(
+        finished_stages(context)["train"],
+        config={"train": {"epochs": 2}},
+        usage=Usage(train_seconds=10.0, tokens_per_epoch=5_000),
+    )
+    manifests = {**finished_stages(context), "train": train}
+    rows = {row[0]: row[-1] for row in cost_table(replace(found(context), manifests=manifests)).rows}
+    assert rows["train"] == "1,000"
+    assert rows["generate"] == f"{120 * 3 * 40 / 42:,.0f}"
+    assert rows["problems"] == "-"
 
 
 def test_the_ledger_has_tokens_money_and_the_forecast(context: Context) -> None:
@@ -398,3 +447,22 @@ def test_a_run_that_is_not_there_cannot_be_set_against(pair: Path) -> None:
     with pytest.raises(StageError, match=r"against\.json: does not hold .*; remove it"):
         write_report(Run(pair, "better").context)
     (pair / "better/against.json").unlink()
+
+
+def test_two_curves_that_lie_on_each_other_can_be_told_apart() -> None:
+    """No two have the same dashes, marker and thickness, and what is drawn later is thinner."""
+    dashes, markers, thick = zip(*STROKES, strict=True)
+    assert len(set(dashes)) == len(set(markers)) == len(STROKES)
+    assert list(thick) == sorted(thick, reverse=True)
+
+
+def test_the_learning_rate_and_the_loss_held_out_are_drawn_where_they_were_logged() -> None:
+    rows = [{"step": step, "loss": 2 / step, "learning_rate": 1e-3 / step} for step in range(1, 9)]
+    rate = rate_chart(rows, "train")
+    assert rate is not None
+    assert rate.words == "learning rate of train by step"
+    assert rate_chart([{"step": 1, "loss": 1.0}], "train") is None
+    plain, measured = (loss_chart([*rows, *more], "train") for more in ([], [{"step": 8, "eval_loss": 0.4}]))
+    assert plain is not None
+    assert measured is not None
+    assert plain.light != measured.light

@@ -110,7 +110,7 @@ def test_the_scatter_of_an_array_is_that_of_its_numbers() -> None:
     [
         ({"lengths": [{"share": 0.5}]}, r"lengths: the shares of all buckets must add up to 1, .* 0\.5"),
         ({"lengths": [{"above": 5, "up_to": 3, "share": 1.0}]}, r"above \(5.*\) must be less than up_to \(3"),
-        ({"prefer": "longest"}, r"prefer: .*'shortest', 'first' or 'random', found 'longest'"),
+        ({"prefer": "longest"}, r"prefer: .*'random', 'likely' or 'surprising', found 'longest'"),
         ({"max_tokens": 0}, r"max_tokens: .*greater than or equal to 1, found 0"),
     ],
     ids=["shares", "bucket", "prefer", "budget"],
@@ -118,3 +118,12 @@ def test_the_scatter_of_an_array_is_that_of_its_numbers() -> None:
 def test_an_impossible_selection_is_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         validate(Select, options, "select")
+
+
+def test_the_highest_weight_is_preferred_and_of_equal_ones_the_first_sample() -> None:
+    selection = Selection(lots(), validate(Select, {"prefer": "likely", "per_problem": 2}, "select"), 0)
+    weights = [-0.5, -0.125, -0.125, float("-1e9"), 3.0]
+    for sample, weight in enumerate(weights):
+        selection.saw(0, "even", correct=True)
+        selection.add(0, sample, 10, sample, weight)
+    assert [int(offset) for offset in selection.choose().offsets] == [4, 1]

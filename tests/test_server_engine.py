@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,12 +90,14 @@ def test_a_server_that_comes_up_with_another_model_is_not_used(
     assert "does not serve scripted (scripted); it serves another" in caplog.text
 
 
-async def ready_notes(teacher: ScriptedTeacher, end: str = "/v1") -> dict[str, object]:
+async def ready_notes(
+    teacher: ScriptedTeacher, end: str = "/v1", model: SampledModel = EMBEDDED
+) -> dict[str, object]:
     """What the engine notes of one server that serves `teacher` as the embedded one."""
-    teacher.model = EMBEDDED.name
+    teacher.model = model.name
     async with serving(teacher) as port:
         flags = EngineFlags(engine="server", urls=(url(port, end),))
-        async with start_engine(EMBEDDED, flags) as engine:
+        async with start_engine(model, flags) as engine:
             await engine.ready()
             return engine.notes
 
@@ -109,6 +112,30 @@ def test_prompts_are_compared_where_a_vllm_tells_its_tokens(caplog: pytest.LogCa
     assert "prompts not compared, /tokenize does not answer (http_404" in caplog.text
     with pytest.raises(EngineError, match=rf"another template: 2 tokens where embedded-moe has {len(ours)}"):
         asyncio.run(ready_notes(ScriptedTeacher(owner="vllm", tokens=[1, 2])))
+
+
+DATED = (
+    "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+    "Today is {{ date_string }}. {{ messages[0].content }}"
+)
+
+
+def test_a_template_that_prints_the_day_s_date_prints_one_day(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Llama's does: a prompt, and so a request, would be another one on each day."""
+    caplog.set_level("INFO")
+    (tmp_path / "dated.jinja").write_text(DATED)
+    dated = replace(EMBEDDED, template=str(tmp_path / "dated.jinja"))
+    prompts = load_prompts(dated)
+    assert prompts is not None
+    assert prompts.text(PROBE) == f"Today is 26 Jul 2024. {PROBE[0]['content']}"
+    assert not load_prompts(EMBEDDED).is_dated  # type: ignore[union-attr]
+    same = ScriptedTeacher(owner="vllm", tokens=prompts.ids(PROBE))
+    assert asyncio.run(ready_notes(same, model=dated))["prompts_compared"]
+    assert same.last_body["chat_template_kwargs"] == {"date_string": "26 Jul 2024"}
+    asyncio.run(ready_notes(ScriptedTeacher(owner="vllm", tokens=[1, 2]), model=dated))
+    assert "prints the day's date, so prompts change by the day" in caplog.text
 
 
 def test_the_address_of_a_server_ends_in_v1_and_may_end_in_a_slash() -> None:

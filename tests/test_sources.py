@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import RecipeError
 from pipeline.problems.sources import is_reserved, read_source, verifiers_in_use
 from pipeline.problems.tasks import task_problems
-from pipeline.recipe.schema import (
+from pipeline.recipe.sources import (
     Columns,
     FileSource,
     HubSource,
@@ -192,7 +192,7 @@ def test_options_become_a_lettered_question(tmp_path: Path) -> None:
             [{"questions": "?", "answer": "2"}],
             r"no column 'question'; did you mean 'questions'\?",
         ),
-        ("rows.csv", ["a,b\n"], r"files of rows are \.jsonl or \.parquet, found '\.csv'"),
+        ("rows.xlsx", ["a,b\n"], r"files of rows are \.jsonl, .*, found '\.xlsx'"),
         ("rows.parquet", ["not parquet\n"], r"rows\.parquet: cannot be read as Parquet"),
     ],
     ids=["torn", "list", "column", "kind", "parquet"],

@@ -8,7 +8,7 @@ import pytest
 from pipeline.problems.tasks import task_problems
 from pipeline.recipe.cards import card_names, task_card
 from pipeline.recipe.prompts import PROMPTS
-from pipeline.recipe.schema import CardTask
+from pipeline.recipe.sources import CardTask
 from pipeline.verify.table import VERSIONS
 
 # one row of each data set as its columns are on the hub, with made-up content, and the gold answer it must give

@@ -28,7 +28,7 @@ from pipeline.run.contract import Manifest, begin
 from students.attention import register
 from students.batching import global_batches
 from students.examples import build
-from students.export import ADAPTER
+from students.export import ADAPTER, check_finite
 from students.format import load_format
 from students.model import load_base, load_student
 from students.train import EXAMPLES, STEPS, plan_of, run
@@ -83,6 +83,7 @@ def weights(context: Context) -> dict[str, torch.Tensor]:
     return load_file(context.directory("train") / CHECKPOINT / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 24], ids=["full attention", "sliding window"])
 def test_packed_examples_do_not_see_each_other(tmp_path: Path, window: int | None) -> None:
     """Logits and gradients of examples laid end to end equal those of each example alone."""
@@ -107,6 +108,7 @@ def test_packed_examples_do_not_see_each_other(tmp_path: Path, window: int | Non
         assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_step_is_that_of_a_plain_padded_batch(tmp_path: Path, base: StudentCard) -> None:
     """Whatever the micro-batches, the first loss is the mean over the trained tokens of the global batch."""
     losses = []
@@ -152,6 +154,7 @@ def test_full_fine_tuning_learns_and_exports_what_was_trained(tmp_path: Path, ba
     assert not (context.directory("train") / STEPS).exists()
 
 
+@pytest.mark.slow
 def test_in_a_log_progress_is_a_plain_line(
     tmp_path: Path, base: StudentCard, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +183,7 @@ def test_labels_are_the_completions_even_where_padding_is_the_end_token(tmp_path
 VARIANTS = ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rslora", "dora"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_adapter_changes_the_student_and_never_the_base(
     tmp_path: Path, base: StudentCard, variant: str, capsys: pytest.CaptureFixture[str]
@@ -209,6 +213,58 @@ def test_an_adapter_changes_the_student_and_never_the_base(
     )
 
 
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["tied", "untied"])
+def test_named_tokens_are_trained_and_no_other_row_is(tmp_path: Path, tied: bool) -> None:
+    """In the merged checkpoint, which is the base with the adapter."""
+    from peft import PeftModel
+
+    card = card_of(build_student(tmp_path / "base", tie_word_embeddings=tied))
+    named = ["<|im_end|>", "<think>"]
+    context, _ = trained(tmp_path, card, "train.method=lora", f"train.lora.tokens={json.dumps(named)}")
+    directory = context.directory("train")
+    base, merged = (
+        load_base(card, sampled(card)),
+        AutoModelForCausalLM.from_pretrained(directory / CHECKPOINT),
+    )
+    tokenizer = load_format(card, sampled(card)).tokenizer
+    for before, after in (
+        (base.get_input_embeddings(), merged.get_input_embeddings()),
+        (base.get_output_embeddings(), merged.get_output_embeddings()),
+    ):
+        changed = (before.weight != after.weight).any(dim=1).nonzero()[:, 0].tolist()
+        assert changed == sorted(tokenizer.convert_tokens_to_ids(named))
+    ids = torch.tensor([load_format(card, sampled(card)).encode(sums(1)[0].messages).ids])
+    with torch.no_grad():
+        adapted = PeftModel.from_pretrained(base, str(directory / ADAPTER))(ids).logits
+        assert (merged(ids).logits - adapted).abs().max() < 1e-4
+
+
+def test_a_token_that_is_not_there_cannot_be_named(tmp_path: Path, base: StudentCard) -> None:
+    with pytest.raises(RecipeError, match=r"no token '<\|no\|>', which train.lora.tokens names"):
+        trained(tmp_path, base, "train.method=lora", 'train.lora.tokens=["<|no|>"]')
+
+
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, base: StudentCard, method: str) -> None:
+    """And leaves no manifest, on the first run as on the next."""
+    context = prepared(tmp_path, base, f"train.method={method}", "train.learning_rate=1.0e30")
+    for _ in range(2):
+        with pytest.raises(StageError, match=r"the (loss|grad_norm) of step \d is nan.*is 1e\+30: lower it"):
+            run(context, CPU)
+    assert context.manifest("train") is None
+    assert all("NaN" not in row for row in (context.directory("train") / "metrics.jsonl").open())
+
+
+def test_a_checkpoint_with_a_weight_that_is_no_number_is_never_written(base: StudentCard) -> None:
+    student = load_base(base, sampled(base))
+    check_finite(student)
+    with torch.no_grad():
+        student.model.layers[1].mlp.up_proj.weight[0, 0] = torch.inf
+    with pytest.raises(StageError, match=r"1 weights hold .*\(model.layers.1.mlp.up_proj.weight\)"):
+        check_finite(student)
+
+
+@pytest.mark.slow
 def test_the_frozen_base_stays_bit_identical_while_the_adapter_trains(
     tmp_path: Path, base: StudentCard
 ) -> None:
@@ -224,6 +280,7 @@ def test_the_frozen_base_stays_bit_identical_while_the_adapter_trains(
     assert {name.split(".")[-4] for name in tuned} == linear
 
 
+@pytest.mark.slow
 def test_a_held_out_slice_is_measured_and_can_stop_the_run(tmp_path: Path, base: StudentCard) -> None:
     overrides = ["train.epochs=6", "train.held_out_share=0.3", "train.learning_rate=1.0e-12"]
     overrides += ["train.early_stopping=2", "train.evaluations=8"]
@@ -245,6 +302,7 @@ class Interrupt(TrainerCallback):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_patience(tmp_path: Path, base: StudentCard) -> None:
     """Evaluations without a better loss count on after a resume, so that it stops at the same step."""
     overrides = ["train.epochs=6", "train.held_out_share=0.3", "train.learning_rate=1.0e-12"]
@@ -285,6 +343,7 @@ def test_nothing_to_train_on_stops_the_stage(
         run(context, CPU)
 
 
+@pytest.mark.slow
 def test_one_example_is_enough(tmp_path: Path, base: StudentCard) -> None:
     _, manifest = trained(tmp_path, base, "train.schedule=wsd", "train.epochs=3", num=1)
     assert (manifest.counts.kept, manifest.usage.steps) == (1, 1)
@@ -310,6 +369,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path, base:
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_examples_that_are_too_long_are_dropped_and_counted(tmp_path: Path, base: StudentCard) -> None:
     _, manifest = trained(tmp_path, base, "train.max_length=85", "train.max_dropped_share=0.5")
     assert manifest.counts.dropped["longer_than_max_length"] > 0
@@ -323,6 +383,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_a_fault_leaves_nothing_behind_and_the_repaired_recipe_trains(
     tmp_path: Path, base: StudentCard, name: str
@@ -344,6 +405,7 @@ def test_qlora_without_a_gpu_names_the_way_out(tmp_path: Path, base: StudentCard
         trained(tmp_path, base, "train.method=qlora")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -382,6 +444,7 @@ def test_a_checkpoint_that_a_kill_cut_short_is_never_resumed_from(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_write_its_manifest_goes_on_from_its_last_step(
     tmp_path: Path, base: StudentCard, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -399,6 +462,7 @@ def test_a_run_that_cannot_write_its_manifest_goes_on_from_its_last_step(
     assert not (context.directory("train") / STEPS).exists()
 
 
+@pytest.mark.slow
 def test_a_second_run_is_up_to_date_and_imports_nothing_heavy(tmp_path: Path) -> None:
     context = finished_filter(tmp_path, sums(16))
     run(context, CPU)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple
 
 from pipeline.filter.examples import Format, token_counter, trained_text
 from pipeline.filter.joins import Item
-from pipeline.filter.rules import Candidate, bind_rules, correct
+from pipeline.filter.rules import Candidate, Hit, bind_rules, correct
 from pipeline.problems.overlap import EvalIndex, EvalQuestion, Ngram
 from pipeline.recipe.rule_entry import RuleEntry
 from pipeline.records import (
@@ -31,6 +32,9 @@ from pipeline.render import split_response
 from pipeline.run.lifetime import die_with_parent
 
 IN_FLIGHT_PER_WORKER = 3
+BARRED = "eval_set"  # stands as the rule where a problem is barred
+CHARACTERS_A_TOKEN = 4  # about, where nobody has counted the tokens of a response
+STUDENT = "student"  # the rule that no recipe names, behind all others
 
 
 class Outcome(NamedTuple):
@@ -50,13 +54,15 @@ class Outcome(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class RuleSet:
     """All that a worker is told once: rules as in the recipe, eval questions, and how examples look.
-    `spares`: wrong traces may be kept (pipeline.filter.unsolved)."""
+    `spares`: wrong traces may be kept (pipeline.filter.unsolved). `barred` are problems that the eval set
+    holds since, with the question (pipeline.problems.eval_sets)."""
 
     rules: list[RuleEntry]
     form: Format
     questions: list[EvalQuestion] = field(default_factory=list)
     templates: dict[str, set[Ngram]] = field(default_factory=dict)
     spares: bool = False
+    barred: dict[str, str] = field(default_factory=dict)
 
 
 class RuleWorker:
@@ -64,7 +70,7 @@ class RuleWorker:
 
     def __init__(self, rule_set: RuleSet) -> None:
         self.form = rule_set.form
-        self.spares = rule_set.spares
+        self.spares, self.barred = rule_set.spares, rule_set.barred
         self.rules = bind_rules(rule_set.rules, EvalIndex(rule_set.questions, rule_set.templates))
         path = rule_set.form.tokenizer
         self.tokens: Callable[[str], int] | None = token_counter(path) if path else None
@@ -81,8 +87,11 @@ class RuleWorker:
         problem, verdict = self.read_problem(item.problem), self.read_verdict(item.verdict)
         split = split_response(trace.response, self.form.teacher)
         candidate = Candidate(problem, trace, verdict, split, self._count)
-        found = ((name, check(candidate)) for name, check in self.rules)
-        hits = ((name, hit) for name, hit in found if hit is not None)
+        checks = chain(self.rules, [(STUDENT, self._trainable)])
+        found = ((name, check(candidate)) for name, check in checks)
+        hits: Iterator[tuple[str, Hit]] = ((name, hit) for name, hit in found if hit is not None)
+        if problem.id in self.barred:
+            hits = iter([(BARRED, Hit("contaminated", self.barred[problem.id][:300]))])
         rule, hit = next(hits, ("", None))
         more: dict[str, Any] = {
             "question": problem.question,
@@ -98,7 +107,10 @@ class RuleWorker:
         trained = 0
         if hit is None or spare:
             trained = candidate.num_tokens
-            more |= {"num_tokens": trained + self.count_prompt(problem.question), "trained_tokens": trained}
+            more |= {
+                "num_tokens": trained + self.count_prompt(problem.question, problem.source),
+                "trained_tokens": trained,
+            }
         else:
             more |= {"rule": rule, "reason": hit.reason, "detail": hit.detail}
         row = filtered_line(item.trace, item.verdict, more)
@@ -108,15 +120,21 @@ class RuleWorker:
         reason = hit.reason if hit else ""
         return Outcome(row, rule, reason, problem.source, trained, right, spare=spare)
 
+    def _trainable(self, candidate: Candidate) -> Hit | None:
+        """The last rule of every recipe: what train would refuse is not kept."""
+        reason = self.form.stray_mark(candidate.split)
+        return None if reason is None else Hit(reason)
+
     def _count(self, candidate: Candidate) -> int:
         if self.tokens is None:
-            return candidate.trace.output_tokens
+            counted = candidate.trace.output_tokens
+            return len(candidate.trace.response) // CHARACTERS_A_TOKEN if counted is None else counted
         return self.tokens(trained_text(candidate.split, self.form.student))
 
-    def _count_prompt(self, question: str) -> int:
+    def _count_prompt(self, question: str, source: str) -> int:
         if self.tokens is None:
             return 0
-        return sum(self.tokens(turn["content"]) for turn in self.form.prompt.messages(question))
+        return sum(self.tokens(turn["content"]) for turn in self.form.prompt.messages(question, source))
 
 
 _worker: RuleWorker | None = None

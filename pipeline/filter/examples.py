@@ -15,7 +15,7 @@ from pipeline.errors import RecipeError
 from pipeline.recipe.cards import StudentCard, Tags, model_location
 from pipeline.recipe.prompts import Prompt
 from pipeline.records import Example, Filtered
-from pipeline.render import Split, join_response, split_response
+from pipeline.render import Split, join_response, split_response, stray_mark, taught
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,25 @@ class Format:
     """What turns a problem and a trace into an example, and counts its tokens.
 
     A response is split with the `teacher`'s tags, its tokens are counted with the `student`'s. `tokenizer`
-    None counts nothing: sizes are then the teacher's own output tokens.
+    None counts nothing: sizes are then the teacher's own output tokens. `end` is what ends the student's
+    turn, where that is known.
     """
 
     prompt: Prompt
     teacher: Tags
     student: Tags
     tokenizer: str | None
+    end: str | None = None
+
+    def stray_mark(self, split: Split) -> str | None:
+        """Why train would refuse the example, however the trace passes the recipe's rules."""
+        closed = Split(split.thinking, split.answer, "closed")  # as it is written for the student
+        return stray_mark(closed, self.student, self.end)
 
 
 def trained_text(split: Split, tags: Tags) -> str:
     """What the student is trained on: an example's thinking is closed, even where the sampled one was not."""
+    split = taught(split, tags)
     return join_response(Split(split.thinking, split.answer, "closed"), tags)
 
 
@@ -41,11 +49,11 @@ def example_of(row: Filtered, form: Format) -> Example:
     """The example of a row of kept.jsonl; a chat of the mix stays as it is."""
     chat = row.messages or []
     if row.kind == "trace":
-        split = split_response(row.response, form.teacher)
+        split = taught(split_response(row.response, form.teacher), form.student)
         turn = {"role": "assistant", "content": split.answer}
         if split.thinking is not None:
             turn["reasoning_content"] = split.thinking
-        chat = [*form.prompt.messages(row.question), turn]
+        chat = [*form.prompt.messages(row.question, row.source), turn]
     return Example(
         row.problem_id,
         row.sample,

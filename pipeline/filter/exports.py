@@ -8,7 +8,8 @@ alpaca    {"instruction", "input", "output", "history", "system"}: LLaMA-Factory
           (type: alpaca, which reads the first three alone: take sharegpt where a mix has more than those)
 In all of them thinking and answer are one text, with the student's tags around the thinking.
 Reads runs/<name>/filter/examples.parquet. Writes runs/<name>/export/<format>.jsonl and beside it what says
-how to read it: dataset_info.json, which LLaMA-Factory looks for; axolotl.yaml, the datasets of its config.
+how to read it: README.md, which load_dataset reads; dataset_info.json, which LLaMA-Factory looks for;
+axolotl.yaml, the datasets of its config.
 
     python -m pipeline export --recipe recipes/demo.yaml --format sharegpt
 """
@@ -113,8 +114,14 @@ LAYOUTS = {"trl": as_trl, "sharegpt": as_sharegpt, "alpaca": as_alpaca}
 
 
 def describe(out: Path, name: str) -> None:
-    """Say how to read the layouts that are there; LLaMA-Factory calls them <run>_<format>."""
-    there = [kind for kind in FACTORY_COLUMNS if (out / f"{kind}.jsonl").is_file()]
+    """Say how to read the layouts that are there; LLaMA-Factory calls them <run>_<format>, load_dataset by
+    their format. It reads the first of them where none is named, and none of what else lies here."""
+    layouts = [kind for kind in LAYOUTS if (out / f"{kind}.jsonl").is_file()]
+    configs: list[dict[str, Any]] = [{"config_name": kind, "data_files": f"{kind}.jsonl"} for kind in layouts]
+    configs[0]["default"] = True
+    text = f"---\n{dump({'configs': configs})}---\n\nExamples of {name}, one configuration for each layout.\n"
+    (out / "README.md").write_text(text, encoding="utf-8")
+    there = [kind for kind in FACTORY_COLUMNS if kind in layouts]
     known = {
         f"{name}_{kind}": {
             "file_name": f"{kind}.jsonl",

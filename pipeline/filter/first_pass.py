@@ -20,6 +20,7 @@ from pipeline.filter.ledger import Ledger
 from pipeline.filter.majorities import Majorities, find_majorities
 from pipeline.filter.selection import Selection
 from pipeline.filter.unsolved import WAITING, Unsolved
+from pipeline.filter.weighing import BY_MODEL
 from pipeline.recipe.schema import Select
 from pipeline.records import FILTERED
 
@@ -86,6 +87,7 @@ class FirstPass:
     def _pass(
         self, position: int, sample: int, tokens: int, row: bytes, source: str, passed: IO[bytes]
     ) -> None:
-        self.selection.add(position, sample, tokens, passed.tell())
+        if self.selection.select.prefer not in BY_MODEL:  # else once a model has weighed it
+            self.selection.add(position, sample, tokens, passed.tell())
         self.passed_by_source[source] += 1
         passed.write(row)

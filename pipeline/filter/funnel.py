@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.context import Context
 from pipeline.errors import RecipeError
+from pipeline.filter.apply import BARRED, STUDENT
 from pipeline.filter.difficulty import DIFFICULTIES, difficulty_of
 from pipeline.problems.tasks import draw_key
 from pipeline.recipe.rule_entry import rule_name
@@ -132,7 +133,7 @@ def print_traces(
     from rich.table import Table
 
     sources = sorted({column for _, column in counts} - set(DIFFICULTIES))
-    order = [*rules, "select", "mix"]
+    order = [BARRED, *rules, STUDENT, "select", "mix"]
     seen = {outcome for outcome, _ in counts}
     dropped = sorted(seen - {KEPT, UNSOLVED}, key=lambda outcome: (order.index(outcome[0]), outcome))
     kept = [KEPT, UNSOLVED] if UNSOLVED in seen else [KEPT]

@@ -11,7 +11,6 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RecipeError
@@ -21,16 +20,24 @@ from pipeline.filter.ledger import Ledger
 from pipeline.problems.overlap import EvalIndex
 from pipeline.problems.sources import hub_rows
 from pipeline.problems.tasks import draw_key
-from pipeline.recipe.schema import HubSource, MixSource
-from pipeline.recipe.strict_yaml import nearest
-from pipeline.rows import Line, json_lines, read_rows, require_file
+from pipeline.recipe.sources import HubSource, MixSource
+from pipeline.render import split_response, stray_mark
+from pipeline.rows import Line, table_lines
+from pipeline.rows.cells import cell_of
+from pipeline.rows.chats import Turn, chat_in
 
 log = logging.getLogger(__name__)
 
-REASONS = ("mix_not_drawn", "broken_line", "mix_no_chat", "mix_contaminated", "mix_duplicate")
+REASONS = (
+    "mix_not_drawn",
+    "broken_line",
+    "mix_no_chat",
+    "mix_contaminated",
+    "mix_duplicate",
+    "mix_stray",
+)
 # the first one is what a usable row has that is not drawn
-USABLE, BROKEN, NO_CHAT, CONTAMINATED, DUPLICATE = range(len(REASONS))
-ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+USABLE, BROKEN, NO_CHAT, CONTAMINATED, DUPLICATE, STRAY = range(len(REASONS))
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 Chat = list[dict[str, str]]
@@ -50,6 +57,7 @@ class Mixer:
         self.num_tokens = 0
         self._drawn: set[str] = set()  # ids, of all sources: no chat is taken twice
         self._index = EvalIndex(rule_set.questions, rule_set.templates)
+        self._form = rule_set.form
         path = rule_set.form.tokenizer
         self._count = token_counter(path) if path else len
 
@@ -81,7 +89,9 @@ class Mixer:
                 states.append(BROKEN)
             elif chat is None:
                 states.append(NO_CHAT)
-            elif any(self._index.inside("\n".join(turn["content"] for turn in chat))):
+            elif self._stray(chat[-1]["content"]):
+                states.append(STRAY)
+            elif any(self._index.inside("\n".join(text for turn in chat for text in texts_of(turn)))):
                 states.append(CONTAMINATED)
             elif (chat_id := id_of(chat)) in seen:
                 states.append(DUPLICATE)
@@ -90,6 +100,13 @@ class Mixer:
                 seen.add(chat_id)
                 keys.append((draw_key(self.seed, source.name, *map(json.dumps, chat)), number, chat_id))
         wanted = round(source.weight * self.num_selected)
+        if wanted and not keys:
+            counts = Counter(REASONS[state] for state in states)
+            why = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "it has none"
+            raise RecipeError(
+                f"filter.mix: {source.name}: none of its rows can be used ({why}); correct its columns or "
+                "its file, or leave it out"
+            )
         if wanted > len(keys):
             log.warning(
                 "mix %s: weight %g asks for %s rows, it has %s usable ones: all are taken",
@@ -102,9 +119,14 @@ class Mixer:
         self._drawn.update(chat_id for _, _, chat_id in drawn)
         return states, {number for _, number, _ in drawn}
 
+    def _stray(self, content: str) -> bool:
+        """Whether train would refuse the turn, which it reads with the student's own tags."""
+        tags = self._form.student.model_copy(update={"opened_by_prompt": False})
+        return stray_mark(split_response(content, tags), tags, self._form.end) is not None
+
     def _row(self, source: MixSource, line: Line) -> dict[str, Any]:
         chat = chat_of(source, line) or []
-        sizes = [self._count(turn["content"]) for turn in chat]
+        sizes = [sum(map(self._count, texts_of(turn))) for turn in chat]
         self.num_tokens += sizes[-1]
         return {
             "problem_id": id_of(chat),
@@ -124,30 +146,38 @@ def mix_lines(source: MixSource) -> Iterator[Line]:
     if source.hub is not None:
         place = source.model_dump(include={"hub", "revision", "subset", "split"})
         return hub_rows(HubSource(**place))
-    path = require_file(Path(str(source.path)))
-    return read_rows(path) if path.suffix == ".parquet" else json_lines(path)
+    return table_lines(source.path or [])
 
 
 def chat_of(source: MixSource, line: Line) -> Chat | None:
-    """The chat of a row: its messages column (role/content or from/value), or prompt and response.
+    """The chat of a row: its messages column, or prompt and response. Of the last turn the thinking stands
+    apart; of the others it is left out, as chat templates do.
 
     None where it cannot be trained on (`in_turn`, `is_text`); RecipeError where a column is missing.
     """
-    values = line.values or {}
-    columns = [source.messages] if source.messages else [source.prompt, source.response]
-    for column in columns:
-        if column not in values:
-            raise RecipeError(
-                f"{line.where}: mix {source.name}: there is no column '{column}'; "
-                f"{nearest(column, list(values))}"
-            )
+    names = [source.messages] if source.messages else [source.prompt, source.response]
+    names += [source.thinking] if source.thinking and not source.messages else []
+    where = f"{line.where}: mix {source.name}"
+    cells = [cell_of(where, line.values or {}, name) for name in names]
     if source.messages is None:
-        texts = [values[source.prompt], values[source.response]]
-        chat = [{"role": r, "content": t} for r, t in zip(("user", "assistant"), texts, strict=True)]
+        prompt, response, thinking = [*cells, None][:3]
+        turns = [Turn("user", prompt), Turn("assistant", response, thinking)]
     else:
-        turns = values[source.messages]
-        chat = [_turn(turn) for turn in turns] if isinstance(turns, list) else []
-    return chat if in_turn(chat) and all(is_text(turn["content"]) for turn in chat) else None
+        try:
+            turns = chat_in(cells[0]) or []
+        except ValueError:  # a picture, or what is no message at all
+            return None
+    chat = [{"role": turn.role, "content": turn.text or ""} for turn in turns]
+    if not in_turn(chat) or not all(is_text(turn["content"]) for turn in chat):
+        return None
+    if is_text(turns[-1].thinking):
+        chat[-1]["reasoning_content"] = str(turns[-1].thinking)
+    return chat
+
+
+def texts_of(turn: dict[str, str]) -> list[str]:
+    """What a model reads or is trained on of a turn: its thinking, if it has any, and its content."""
+    return [text for key, text in turn.items() if key != "role"][::-1]
 
 
 def id_of(chat: Chat) -> str:
@@ -166,10 +196,3 @@ def in_turn(chat: Chat) -> bool:
 def is_text(content: Any) -> bool:
     """Not so half a surrogate pair, which JSON can escape: no tokenizer and no file can hold it."""
     return isinstance(content, str) and bool(content.strip()) and not SURROGATE.search(content)
-
-
-def _turn(turn: Any) -> dict[str, Any]:
-    if not isinstance(turn, dict):
-        return {"role": "", "content": ""}
-    role = str(turn.get("role") or turn.get("from") or "")
-    return {"role": ROLES.get(role, ""), "content": turn.get("content") or turn.get("value") or ""}

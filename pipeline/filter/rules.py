@@ -138,11 +138,12 @@ def finished(candidate: Candidate) -> Hit | None:
 
 
 def closed_thinking(candidate: Candidate, *, required: bool = True) -> Hit | None:
-    """An answer follows the thinking. `required: false` lets responses without any thinking pass, too."""
+    """An answer follows the thinking. `required: false` lets responses without any thinking pass, too, as do
+    those of a teacher that writes none or hides it (`thinking: none`, `thinking: hidden`)."""
     split = candidate.split
     if split.closing == "unclosed" or not split.answer.strip():
         return Hit("unclosed_thinking", "no answer after the thinking")
-    if required and not (split.thinking or "").strip():
+    if required and split.closing not in ("unmarked", "hidden") and not (split.thinking or "").strip():
         return Hit("no_thinking", "the response has no thinking block")
     return None
 

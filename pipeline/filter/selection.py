@@ -20,6 +20,8 @@ REASONS = ("not_preferred", "kept", "off_difficulty", "off_length", "over_source
 # the first one is what a trace has that is not among the best of its problem
 KEPT, OFF_DIFFICULTY, OFF_LENGTH, OVER_SOURCE_CAP, OVER_TOKEN_BUDGET = range(1, len(REASONS))
 
+MAX_WEIGHT = 1e4  # nats a token, beyond which weights are alike
+
 Bits = TypeVar("Bits", int, "Ints")
 
 
@@ -74,12 +76,12 @@ class Selection:
         self.correct[position] += correct
         self.sources[position] = self.source_names.index(source)
 
-    def add(self, position: int, sample: int, tokens: int, offset: int) -> None:
+    def add(self, position: int, sample: int, tokens: int, offset: int, weight: float = 0.0) -> None:
         """Insert the next trace that passed by its rank; what is pushed off the end was not preferred.
 
-        `offset` is its place in the file of those that passed.
+        `offset` is its place in the file of those that passed, `weight` what a model says of it.
         """
-        ordinal, rank = self.num_passed, self.rank(position, sample, tokens)
+        ordinal, rank = self.num_passed, self.rank(position, sample, tokens, weight)
         self.num_passed += 1
         start, end = position * self.select.per_problem, (position + 1) * self.select.per_problem
         slot = end
@@ -96,8 +98,11 @@ class Selection:
             column[slot + 1 : end] = column[slot : end - 1]
             column[slot] = value
 
-    def rank(self, position: int, sample: int, tokens: int) -> int:
-        """The lowest is preferred."""
+    def rank(self, position: int, sample: int, tokens: int, weight: float = 0.0) -> int:
+        """The lowest is preferred: by a model the highest weight, of equal ones the first sample."""
+        if self.select.prefer in ("likely", "surprising"):
+            held = max(-MAX_WEIGHT, min(weight, MAX_WEIGHT))
+            return (round((MAX_WEIGHT - held) * 2**31) << 16) | min(sample, 2**16 - 1)
         if self.select.prefer == "shortest":
             return (min(tokens, 2**32 - 1) << 31) | (sample & 0x7FFFFFFF)
         if self.select.prefer == "first":

@@ -28,14 +28,18 @@ from pipeline.filter.ledger import Ledger
 from pipeline.filter.mix import Mixer
 from pipeline.filter.rules import check_rules, read_rule
 from pipeline.filter.selection import KEPT, REASONS, Selected
+from pipeline.filter.weighing import BY_MODEL, MakeWeigher, Weigh, means_of, weigh_passed
 from pipeline.flags import WorkerFlags
+from pipeline.problems.eval_sets import barred_digest, barred_problems
 from pipeline.problems.overlap import EvalQuestion
 from pipeline.problems.sources import verifiers_in_use
+from pipeline.recipe.cards import own_eos
 from pipeline.recipe.rule_entry import RuleEntry
-from pipeline.recipe.schema import Filter, Recipe, RowSource, source_names
+from pipeline.recipe.schema import Filter, Recipe
+from pipeline.recipe.sources import RowSource, source_names
 from pipeline.records import FILTERED, Example, read_as, with_outcome, write_examples
-from pipeline.rows import require_file
-from pipeline.run.contract import Counts, Manifest, Plan, StageRun, Usage, begin, check_outputs, hash_file
+from pipeline.rows import digest_of_all
+from pipeline.run.contract import Counts, Manifest, Plan, StageRun, Usage, begin, check_outputs
 from pipeline.run.revisions import pinned, resolved, unpinned_mix
 from pipeline.run.stages import BY_NAME
 
@@ -45,8 +49,9 @@ STAGE_VERSION = 3
 PASSED = ".passed.jsonl"  # the traces that passed the rules, until selection has divided them
 
 
-def run(context: Context, flags: WorkerFlags | None = None) -> None:
-    """Run the stage, or say that it is up to date. Its worker processes apply the rules."""
+def run(context: Context, flags: WorkerFlags | None = None, make_weigher: MakeWeigher | None = None) -> None:
+    """Run the stage, or say that it is up to date. Its worker processes apply the rules; `make_weigher` loads
+    the model of preferences that need one."""
     manifests = {name: context.require(name, "filter") for name in read_stages(context)}
     with inside(context.start.recipe or context.recipe.name):
         check_rules(context.recipe.filter.rules)
@@ -60,7 +65,12 @@ def run(context: Context, flags: WorkerFlags | None = None) -> None:
             check_outputs(context.directory(name))
         section = with_revisions(context.recipe.filter, revisions)
         inputs = inputs_for(context, manifests)
-        make_examples(section, inputs, rule_set_of(context), (flags or WorkerFlags()).num_workers, stage)
+        weigh = None
+        if section.select.prefer in BY_MODEL:
+            assert make_weigher is not None, "the command line hands one in"
+            weigh = make_weigher(context)
+        num_workers = (flags or WorkerFlags()).num_workers
+        make_examples(section, inputs, rule_set_of(context), num_workers, stage, weigh)
 
 
 def read_stages(context: Context) -> list[str]:
@@ -100,22 +110,25 @@ def plan_of(context: Context, manifests: dict[str, Manifest], revisions: dict[st
     section = recipe.filter.model_dump(exclude_defaults=True)
     config = {
         "filter": {**section, "rules": [without_defaults(entry) for entry in recipe.filter.rules]},
-        "prompt": context.prompt.user,
+        "prompt": context.prompt.identity,
         "student": {"thinking": [card.thinking.open, card.thinking.close], **tokenizer_identity(card)},
         "verifiers": verifiers_in_use(recipe.problems),
         "revisions": revisions,
     }
+    if recipe.filter.select.prefer in BY_MODEL:
+        config["weighed_by"] = context.base.identity
     if shares := min_shares_of(recipe):
         config["majority"] = shares
     inputs = {
         "problems": manifests["problems"].digest(["problems.jsonl", "protected.jsonl", "templates.json"]),
         "generate": manifests["generate"].digest([*shards_of(manifests["generate"]), "verdicts.jsonl"]),
     }
+    inputs |= barred_digest(barred_problems(context.directory("problems")))
     if "judge" in manifests:
         inputs["judge"] = manifests["judge"].digest(["verdicts.jsonl"])
     for source in recipe.filter.mix:
         if source.path is not None:
-            inputs[f"mix.{source.name}"] = hash_file(require_file(Path(source.path)))
+            inputs[f"mix.{source.name}"] = digest_of_all(source.path)
     return Plan("filter", STAGE_VERSION, config, inputs, recipe.seed)
 
 
@@ -140,16 +153,25 @@ def rule_set_of(context: Context) -> RuleSet:
     card, problems = context.student_card, context.directory("problems")
     tokenizer = tokenizer_file(card, pinned(context.run, context.base).revision)
     token_counter(str(tokenizer))  # a broken file is named here, before worker processes start
-    form = Format(context.prompt, context.teacher_card.thinking, card.thinking, str(tokenizer))
+    end = card.eos or own_eos(card.model)
+    form = Format(context.prompt, context.teacher_card.thinking, card.thinking, str(tokenizer), end)
     decode = msgspec.json.Decoder(EvalQuestion).decode
     questions = list(read_as(decode, "an eval question", problems / "protected.jsonl"))
     templates = json.loads((problems / "templates.json").read_text(encoding="utf-8"))
     known = {source: {tuple(run.split()) for run in runs} for source, runs in templates.items()}
     section = context.recipe.filter
-    return RuleSet(section.rules, form, questions, known, spares=section.select.unsolved != "drop")
+    spares, barred = section.select.unsolved != "drop", barred_problems(problems)
+    return RuleSet(section.rules, form, questions, known, spares, barred)
 
 
-def make_examples(section: Filter, inputs: Inputs, rule_set: RuleSet, workers: int, stage: StageRun) -> None:
+def make_examples(
+    section: Filter,
+    inputs: Inputs,
+    rule_set: RuleSet,
+    workers: int,
+    stage: StageRun,
+    weigh: Weigh | None = None,
+) -> None:
     """Both passes, then the manifest."""
     out, seed = stage.directory, stage.plan.seed
     passed = out / PASSED
@@ -158,6 +180,7 @@ def make_examples(section: Filter, inputs: Inputs, rule_set: RuleSet, workers: i
         first = FirstPass(inputs, rule_set, section.select, seed, workers, ledger)
         first.run(passed)
         num_traces = ledger.num_in
+        weights = weigh_passed(passed, first.joined.index, first.selection, weigh) if weigh else None
         selected = first.selection.choose()
         drop_unselected(passed, selected, ledger)
         mixer = Mixer(section.mix, rule_set, len(selected.offsets), seed, ledger)
@@ -183,6 +206,8 @@ def make_examples(section: Filter, inputs: Inputs, rule_set: RuleSet, workers: i
         "mix": dict(mixer.kept),
         "by_pass_rate": by_pass_rate(first.selection, selected),
     }
+    if weights is not None:
+        notes["weights"] = means_of(weights, [code == KEPT for code in selected.reasons])
     if section.select.unsolved != "drop":
         notes["unsolved"] = num_unsolved
     if first.majorities.found:

@@ -16,6 +16,7 @@ from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.flags import EngineFlags
 from pipeline.judging.cases import PREFIX, Cases, audit_line
+from pipeline.recipe.cards import called
 from pipeline.recipe.prompts import PROMPTS
 from pipeline.recipe.schema import Judge, Samples, Sampling
 from pipeline.records import Problem, Verdict
@@ -201,8 +202,8 @@ def refuse(found: Audit, section: Judge, directory: Path) -> None:
         )
     if faults:
         raise StageError(
-            f"judge: {section.model} {' and '.join(faults)}: its verdicts are not used. Its replies are "
-            f"saved in {directory}, those on canaries in {AUDIT}. Take another judge.model, "
+            f"judge: {called(section.model)} {' and '.join(faults)}: its verdicts are not used. Its replies "
+            f"are saved in {directory}, those on canaries in {AUDIT}. Take another judge.model, "
             "or raise the bound and run the same command again: this judge is not asked again"
         )
 

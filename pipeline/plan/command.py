@@ -7,35 +7,38 @@ manifest and a pilot's forecast. Writes nothing; --pilot 50 samples that many pr
 """
 
 import sys
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pipeline.context import Context
 from pipeline.errors import RecipeError
+from pipeline.flags import TrainFlags
 from pipeline.plan.estimate import (
-    BYTES_TRAINED,
+    FLOPS_SCORED,
     FLOPS_TRAINED,
     STEP_MS,
     Assumed,
     Layout,
     cache_bytes_per_token,
+    digits,
     expected_tries,
     kept_per_problem,
     layout_for,
+    scoring_hours,
     size_of,
     solved_share,
     training_hours,
     weights_gib,
 )
 from pipeline.plan.forecast import read_forecast
+from pipeline.plan.memory import least_change, load_of, need
 from pipeline.recipe.cards import ModelSize, TaskCard
 from pipeline.recipe.rule_entry import rule_name
-from pipeline.recipe.schema import (
+from pipeline.recipe.schema import Recipe, Train
+from pipeline.recipe.sources import (
     CardTask,
     HubSource,
     ProceduralSource,
-    Recipe,
     RowSource,
     Task,
     source_name,
@@ -44,6 +47,7 @@ from pipeline.recipe.schema import (
 )
 from pipeline.recipe.strict_yaml import nearest
 from pipeline.rows import count_rows
+from pipeline.run.provenance import hardware
 from pipeline.verify.canaries import num_canaries
 from pipeline.verify.table import DEFERRED
 
@@ -61,11 +65,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The lines of one stage and the hours that all devices spend on it."""
+    """The lines of one stage, and the hours that its devices spend on it."""
 
     title: str
     lines: list[Line]
     hours: float = 0.0
+    money: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +116,33 @@ def assumed_from(pairs: list[str]) -> Assumed:
 
 
 def run(context: Context, assumed: Assumed) -> None:
-    """Print the plan on stdout."""
-    for part in plan_parts(context, assumed):
+    """Print the plan on stdout: what this machine has, the bill, and all that --assume can set."""
+    for part in [machine_part(), *plan_parts(context, assumed), assumed_part(assumed)]:
         print(part.title)
         for line in part.lines:
             print(f"  {line.name:<22} {line.value:>26}   {line.source}")
     sys.stdout.flush()
+
+
+def machine_part() -> Part:
+    """What was found here. The bill is for the devices that are assumed, wherever they are."""
+    found = hardware()
+    gpus = [gpu.rpartition(",") for gpu in found["gpus"]]  # name and memory, as nvidia-smi prints them
+    lines = [
+        Line("cores", str(found["cores"]), str(found["processor"])),
+        Line("memory", f"{found['memory_gib']:,.1f} GiB", "of this machine; a container may be given less"),
+        *(Line("GPU", memory.strip(), name) for name, _, memory in gpus),
+    ]
+    return Part("this machine", lines if gpus else [*lines, Line("GPUs", "none", "nvidia-smi names none")])
+
+
+def assumed_part(assumed: Assumed) -> Part:
+    lines = []
+    for item in fields(Assumed):
+        low, high = item.metadata["bounds"]
+        note = f"{item.metadata['said']} ({low:g} to {high:g})"
+        lines.append(Line(item.name, f"{getattr(assumed, item.name):,g}", note))
+    return Part("assumed, where nothing better is known: --assume name=value", lines)
 
 
 def plan_parts(context: Context, assumed: Assumed) -> list[Part]:
@@ -124,30 +150,43 @@ def plan_parts(context: Context, assumed: Assumed) -> list[Part]:
     recipe = context.recipe
     num_problems, source = count_problems(context, assumed.problems)
     later = decided_later(context)
-    outlook = outlook_of(recipe, num_problems, assumed, read_forecast(context.directory("generate")), later)
+    forecast = read_forecast(context.directory("generate"))
+    num_asked = num_problems * recipe.generate.share
+    asked = [Line("asked", f"{num_asked:,.0f}", f"{recipe.generate.share:g} of them (generate.share)")]
+    asked = asked if recipe.generate.share < 1 else []
+    outlook = outlook_of(recipe, num_asked, assumed, forecast, later)
     teacher, where = size_of(context.teacher_card)
     layout = layout_for(teacher, outlook.tokens_per_trace + assumed.prompt_tokens, assumed)
     rate = outlook.measured.get("tokens_per_second") or layout.tokens_per_second
     parts = [
-        Part("problems", [Line("problems", f"{num_problems:,.0f}", source)]),
+        Part("problems", [Line("problems", f"{num_problems:,.0f}", source), *asked]),
         generate_part(recipe, outlook, assumed),
         teacher_part(teacher, where, layout, rate, outlook, assumed),
         train_part(recipe, outlook, *size_of(context.student_card), assumed),
         eval_part(context, outlook, rate / layout.tokens_per_second, assumed),
     ]
+    if recipe.polish is not None:
+        parts.insert(4, polish_part(context, outlook, assumed))
     if recipe.judge is not None:
         parts.insert(3, judge_part(context, outlook, assumed))
     hours = sum(part.hours for part in parts)
-    names = ["teacher", *(["judge"] if recipe.judge else []), "train"]
+    names = ["teacher", *(["judge"] if recipe.judge else []), "train", *(["polish"] if recipe.polish else [])]
     note = f"{', '.join(names)} and eval; the other stages need no device"
-    return [*parts, priced("total", [], hours, note, assumed)]
+    total = priced("total", [], hours, note, assumed)
+    if recipe.polish is not None:  # its hours are of one device
+        money = sum(part.money for part in parts)
+        lines = [total.lines[0], Line("money", digits(money), "of the parts above; polish takes one device")]
+        total = Part("total", lines, hours, money)
+    return [*parts, total]
 
 
 def priced(title: str, lines: list[Line], hours: float, note: str, assumed: Assumed) -> Part:
     """A part that takes devices: its lines, then the hours and the money."""
-    money = f"{hours * assumed.devices * assumed.price:,.2f}"
-    price = f"{assumed.devices} devices x {assumed.price:g} a device-hour (price)"
-    return Part(title, [*lines, Line("hours", f"{hours:,.2f}", note), Line("money", money, price)], hours)
+    money = hours * assumed.devices * assumed.price
+    devices = "1 device" if assumed.devices == 1 else f"{assumed.devices} devices"
+    price = f"{devices} x {assumed.price:g} a device-hour (price)"
+    lines = [*lines, Line("hours", digits(hours), note), Line("money", digits(money), price)]
+    return Part(title, lines, hours, money)
 
 
 def count_problems(context: Context, stated: int) -> tuple[float, str]:
@@ -182,7 +221,7 @@ def source_sizes(context: Context) -> dict[str, int]:
         elif isinstance(source, HubSource):
             sizes[name] = source.limit or 0
         else:
-            rows = count_rows(Path(source.path))
+            rows = count_rows(source.path)
             sizes[name] = min(rows, source.limit or rows)
     return sizes
 
@@ -201,7 +240,8 @@ def decided_later(context: Context) -> dict[str, tuple[float, float]]:
     for name, source in zip(names, context.recipe.problems.sources, strict=True):
         if not isinstance(source, RowSource) or not total:
             continue
-        verifier, tries, size = source.verifier, float(samples.max), sizes.get(name, 0)
+        verifier, size = source.verifier, sizes.get(name, 0)
+        tries = float(samples.keep if verifier == "none" else samples.max)
         if source.majority is not None:
             verifier, tries = "majority", float(source.majority.of)
             size = size if manifest is None else manifest.notes.get("without_gold", {}).get(name, 0)
@@ -263,7 +303,7 @@ def generate_part(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> Part:
     prompts = (outlook.traces + outlook.redistributed) * assumed.prompt_tokens
     lines = [
         Line("pass rate of a sample", f"{outlook.pass_rate:.1%}", pilot or "assumed (pass_rate)"),
-        Line("tries a problem", f"{outlook.tries:.2f}", budget),
+        Line("tries a problem", digits(outlook.tries), budget),
         Line("problems solved", f"{outlook.solved:,.0f}", budget),
         Line("traces", f"{outlook.traces:,.0f}", "problems x tries"),
         *(
@@ -281,7 +321,12 @@ def generate_part(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> Part:
         more = f"up to {samples.cap} samples for unsolved problems from the saved budget; in the hours below"
         lines.append(Line("redistributed traces", f"{outlook.redistributed:,.0f} at most", more))
     note = f"{assumed.prompt_tokens} a request, assumed (prompt_tokens)"
-    return Part("generate", [*lines, Line("prompt tokens", f"{prompts:,.0f}", note)])
+    lines.append(Line("prompt tokens", f"{prompts:,.0f}", note))
+    if (price := recipe.report.price) is not None:
+        output = outlook.output_tokens + outlook.redistributed * outlook.tokens_per_trace
+        money = f"{digits(price.of(prompts, output))} {price.currency}"
+        lines.append(Line("price of the tokens", money, f"{price} of prompt and of output (report.price)"))
+    return Part("generate", lines)
 
 
 def teacher_part(
@@ -295,7 +340,7 @@ def teacher_part(
     cache = f"{cache_bytes_per_token(size) / 1024:,.1f} KiB"
     note = f"{assumed.devices} devices of {assumed.memory:g} GiB (devices, memory), 0.9 of it used"
     lines = [
-        Line("weights", f"{weights_gib(size):,.2f} GiB", where),
+        Line("weights", f"{digits(weights_gib(size))} GiB", where),
         Line("cache a token", cache, "layers x keys and values, 16 bits each"),
         Line("layout", f"{layout.replicas} x TP {layout.tensor_parallel}", note),
         Line("sequences a replica", f"{layout.sequences:,}", "as the cache allows, at most concurrency"),
@@ -315,7 +360,7 @@ def judge_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
     hidden = num_canaries(round(own + doubtful), section.canaries)
     cases, tokens = own + doubtful + hidden, min(assumed.judge_tokens, section.max_tokens)
     prompt = 3 * assumed.prompt_tokens  # its own, and a question with an answer
-    size, where = size_of(context.cards.teachers[section.model])
+    size, where = size_of(context.cards.teachers[context.judge.name])
     layout = layout_for(size, tokens + prompt, assumed)
     share = f"{assumed.unverifiable_share:.0%} of the other traces, assumed (unverifiable_share)"
     hiding = f"{section.canaries:.0%} of its work, and five of each kind at least"
@@ -343,17 +388,68 @@ def train_part(recipe: Recipe, outlook: Outlook, size: ModelSize, where: str, as
         trained, note = select.max_tokens, f"select.max_tokens x {train.epochs:g} epochs"
     read = (trained + examples * assumed.prompt_tokens) * train.epochs
     hours = training_hours(size, read, train.method, assumed)
-    memory = size.parameters * BYTES_TRAINED[train.method] / 2**30
-    held = f"{BYTES_TRAINED[train.method]:g} bytes for each of {size.parameters:,.0f} parameters"
     speed = f"{FLOPS_TRAINED[train.method]} FLOPs a parameter and token; {assumed.tflops:g} TFLOPS a device"
     undropped = "a problem at most, none dropped but by the rule correct"
     lines = [
         Line("examples", f"{examples:,.0f}", f"{select.per_problem} {undropped}"),
         Line("tokens seen", f"{trained * train.epochs:,.0f}", note),
-        Line("memory of the student", f"{memory:,.2f} GiB", f"{held} ({where}), before activations"),
+        *memory_lines(train, size, where, assumed),
     ]
     note = f"{speed}, {assumed.mfu:g} of it reached (tflops, mfu)"
     return priced("train", lines, hours, note, assumed)
+
+
+def polish_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
+    """What the student samples, the teacher scores and both take on one device, should every round be run."""
+    assumed = replace(assumed, devices=1)  # the stage refuses more
+    section = context.recipe.polish
+    assert section is not None
+    student, teacher = size_of(context.student_card)[0], size_of(context.teacher_card)[0]
+    responses = section.rounds * section.problems_per_round * section.samples
+    each = min(outlook.tokens_per_trace, section.max_tokens)
+    asked = (section.rounds // section.evaluate_every + 1) * section.held_out
+    read = responses * (each + assumed.prompt_tokens)
+    rate = layout_for(student, each + assumed.prompt_tokens, assumed).tokens_per_second
+    spent = {
+        "sampling": (responses + asked) * each / rate / HOUR,
+        "scoring": scoring_hours(teacher, read, assumed),
+        "training": training_hours(student, read, section.method, assumed),
+    }
+    rounds = f"{section.rounds} rounds x {section.problems_per_round} problems x {section.samples}"
+    forward = f"{FLOPS_SCORED} FLOPs an active parameter and token of prompt and response"
+    notes = {
+        "sampling": f"{rate:,.0f} tokens a second, as an engine would; a sampler here is slower",
+        "scoring": f"{forward}, {assumed.mfu:g} of {assumed.tflops:g} TFLOPS a device reached",
+        "training": f"{FLOPS_TRAINED[section.method]} FLOPs a parameter and token",
+    }
+    lines = [
+        Line("responses", f"{responses:,}", rounds),
+        Line("sampled tokens", f"{responses * each:,.0f}", "responses x tokens a trace, at most max_tokens"),
+        Line("tokens held out", f"{asked * each:,.0f}", f"{section.held_out} problems, at most, each time"),
+        Line("scored tokens", f"{responses * each:,.0f}", "those sampled; prompts are read with them"),
+        *(Line(f"hours of {name}", f"{taken:,.3f}", notes[name]) for name, taken in spent.items()),
+    ]
+    return priced("polish", lines, sum(spent.values()), "should every round be run", assumed)
+
+
+def memory_lines(train: Train, size: ModelSize, where: str, assumed: Assumed) -> list[Line]:
+    """What training takes of one device, by part, and the flags that fit it."""
+    load = load_of(train, TrainFlags().tokens_per_device, checkpointing=False)
+    flags, fitting = least_change(size, train, load, assumed.memory)
+    found = need(size, fitting or load)
+    if found is None:
+        return [
+            Line("memory of the student", "not known", f"{where} does not state the widths of a dense model")
+        ]
+    if not flags:
+        note = "fits as it is"
+    elif fitting is None:
+        note = f"does not fit: {flags}"
+    else:
+        note = f"with {flags}"
+    total, room = f"{found.device_gib:,.2f} GiB", f"a device of {assumed.memory:g} GiB (memory)"
+    held = f"{found}; {(fitting or load).tokens:,} tokens at a time, {where}"
+    return [Line("memory of a device", total, f"{note}; {room}"), Line("of it, in GiB", "", held)]
 
 
 def eval_part(context: Context, outlook: Outlook, pace: float, assumed: Assumed) -> Part:
@@ -375,7 +471,7 @@ def eval_part(context: Context, outlook: Outlook, pace: float, assumed: Assumed)
         rate = layout_for(size, tokens + assumed.prompt_tokens, assumed).tokens_per_second * pace
         taken = samples * tokens / rate / HOUR
         hours += taken
-        note = f"{taken:,.2f} hours at {rate:,.0f} tokens a second; {source}"
+        note = f"{digits(taken)} hours at {rate:,.0f} tokens a second; {source}"
         lines.append(Line(f"samples of {name}", f"{samples:,}", note))
     if pace != 1:
         note = "the pilot's tokens a second over those of the layout; taken for every model"
@@ -399,5 +495,5 @@ def count_questions(task: Task, card: TaskCard | None) -> int | None:
     if size is not None:
         return size
     if task.path is not None:
-        return count_rows(Path(task.path))
+        return count_rows(task.path)
     return card.size if card else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import RecipeError
 from pipeline.recipe.cards import ModelSize, StudentCard, TeacherCard, model_location
+from pipeline.recipe.reading import size_of as size_in
 from pipeline.recipe.schema import Samples
 
 KV_BYTES = 2  # the cache is held in 16 bits
@@ -21,13 +22,12 @@ MIN_SEQUENCES = 8  # fewer at a time are no layout
 # FLOPs for a parameter and a token: 2 forward, 2 for the gradient of the activations, 2 for that of the
 # weights, which frozen ones do not need. Kaplan et al. 2020, arXiv 2001.08361, section 2.1; no attention.
 FLOPS_TRAINED = {"full": 6, "lora": 4, "qlora": 4}
-# bytes for a parameter: weights, gradients and AdamW's two moments in fp32; frozen ones in 16 or 4 bits
-BYTES_TRAINED = {"full": 16.0, "lora": 2.0, "qlora": 0.5}
+FLOPS_SCORED = 2  # a forward pass alone
 
 
-def within(low: float, high: float, default: float) -> Any:
-    """A field of `Assumed` with its bounds."""
-    return field(default=default, metadata={"bounds": (low, high)})
+def within(low: float, high: float, default: float, said: str) -> Any:
+    """A field of `Assumed` with its bounds and what it is."""
+    return field(default=default, metadata={"bounds": (low, high), "said": said})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +35,21 @@ class Assumed:
     """What is assumed where nothing has been measured: a pilot knows pass_rate and tokens_share better, and
     the figures of a device are those of an H100."""
 
-    pass_rate: float = within(0, 1, 0.6)
-    tokens_share: float = within(0, 1, 0.4)  # of max_tokens
-    prompt_tokens: int = within(0, 1e7, 200)
-    devices: int = within(1, 1e6, 8)
-    memory: float = within(1e-3, 1e5, 80.0)  # GiB of a device
-    bandwidth: float = within(1e-3, 1e6, 3350.0)  # GB/s of a device's memory
-    tflops: float = within(1e-6, 1e6, 989.0)  # of a device, dense in bfloat16
-    mfu: float = within(1e-3, 1, 0.4)  # share of them that training reaches
-    price: float = within(0, 1e6, 2.5)  # money for a device-hour
-    concurrency: int = within(MIN_SEQUENCES, 1e6, 256)  # sequences at a time of a replica
-    unverifiable_share: float = within(0, 1, 0.05)  # of the traces that a judge is a second opinion on
-    judge_tokens: float = within(1, 1e6, 100.0)  # of a judge's reply
-    problems: int = within(0, 1e12, 0)  # 0: as the problems stage or the recipe says
+    pass_rate: float = within(0, 1, 0.6, "share of the samples that are right")
+    tokens_share: float = within(0, 1, 0.4, "length of a trace, as a share of max_tokens")
+    prompt_tokens: int = within(0, 1e7, 200, "tokens of a prompt")
+    devices: int = within(1, 1e6, 8, "how many devices work")
+    memory: float = within(1e-3, 1e5, 80.0, "GiB of a device")
+    bandwidth: float = within(1e-3, 1e6, 3350.0, "GB/s of a device's memory")
+    tflops: float = within(1e-6, 1e6, 989.0, "of a device, dense in bfloat16")
+    # 0.12 to 0.16 for students of 0.6B and 1.7B, 8k tokens at a time, on an H200 with busy neighbours (make
+    # check-gpu)
+    mfu: float = within(1e-3, 1, 0.15, "share of them that training reaches")
+    price: float = within(0, 1e6, 2.5, "money for a device-hour")
+    concurrency: int = within(MIN_SEQUENCES, 1e6, 256, "sequences at a time of a replica")
+    unverifiable_share: float = within(0, 1, 0.05, "of the traces that a judge is a second opinion on")
+    judge_tokens: float = within(1, 1e6, 100.0, "tokens of a judge's reply")
+    problems: int = within(0, 1e12, 0, "how many there are; 0 is as the problems stage or the recipe says")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,41 +92,25 @@ def size_of(card: TeacherCard | StudentCard) -> tuple[ModelSize, str]:
     """The model's size and where it was read: its own configuration, else the card."""
     directory = Path(model_location(card.model))
     if (directory / "config.json").is_file():
-        return _size_from(directory), f"{card.model}/config.json"
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        found = size_in(str(directory), config.get("text_config") or config)
+        if found is None and card.size is None:
+            raise RecipeError(
+                f"{directory}: no weights in *.safetensors, or a config.json without layers and heads; "
+                "train or save_pretrained writes both, or state a `size:` in the card"
+            )
+        if found is not None:
+            return ModelSize(**found), f"{card.model}/config.json"
     if card.size is None:
         raise RecipeError(f"{card.model}: neither its config.json nor a `size:` in its card is at hand")
     return card.size, "the card's size, see its facts"
 
 
-def _size_from(directory: Path) -> ModelSize:
-    config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    parameters, num_bytes = stored_weights(directory)
-    layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    experts = config.get("num_experts") or config.get("num_local_experts") or 1
-    active = config.get("num_experts_per_tok") or 1
-    expert_weights = layers * experts * 3 * config["hidden_size"] * config.get("moe_intermediate_size", 0)
-    return ModelSize(
-        parameters=parameters,
-        active_parameters=parameters - expert_weights * (1 - active / experts),
-        bytes_per_parameter=num_bytes / parameters,
-        layers=layers,
-        kv_values_per_layer=2 * config.get("num_key_value_heads", heads) * head_dim,
-    )
-
-
-def stored_weights(directory: Path) -> tuple[int, int]:
-    """Parameters of a checkpoint and the bytes that they take, from the headers of its safetensors files."""
-    parameters = num_bytes = 0
-    for path in directory.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        parameters += sum(math.prod(tensor["shape"]) for tensor in tensors)
-        num_bytes += sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors)
-    if not parameters:
-        raise RecipeError(f"{directory}: no weights in *.safetensors; train or save_pretrained writes them")
-    return parameters, num_bytes
+def digits(value: float) -> str:
+    """Two decimals from 1 on and two digits below, so that nothing that costs something is called 0.00."""
+    if value >= 1 or value <= 0:
+        return f"{value:,.2f}" if value else "0"
+    return f"{value:.{1 - math.floor(math.log10(value))}f}"
 
 
 def weights_gib(size: ModelSize) -> float:
@@ -167,6 +153,12 @@ def replicate(size: ModelSize, tokens: float, parallel: int, assumed: Assumed) -
     steps = 1 / (step_bytes / (parallel * assumed.bandwidth * 1e9 * EFFICIENCY) + STEP_MS / 1000)
     replicas = assumed.devices // parallel
     return Layout(replicas, parallel, sequences, replicas * sequences * steps)
+
+
+def scoring_hours(size: ModelSize, tokens: float, assumed: Assumed) -> float:
+    """Hours that all devices together need for one forward pass over `tokens`, as a prefill is one."""
+    operations = FLOPS_SCORED * size.active_parameters * tokens
+    return operations / (assumed.devices * assumed.tflops * 1e12 * assumed.mfu) / 3600
 
 
 def training_hours(size: ModelSize, tokens: float, method: str, assumed: Assumed) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from pipeline.errors import StageError
 from pipeline.recipe.schema import Samples
 from pipeline.records import Problem
 from pipeline.sampling import Store, Tally
@@ -39,6 +40,12 @@ def forecast_from(chosen: list[Problem], store: Store, tally: Tally, scale: tupl
     most, num_problems = scale
     tokens = dict.fromkeys((problem.id for problem in chosen), 0)
     for trace in store.traces():
+        if trace.output_tokens is None:
+            raise StageError(
+                f"{store.directory}: the server does not count tokens, and the teacher's tokenizer is not on "
+                "this machine to count them here, so a pilot forecasts nothing. Fetch the tokenizer (the "
+                "`model` of the card may be a directory with nothing else), or buy without a pilot"
+            )
         if trace.problem_id in tokens:
             tokens[trace.problem_id] += trace.output_tokens
     samples = Samples(keep=1, max=most)

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.problems.bodies import BodyIndex
@@ -47,6 +47,7 @@ EDGE_MARKS = "\"'`.,;:!?()[]{}$*_"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 UNREAD_MARKS = re.compile(r"\\(?:left|right|[,;! ])|[\s$.,;:!?\"'`]+")
 
+PROBLEMS_AT_ONCE = 1_024
 ROWS_AT_ONCE, CELLS_AT_ONCE = 64, 2**20  # of the fuzzy rule; a cell is one pair of texts, 128 bytes
 
 Ngram = tuple[str, ...]
@@ -187,14 +188,16 @@ class EvalIndex:
 
     def learn_templates(self, written: Iterable[Problem]) -> None:
         """From now on ignore the runs that stand in more than 1% of the questions of a problem's source."""
-        by_source: dict[str, list[str]] = defaultdict(list)
+        sizes: Counter[str] = Counter()
+        counts: dict[str, Counter[Ngram]] = defaultdict(Counter)
         for problem in written:
-            by_source[problem.source].append(normalise_question(problem.question))
-        for source, questions in by_source.items():
-            counts = Counter(run for text in questions for run in set(runs_of(text)) if run in self.runs)
-            share = TEMPLATE_SHARE * len(questions)
+            sizes[problem.source] += 1
+            runs = set(runs_of(normalise_question(problem.question)))
+            counts[problem.source].update(run for run in runs if run in self.runs)
+        for source, found in counts.items():
+            share = TEMPLATE_SHARE * sizes[source]
             self.templates[source] = {
-                run for run, count in counts.items() if count > share and count >= TEMPLATE_MIN_QUESTIONS
+                run for run, count in found.items() if count > share and count >= TEMPLATE_MIN_QUESTIONS
             }
 
     def matches(
@@ -245,55 +248,63 @@ class EvalIndex:
 
 
 def find_matches(
-    problems: Sequence[Problem], procedural: AbstractSet[str], questions: Iterable[EvalQuestion]
-) -> tuple[dict[str, Match], dict[str, set[Ngram]]]:
-    """Problem id -> the first rule that found it and the eval question, and each source's template.
+    problems: Iterable[tuple[int, Problem]], procedural: AbstractSet[str], index: EvalIndex
+) -> Iterator[tuple[int, Match]]:
+    """Position of a problem, the first rule that found it and the eval question; in order, a block at a time.
 
-    `procedural` names the procedural sources.
+    `procedural` names the procedural sources; the index has learnt the templates of the others.
     """
-    index = EvalIndex(questions)
-    written = [problem for problem in problems if problem.source not in procedural]
-    index.learn_templates(written)
-    found: dict[str, Match] = {}
-    for problem in problems:
-        matches = index.matches(
-            problem.question,
-            problem.source,
-            procedural=problem.source in procedural,
-            program=program_of(problem),
-        )
-        if match := next(matches, None):
-            found[problem.id] = match
-    rest = [problem for problem in written if problem.id not in found]
-    # of several by the fuzzy rule the most similar, to the three places that are written down
-    for row, column, score in similar_pairs([p.question for p in rest], [q.question for q in index.written]):
-        held = found.get(rest[row].id)
-        if held is None or score > float(held.detail):
-            found[rest[row].id] = Match("fuzzy", index.written[column], f"{score:.3f}")
-    return found, index.templates
+    similar = Similar([question.question for question in index.written])
+    rest = iter(problems)
+    while block := list(islice(rest, PROBLEMS_AT_ONCE)):
+        found: dict[int, Match] = {}
+        unfound: list[tuple[int, Problem]] = []
+        for position, problem in block:
+            alone = problem.source in procedural
+            matches = index.matches(
+                problem.question, problem.source, procedural=alone, program=program_of(problem)
+            )
+            if match := next(matches, None):
+                found[position] = match
+            elif not alone:
+                unfound.append((position, problem))
+        # of several by the fuzzy rule the most similar, to the three places that are written down
+        for row, column, score in similar.pairs([problem.question for _, problem in unfound]):
+            position = unfound[row][0]
+            held = found.get(position)
+            if held is None or score > float(held.detail):
+                found[position] = Match("fuzzy", index.written[column], f"{score:.3f}")
+        yield from sorted(found.items(), key=lambda item: item[0])
 
 
-def similar_pairs(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, int, float]]:
-    """Positions and similarity of all pairs that are similar enough for the fuzzy rule, text by text."""
-    import numpy
-    from rapidfuzz import fuzz
+class Similar:
+    """The texts that others are compared with by the fuzzy rule, with their letters counted once."""
 
-    if not texts or not others:
-        return
-    targets = [mask_numbers(text) for text in others]
-    target_letters = letter_counts(targets)
-    step = max(1, min(ROWS_AT_ONCE, CELLS_AT_ONCE // len(targets)))
-    for start in range(0, len(texts), step):
-        block = [mask_numbers(text) for text in texts[start : start + step]]
-        letters = letter_counts(block)
-        # one insertion or deletion makes up for one letter at most: a bound that loses nothing, and is three
-        # times as fast as rapidfuzz's own cdist over all pairs
-        apart = numpy.abs(letters[:, None, :] - target_letters[None, :, :]).sum(axis=2)
-        lengths = letters.sum(axis=1)[:, None] + target_letters.sum(axis=1)[None, :]
-        for row, column in numpy.argwhere(apart <= (1 - FUZZY_SIMILARITY) * lengths + 1e-6):
-            score = fuzz.ratio(block[row], targets[column], score_cutoff=100 * FUZZY_SIMILARITY) / 100
-            if score >= FUZZY_SIMILARITY:
-                yield start + int(row), int(column), score
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.targets = [mask_numbers(text) for text in texts]
+        self.letters = letter_counts(self.targets)
+
+    def pairs(self, texts: Sequence[str]) -> Iterator[tuple[int, int, float]]:
+        """Positions and similarity of all pairs that are similar enough, text by text."""
+        import numpy
+        from rapidfuzz import fuzz
+
+        if not texts or not self.targets:
+            return
+        step = max(1, min(ROWS_AT_ONCE, CELLS_AT_ONCE // len(self.targets)))
+        for start in range(0, len(texts), step):
+            block = [mask_numbers(text) for text in texts[start : start + step]]
+            letters = letter_counts(block)
+            # one insertion or deletion makes up for one letter at most: a bound that loses nothing, and is
+            # three times as fast as rapidfuzz's own cdist over all pairs
+            apart = numpy.abs(letters[:, None, :] - self.letters[None, :, :]).sum(axis=2)
+            lengths = letters.sum(axis=1)[:, None] + self.letters.sum(axis=1)[None, :]
+            for row, column in numpy.argwhere(apart <= (1 - FUZZY_SIMILARITY) * lengths + 1e-6):
+                score = (
+                    fuzz.ratio(block[row], self.targets[column], score_cutoff=100 * FUZZY_SIMILARITY) / 100
+                )
+                if score >= FUZZY_SIMILARITY:
+                    yield start + int(row), int(column), score
 
 
 def letter_counts(texts: list[str]) -> "numpy.ndarray[Any, Any]":
@@ -331,7 +342,7 @@ def flagged_questions(
             for problem in written
             for match in index.matches(problem.question, problem.source, program=program_of(problem))
         ),
-        (Match("fuzzy", index.written[row], f"{score:.3f}") for row, _, score in similar_pairs(asked, known)),
+        (Match("fuzzy", index.written[row], f"{score:.3f}") for row, _, score in Similar(known).pairs(asked)),
         (m for trace in traces for m in index.inside(trace.text, trace.source, procedural=trace.procedural)),
     )
     flags: Flags = {task: {} for task in tasks}

@@ -10,16 +10,15 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from random import Random
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError, VerifyError, inside
+from pipeline.problems.options import options_of
 from pipeline.problems.programs import FORMS, Cell, NoTests
 from pipeline.recipe.cards import TaskCard
-from pipeline.recipe.schema import (
-    Columns,
+from pipeline.recipe.sources import (
+    Extract,
     FileSource,
     HubSource,
     Problems,
@@ -33,6 +32,8 @@ from pipeline.recipe.schema import (
 from pipeline.recipe.strict_yaml import nearest
 from pipeline.records import Problem, problem_id
 from pipeline.rows import Line, read_rows
+from pipeline.rows.cells import cell_of
+from pipeline.rows.chats import Turn, chat_in, first_of, last_of
 from pipeline.verify.extract import last_boxed
 from pipeline.verify.table import VERSIONS, check_verifier, comparing, versions_of
 
@@ -45,8 +46,6 @@ PROCEDURAL_LICENCE = "Apache-2.0 (reasoning-gym)"
 MAX_BARREN_DRAWS = 5_000
 # what reasoning-gym raises where it cannot make an item of a config
 FAMILY_FAULTS = (AssertionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-LETTERS = "ABCDEFGHIJ"
-PLACES = [str(place) for place in range(len(LETTERS))]
 VERIFIERS_OF_LISTS = ("any", "json")
 OUTSIDE_WINDOW = "outside_window"
 
@@ -64,6 +63,11 @@ class Rejected:
 def normalise_question(text: str) -> str:
     """NFKC, case folded, white space collapsed: two questions that read the same are the same."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _text_key(question: str) -> int:
+    digest = hashlib.blake2b(normalise_question(question).encode("utf-8", "surrogatepass"), digest_size=16)
+    return int.from_bytes(digest.digest(), "big")
 
 
 def is_reserved(question: str) -> bool:
@@ -116,7 +120,7 @@ def procedural_problems(source: ProceduralSource, seed: int, *, reserved: bool) 
     except VerifyError as error:
         raise RecipeError(f"reasoning_gym: {family}: {error}") from None
     dataset = _dataset(source, seed)
-    seen: set[str] = set()
+    seen: set[int] = set()  # of the texts digests, which are a quarter of them
     index = barren = 0
     while len(seen) < source.size:
         if barren == MAX_BARREN_DRAWS:
@@ -128,7 +132,7 @@ def procedural_problems(source: ProceduralSource, seed: int, *, reserved: bool) 
             )
         entry = _draw(dataset, source, index)
         index += 1
-        text = normalise_question(entry["question"])
+        text = _text_key(entry["question"])
         if text in seen or is_reserved(entry["question"]) is not reserved:
             barren += 1
             continue
@@ -188,91 +192,113 @@ def row_problems(source: FileSource | HubSource, name: str) -> Iterator[Problem 
             check_verifier("majority", {"verifier": source.verifier})
     except VerifyError as error:
         raise RecipeError(f"source {name}: verifier: {error}") from None
-    for line in read_rows(Path(source.path)) if isinstance(source, FileSource) else hub_rows(source):
-        if source.window is not None:
-            _require_columns(line, [source.window.column])
-            if not _in_window(source.window, line):
-                yield Rejected(OUTSIDE_WINDOW, line.where, line.values or {})
-                continue
+    for line in read_rows(source.path) if isinstance(source, FileSource) else hub_rows(source):
+        if source.window is not None and not _in_window(source.window, line):
+            yield Rejected(OUTSIDE_WINDOW, line.where, line.values or {})
+            continue
         yield (_program_problem if source.verifier == "code" else _row_problem)(source, name, line)
 
 
 def _in_window(window: Window, line: Line) -> bool:
     try:
-        return window.holds((line.values or {})[window.column])
+        return window.holds(cell_of(line.where, line.values or {}, window.column))
     except ValueError as error:
         raise RecipeError(f"{line.where}: the window's column '{window.column}': {error}") from None
 
 
 def _row_problem(source: FileSource | HubSource, name: str, line: Line) -> Problem | Rejected:
-    values, columns = line.values or {}, source.columns
-    if source.majority is not None:  # the column of the gold may be absent
-        values = {columns.gold: None, **values}
-        line = replace(line, values=values)
-    wanted = [columns.question, columns.gold, *columns.metadata, *columns.options]
-    _require_columns(line, wanted)
-    _check_cells(line, wanted, columns.metadata)
-    if isinstance(values[columns.gold], list) and source.verifier not in VERIFIERS_OF_LISTS:
-        raise RecipeError(
-            f"{line.where}: the column '{columns.gold}' holds a list, which verifier {source.verifier} would "
-            f"take for text; of lists there are {' (one of several is right) and '.join(VERIFIERS_OF_LISTS)}"
-        )
-    question = values[columns.question]
-    gold = _gold(values[columns.gold], source.answer)
-    if not isinstance(question, str) or not question.strip():
+    columns, values = source.columns, line.values or {}
+    held = _cells(line, [columns.question, *columns.metadata, *columns.options], columns.metadata)
+    metadata = {column: held[column] for column in columns.metadata}
+    question = _question(line, columns.question, held[columns.question])
+    gold, detail = _gold_of(source, line)
+    if question is None:
         return Rejected("no_question", line.where, values)
-    metadata = {column: values[column] for column in columns.metadata}
     verifier = source.verifier
     if gold is None and source.majority is not None:
         metadata |= {"verifier": verifier, "of": source.majority.of}
         gold, verifier = "", "majority"
-    if gold is None:
-        return Rejected("no_answer", line.where, values)
+    if gold is None and verifier != "none":
+        return Rejected("no_answer", line.where, values, detail)
     if columns.options:
-        options, gold = _options(columns, line, question, gold)
+        options, gold = options_of(line, {name: held[name] for name in columns.options}, question, gold or "")
         metadata["options"] = options
         question = question.rstrip() + "\n\n" + "\n".join(f"{k}. {v}" for k, v in options.items())
-    return Problem(problem_id(question), question, gold, verifier, name, source.licence, metadata)
+    return Problem(problem_id(question), question, gold or "", verifier, name, source.licence, metadata)
+
+
+def _question(line: Line, column: str, value: Any) -> str | None:
+    """The text of a question; of a chat the first turn of the user. None where there is none."""
+    if (chat := _chat(line, column, value)) is not None:
+        turn = first_of(chat, "user")
+        value = turn and turn.text
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _chat(line: Line, column: str, value: Any) -> list[Turn] | None:
+    try:
+        return chat_in(value)
+    except ValueError as error:
+        raise RecipeError(f"{line.where}: the column '{column}': {error}") from None
+
+
+def _gold_of(source: FileSource | HubSource, line: Line) -> tuple[str | None, str]:
+    """The gold answer of a row, or None and, where it can be told, why there is none."""
+    column = source.columns.gold
+    without = source.majority is not None or source.verifier == "none"
+    if column is None or (without and column not in (line.values or {})):
+        return None, ""
+    value = _cells(line, [column], [])[column]
+    if (chat := _chat(line, column, value)) is not None:
+        turn = last_of(chat, "assistant")
+        value = turn and turn.text
+    if isinstance(value, list) and source.verifier not in VERIFIERS_OF_LISTS:
+        lists = " (one of several is right) and ".join(VERIFIERS_OF_LISTS)
+        raise RecipeError(
+            f"{line.where}: the column '{column}' holds a list, which verifier {source.verifier} would "
+            f"take for text; of lists there are {lists}, and one element is `gold: {column}[0]`"
+        )
+    if isinstance(value, dict):
+        if source.verifier == "json":
+            return json.dumps(value, ensure_ascii=False, default=str), ""
+        return (
+            None,
+            f"it holds an object; name one of its keys, as `gold: {column}.{next(iter(value), 'key')}`",
+        )
+    return _gold(value, source.answer), ""
 
 
 def _program_problem(source: FileSource | HubSource, name: str, line: Line) -> Problem | Rejected:
     """A program is asked for: the gold is its tests, and a right program is kept for whoever checks them."""
-    values, columns, form = line.values or {}, source.columns, FORMS[source.answer]
-    tests = columns.tests or [columns.gold]
+    values, columns, form = line.values or {}, source.columns, FORMS[str(source.answer)]
+    tests = columns.tests or [columns.gold or ""]
     solution = [columns.solution] if columns.solution else []
     wanted = [columns.question, *tests, *solution, *columns.metadata, *form.columns]
-    _require_columns(line, wanted)
-    _check_cells(line, wanted, columns.metadata)
-    question = values[columns.question]
-    if not isinstance(question, str) or not question.strip():
+    held = _cells(line, wanted, columns.metadata)
+    question = _question(line, columns.question, held[columns.question])
+    if question is None:
         return Rejected("no_question", line.where, values)
-    right = values[columns.solution] if columns.solution else None
-    held = Cell(question, [values[column] for column in tests], right, values)
+    right = held[columns.solution] if columns.solution else None
+    cell = Cell(question, [held[column] for column in tests], right, values)
     try:
         with inside(line.where):
-            asked = form.read(held)
+            asked = form.read(cell)
     except NoTests as error:
         return Rejected("no_tests", line.where, values, str(error))
-    metadata = {column: values[column] for column in columns.metadata}
+    metadata = {column: held[column] for column in columns.metadata}
     more = {"prompt": asked.prompt, "solution": asked.solution}
     metadata |= {key: value for key, value in more.items() if value}
     gold = json.dumps(asked.gold, ensure_ascii=False)
     return Problem(problem_id(asked.question), asked.question, gold, "code", name, source.licence, metadata)
 
 
-def _require_columns(line: Line, wanted: list[str]) -> None:
-    values = line.values or {}
-    for column in wanted:
-        if column not in values:
-            raise RecipeError(f"{line.where}: there is no column '{column}'; {nearest(column, list(values))}")
-
-
-def _check_cells(line: Line, columns: list[str], metadata: list[str]) -> None:
-    """RecipeError for half a surrogate pair, which JSON can escape but no file or tokenizer can hold, and for
-    metadata that JSON has no form for (Parquet holds dates and bytes): no verifier could be sent them."""
-    for column in columns:
+def _cells(line: Line, columns: list[str], metadata: list[str]) -> dict[str, Any]:
+    """The cells of columns. RecipeError where one is missing, or holds half a surrogate pair, which JSON can
+    escape but no file or tokenizer can hold, or is metadata that JSON has no form for (Parquet holds dates
+    and bytes): no verifier could be sent them."""
+    held = {column: cell_of(line.where, line.values or {}, column) for column in columns}
+    for column, value in held.items():
         strict = column in metadata
-        value = (line.values or {})[column]
         try:
             text = json.dumps(
                 value, ensure_ascii=False, allow_nan=not strict, default=None if strict else repr
@@ -288,9 +314,10 @@ def _check_cells(line: Line, columns: list[str], metadata: list[str]) -> None:
                 f"{line.where}: the column '{column}' holds what JSON cannot ({error}). Leave it out of "
                 "columns.metadata, or make text of it"
             ) from None
+    return held
 
 
-def _gold(value: Any, kind: str) -> str | None:
+def _gold(value: Any, kind: str | Extract) -> str | None:
     """The gold answer that stands in a column: as it is, on the line of GSM8K's `####`, or in the last
     \\boxed. None where the column holds no answer."""
     if isinstance(value, list):
@@ -302,33 +329,12 @@ def _gold(value: Any, kind: str) -> str | None:
         return None
     text = str(value)
     if kind == "hashes":
-        _, found, tail = text.rpartition("####")
-        return tail.strip().split("\n")[0].strip() or None if found else None
+        kind = Extract(after="####")
+    if isinstance(kind, Extract):
+        return kind.of(text)
     if kind == "boxed":
         return last_boxed(text)
     return text.strip() or None
-
-
-def _options(columns: Columns, line: Line, question: str, gold: str) -> tuple[dict[str, str], str]:
-    """Lettered options and the right letter. One column holds a list; of several the gold's is one among
-    them, and they are put into an order that the question decides."""
-    values = line.values or {}
-    if len(columns.options) == 1:
-        held = values[columns.options[0]]
-        if not isinstance(held, list):
-            raise RecipeError(
-                f"{line.where}: columns.options: the column '{columns.options[0]}' holds "
-                f"{type(held).__name__}, not a list; name one column with a list, or one column an option"
-            )
-        texts = [str(text) for text in held]
-        letters = dict(zip(LETTERS, texts, strict=False))
-        if gold in PLACES[: len(letters)] and gold not in texts:
-            gold = LETTERS[int(gold)]
-        return letters, gold
-    texts = [str(values[column]).strip() for column in columns.options]
-    Random(question).shuffle(texts)
-    letters = dict(zip(LETTERS, texts, strict=False))
-    return letters, next((letter for letter, text in letters.items() if text == gold), gold)
 
 
 def hub_rows(source: HubSource) -> Iterator[Line]:

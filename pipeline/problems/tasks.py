@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import RecipeError, VerifyError
 from pipeline.problems.sources import OUTSIDE_WINDOW, procedural_problems, row_problems
 from pipeline.recipe.cards import TaskCard
-from pipeline.recipe.schema import CardTask, FileSource, HubSource, ProceduralSource, Task, task_name
+from pipeline.recipe.sources import CardTask, FileSource, HubSource, ProceduralSource, Task, task_name
 from pipeline.records import Problem
 from pipeline.verify.table import check_verifier
 

@@ -1,10 +1,17 @@
-"""Names that recipes and cards may give: what becomes a file or directory, and what the hub can have."""
+"""Names that recipes and cards may give: what becomes a file or directory, what the hub can have, and where a
+path leads.
+
+A path is looked for from where the command was started and, where nothing is there, beside the file that
+names it: so a recipe in a directory of its own runs from anywhere.
+"""
 
 import os
 import re
-from typing import Annotated
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainSerializer, ValidationInfo
 
 # names become files and directories; 100 characters leave room for what stages append, of 255 in all
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -37,5 +44,49 @@ def local_or_hub_id(text: str) -> str:
     return text
 
 
+def beside(path: str, folder: Path | None) -> str:
+    """`path` (~ is your home), or the one of that name in `folder` where it is there and nothing stands at
+    `path`."""
+    path = os.path.expanduser(path)
+    if folder is None or os.path.isabs(path) or stands(path):
+        return path
+    near = str(folder / path)
+    return near if stands(near) else path
+
+
+def stands(path: str) -> bool:
+    """Whether there is such a file or directory, or one that fits a pattern."""
+    try:
+        return os.path.exists(path) or (has_magic(path) and bool(glob(path, recursive=True)))
+    except ValueError:  # a null character
+        return False
+
+
+class Located(str):
+    """A path that leads somewhere, and how it is written in the file: who records it records that."""
+
+    written: str
+
+    @classmethod
+    def of(cls, path: str, folder: Path | None) -> Self:
+        located = cls(beside(path, folder))
+        located.written = path
+        return located
+
+
+def as_written(value: Any) -> Any:
+    return value.written if isinstance(value, Located) else value
+
+
+def _located(path: str, info: ValidationInfo) -> str:
+    return Located.of(path, (info.context or {}).get("folder"))
+
+
+def is_yaml(text: str) -> bool:
+    """Whether a text names a YAML file of the user's, not one of our cards or prompt styles."""
+    return text.endswith((".yaml", ".yml"))
+
+
+LocalPath = Annotated[str, AfterValidator(_located), PlainSerializer(as_written)]
 HubId = Annotated[str, AfterValidator(hub_id)]
 LocalOrHubId = Annotated[str, AfterValidator(local_or_hub_id)]

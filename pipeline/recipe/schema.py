@@ -6,249 +6,43 @@ of the key, what was found and the nearest valid key. What changes the result is
 """
 
 import re
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    Discriminator,
     Field,
-    Tag,
+    PlainSerializer,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from pipeline.errors import RecipeError
-from pipeline.recipe.names import MAX_NAME_LENGTH, SAFE_NAME, HubId, SafeName
-from pipeline.recipe.prompts import PROMPTS
+from pipeline.recipe.names import MAX_NAME_LENGTH, SAFE_NAME, LocalPath, Located, as_written, beside, is_yaml
+from pipeline.recipe.prompts import PromptName
 from pipeline.recipe.rule_entry import RuleEntry, rule_name
+from pipeline.recipe.sources import (
+    SECOND_OPINION,
+    CardTask,
+    Comparing,
+    Count,
+    FileSource,
+    MixSource,
+    Problems,
+    Rows,
+    RowSource,
+    Share,
+    Task,
+    source_name,
+    source_names,
+    task_name,
+)
 from pipeline.recipe.strict_yaml import Strict, nearest, parse, read_mapping, validate
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _one_or_several(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-class Columns(Strict):
-    """Which columns of a row hold the question and the gold answer; `metadata` columns go to the verifier.
-
-    `options` of a choice question: one column with a list, or several columns that hold one option each.
-    Of a program `tests` names what holds its tests, in place of `gold`, and `solution` a right one, if any.
-    """
-
-    question: str = "question"
-    gold: str = "answer"
-    metadata: list[str] = []
-    options: list[str] = []
-    tests: Annotated[list[str], BeforeValidator(_one_or_several)] = []
-    solution: str | None = None
-
-
-def _is_day(value: str) -> str:
-    date.fromisoformat(value)  # ValueError: 2024-13-01 fits the pattern
-    return value
-
-
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_is_day)]
-MILLISECONDS = 1e11  # an epoch from here on counts them: as seconds it would be after the year 5000
-
-
-class Window(Strict):
-    """Only rows whose `column` holds a date from `since` on and before `before`; one may be left out. A date
-    is one of ISO 8601, with or without a time, or seconds or milliseconds since 1970 (UTC)."""
-
-    column: str
-    since: Day | None = None
-    before: Day | None = None
-
-    @model_validator(mode="after")
-    def _some_days(self) -> Self:
-        if self.since is None and self.before is None:
-            raise ValueError("a window needs `since`, `before` or both: without them it holds every row")
-        if self.since and self.before and self.since >= self.before:
-            raise ValueError(f"no day is from {self.since} on and before {self.before}: exchange them")
-        return self
-
-    def holds(self, cell: Any) -> bool:
-        """ValueError, with what was found, where the cell is no date."""
-        day = _day_of(cell).isoformat()
-        return (self.since or day) <= day and (self.before is None or day < self.before)
-
-
-def _day_of(cell: Any) -> date:
-    try:
-        if isinstance(cell, int | float) and not isinstance(cell, bool):
-            seconds = cell / 1000 if abs(cell) >= MILLISECONDS else cell
-            return datetime.fromtimestamp(seconds, UTC).date()
-        if isinstance(cell, date):
-            return cell.date() if isinstance(cell, datetime) else cell
-        if isinstance(cell, str) and "-" in cell:  # 20240102 may be a number as well
-            return datetime.fromisoformat(cell.strip()).date()
-    except (ValueError, OverflowError, OSError):
-        pass
-    raise ValueError(
-        f"{str(cell)[:40]!r} is no date: give 2024-01-31, 2024-01-31T09:30:00, or seconds or milliseconds "
-        "since 1970"
-    )
-
-
-SECOND_OPINION = (
-    "a verifier is one name, at a source or a task. A judge as the second opinion on what math found "
-    "unverifiable is judge.second_opinion: [math]"
-)
-
-
-class Rows(Strict):
-    """How the rows of a table become problems. `answer` says how the gold answer stands in its column: for
-    the verifier code the tests, by the name of a data set's form (pipeline.problems.programs)."""
-
-    columns: Columns = Columns()
-    answer: Literal["plain", "hashes", "boxed", "humaneval", "mbpp", "input_output", "livecodebench"] = (
-        "plain"
-    )
-    verifier: str = "math"
-    licence: str = "unknown"
-    window: Window | None = None
-
-    @field_validator("verifier", mode="before")
-    @classmethod
-    def _verifier_is_a_name(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            raise ValueError(SECOND_OPINION)
-        return value
-
-    @model_validator(mode="after")
-    def _programs_have_tests(self) -> Self:
-        code, answers = self.verifier == "code", ("hashes", "boxed")
-        if self.answer != "plain" and code is (self.answer in answers):
-            raise ValueError(
-                f"answer: {self.answer} is not how the gold of verifier {self.verifier} stands in its "
-                "column; humaneval, mbpp, input_output and livecodebench are of verifier code, hashes and "
-                "boxed are not"
-            )
-        if not code and (self.columns.tests or self.columns.solution):
-            raise ValueError(
-                f"columns.tests and columns.solution are of verifier code, not of {self.verifier}"
-            )
-        if self.columns.tests and "gold" in self.columns.model_fields_set:
-            raise ValueError("columns: name either `gold` or `tests`: both are what a program is held to")
-        if len(self.columns.tests) > 1 and self.answer != "livecodebench":
-            raise ValueError("columns.tests: only answer: livecodebench reads several columns")
-        return self
-
-
-# the verifiers whose gold is an answer that can stand for another (pipeline.verify.table.VOTED)
-Comparing = Literal["choice", "json", "math", "text"]
-
-
-class Majority(Strict):
-    """For rows without a gold answer: `of` samples are taken, and the answer that at least `min_share` of all
-    of them give is the gold. A row that has one keeps it."""
-
-    min_share: float = Field(default=0.5, gt=0, le=1)
-    of: Annotated[int, Field(ge=2)] = 8
-
-
-class RowSource(Rows):
-    majority: Majority | None = None
-    limit: Count | None = None
-    name: SafeName | None = None
-    weight: float | None = Field(default=None, gt=0)
-
-
-class FileSource(RowSource):
-    """A local JSONL or Parquet file."""
-
-    path: str
-
-
-class HubSource(RowSource):
-    """A data set on the hub. `revision` may be null: then it is resolved at the first run and recorded."""
-
-    hub: HubId
-    revision: str | None = None
-    subset: str | None = None
-    split: str = "train"
-
-
-class ProceduralSource(Strict):
-    """A family of reasoning-gym, by name and configuration; `size` questions that are not reserved."""
-
-    reasoning_gym: str
-    size: Count
-    config: dict[str, Any] = {}
-    name: SafeName | None = None
-    weight: float | None = Field(default=None, gt=0)
-
-
-class CardTask(Strict):
-    """A task card of eval/tasks/ by name; `path` serves an offline copy, `size` takes a seeded part."""
-
-    task: str
-    path: str | None = None
-    size: Count | None = None
-    name: SafeName | None = None
-
-
-def _told_by(**kinds: type[Strict]) -> Any:
-    """Tells which kind of a union an entry is: that of the first of these keys that it has."""
-
-    def tag_of(value: Any) -> str | None:
-        if isinstance(value, dict):
-            return next((f"tag:{kind.__name__}" for key, kind in kinds.items() if key in value), None)
-        return f"tag:{type(value).__name__}"
-
-    return Discriminator(
-        tag_of,
-        custom_error_type="unknown_kind",
-        custom_error_message=f"one entry is a mapping with the key {' or '.join(kinds)}",
-    )
-
-
-_Procedural = Annotated[ProceduralSource, Tag("tag:ProceduralSource")]
-_File = Annotated[FileSource, Tag("tag:FileSource")]
-Source = Annotated[
-    _Procedural | _File | Annotated[HubSource, Tag("tag:HubSource")],
-    _told_by(reasoning_gym=ProceduralSource, path=FileSource, hub=HubSource),
-]
-Task = Annotated[
-    _Procedural | Annotated[CardTask, Tag("tag:CardTask")] | _File,
-    _told_by(reasoning_gym=ProceduralSource, task=CardTask, path=FileSource),
-]
-
-
-def source_name(source: ProceduralSource | FileSource | HubSource) -> str:
-    """The name that a source's problems carry: the one that it was given, or what it was made from."""
-    if isinstance(source, ProceduralSource):
-        return source.name or source.reasoning_gym
-    return source.name or (source.hub if isinstance(source, HubSource) else Path(source.path).stem)
-
-
-def source_names(sources: list[Source]) -> list[str]:
-    """A name for each source, in order; a name that is taken gets a number: chain_sum, chain_sum-2."""
-    names: list[str] = []
-    for source in sources:
-        name, number = source_name(source), 1
-        while name in names:
-            number += 1
-            name = f"{source_name(source)}-{number}"
-        names.append(name)
-    return names
-
-
-def task_name(task: Task) -> str:
-    """What results and files call a task: its card, its family, or the stem of its file."""
-    return (task.name or task.task) if isinstance(task, CardTask) else source_name(task)
-
-
-class Problems(Strict):
-    sources: list[Source] = Field(min_length=1)
-    decontaminate: bool = True
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+MAX_TOP_LOGPROBS = 20  # what vLLM and the servers give unasked
 
 
 class Samples(Strict):
@@ -274,35 +68,79 @@ class Samples(Strict):
 
 
 class Sampling(Strict):
-    """Names and meanings are vLLM's SamplingParams; `top_k` 0 means all tokens."""
+    """Names and meanings are vLLM's SamplingParams; `top_k` 0 means all tokens.
+
+    A response ends before the first text of `stop`. `seed: off` sends no seed with a sample, for a server
+    that refuses one or an engine that is slow with it: a second run says other things, a resume buys nothing
+    twice as before.
+    """
 
     temperature: float = Field(ge=0, le=10)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     min_p: Share = 0.0
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    seed: Literal["per_sample", "off"] = "per_sample"
     max_tokens: Count
 
-
-def _known_prompt(value: str) -> str:
-    styles = [name for name in PROMPTS if name != "judge"]  # which asks nobody a question
-    if value not in styles:
-        raise ValueError(f"unknown prompt style; {nearest(value, styles)}")
-    return value
+    def settings(self) -> dict[str, Any]:
+        """What results state: all that is common, and of the rest what differs from the default."""
+        rare = {"repetition_penalty", "presence_penalty", "stop", "seed"}
+        return self.model_dump(exclude=rare) | self.model_dump(include=rare, exclude_defaults=True)
 
 
-PromptName = Annotated[str, AfterValidator(_known_prompt)]
+def _names_a_model(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("model"), str)):
+        return value
+    raise ValueError(
+        "a model is the name of a card, the path of a card's .yaml file, or {model: <hub id or directory>} "
+        "with a card's keys beside it"
+    )
+
+
+def _located(value: Any, info: ValidationInfo) -> Any:
+    folder = (info.context or {}).get("folder")
+    if isinstance(value, str):
+        return Located.of(value, folder) if is_yaml(value) else value
+    paths = [key for key in ("model", "template") if isinstance(value.get(key), str)]
+    return value | {key: beside(value[key], folder) for key in paths}
+
+
+# how a recipe names a model: a card of ours, the path of the user's card, or the keys of one
+Entry = Annotated[
+    str | dict[str, Any],
+    BeforeValidator(_names_a_model),
+    AfterValidator(_located),
+    PlainSerializer(as_written),
+]
 
 
 class Generate(Strict):
-    """`keep_tokens` stores every response's token ids, and the log-probabilities of its sampled tokens."""
+    """`keep_tokens` stores every response's token ids, and the log-probabilities of its sampled tokens;
+    `top_logprobs` those of so many of the most likely tokens at each place beside.
 
-    teacher: str
+    `seed` samples other traces of the same problems; null takes the recipe's. The teacher is asked about
+    `share` of the problems alone, drawn by the recipe's seed: polish asks the student about all of them.
+    """
+
+    teacher: Entry
     prompt: PromptName = "boxed"
     samples: Samples
     sampling: Sampling
     max_failure_rate: Share = 0.02
     accept_licence: str | None = None
     keep_tokens: bool = False
+    seed: Seed | None = None
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+
+    @model_validator(mode="after")
+    def _tokens_are_kept(self) -> Self:
+        if self.top_logprobs and not self.keep_tokens:
+            raise ValueError("top_logprobs stand beside the sampled tokens: set keep_tokens: true")
+        return self
 
 
 class Bucket(Strict):
@@ -336,40 +174,18 @@ class Select(Strict):
     (shares by trained tokens); `per_source` (a cap for each source by name); `max_tokens`, the total of
     trained tokens: it is filled as far as whole examples can. `unsolved: keep_one` takes in the preferred
     wrong trace of each problem of which none is right, where every rule but `correct` lets it pass.
+
+    `prefer: likely` are the traces whose tokens the base finds the most probable on average; `surprising`
+    those that the teacher finds more probable than the base by the most (DASD, arXiv 2601.09088).
     """
 
     per_problem: Count = 1
-    prefer: Literal["shortest", "first", "random"] = "shortest"
+    prefer: Literal["shortest", "first", "random", "likely", "surprising"] = "shortest"
     difficulty: Buckets = []
     lengths: Buckets = []
     per_source: dict[str, Count] = {}
     max_tokens: Count | None = None
     unsolved: Literal["drop", "keep_one"] = "drop"
-
-
-class MixSource(Strict):
-    """Ready examples from elsewhere, `weight` of them for each selected trace. Either `path` or `hub`.
-
-    `messages` names a column that holds a chat; without it `prompt` and `response` name two columns.
-    """
-
-    name: SafeName
-    path: str | None = None
-    hub: HubId | None = None
-    revision: str | None = None
-    subset: str | None = None
-    split: str = "train"
-    messages: str | None = "messages"
-    prompt: str = "prompt"
-    response: str = "response"
-    weight: float = Field(gt=0)
-    licence: str
-
-    @model_validator(mode="after")
-    def _one_place(self) -> "MixSource":
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("a mix entry has either a `path` or a `hub`")
-        return self
 
 
 def _one_rule(entry: RuleEntry) -> RuleEntry:
@@ -415,13 +231,13 @@ class Judge(Strict):
     """A model that verifies, for problems whose verifier is `judge` and, where `second_opinion` names their
     verifier, for what that found unverifiable. It is asked once, greedily, behind generate and in eval.
 
-    `model` is a teacher's card. `canaries` is the share of its work whose verdict is known; a judge that
+    `model` is a teacher. `canaries` is the share of its work whose verdict is known; a judge that
     accepts more than `max_false_accept` of those it must refuse, or refuses more than `max_false_reject` of
     the golds themselves, is refused. vLLM in this process holds its reply to JSON from the first token, so a
     judge that is to think first is served, with its reasoning parser.
     """
 
-    model: str
+    model: Entry
     prompt: Literal["judge"] = "judge"  # the one that asks for the reply that is read
     max_tokens: Count = 2048
     second_opinion: list[Literal["any"] | Comparing] = []
@@ -431,24 +247,41 @@ class Judge(Strict):
 
 
 class Lora(Strict):
+    """`tokens` are trained too, each its rows of the embeddings: those that the base never learned."""
+
     rank: Count = 16
     alpha: float = Field(default=32.0, gt=0)
     dropout: Share = 0.0
     variant: Literal["plain", "rslora", "dora"] = "plain"
+    tokens: list[str] = []
+
+
+Order = Literal["random", "short_first", "bucketed"]
+
+
+class TopkLoss(Strict):
+    """Learn the teacher's distribution and not its sampled token alone: the forward divergence over its
+    `topk_kl` most likely tokens and all others as one, from the log-probabilities that generate stored."""
+
+    topk_kl: Annotated[int, Field(ge=1, le=MAX_TOP_LOGPROBS)]
 
 
 class Train(Strict):
     """`batch_size` is the global batch in examples; the per-device batch is derived, never stated here.
 
+    `order`: random; each epoch from short to long; or in stages of growing length, each with all its epochs.
     `held_out_share` of the problems is not trained on; its loss is taken `evaluations` times a run, and with
     `early_stopping` the run ends after so many evaluations without a better one, and the best one is kept.
+    Better is `stop_on`: over many epochs of few examples the loss rises while answers still get better.
+    `seed` orders the same examples otherwise, and starts another adapter; null takes the recipe's.
     """
 
-    student: str
+    student: Entry
     method: Literal["full", "lora", "qlora"]
     epochs: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
     batch_size: Count = 32
+    order: Order = "random"
     max_length: Count
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     min_learning_rate_ratio: Share = 0.0
@@ -460,15 +293,78 @@ class Train(Strict):
     held_out_share: float = Field(default=0.0, ge=0, lt=1)
     evaluations: Count = 10
     early_stopping: Count | None = None
+    stop_on: Literal["loss", "token_accuracy"] = "loss"
+    seed: Seed | None = None
+    loss: Literal["nll"] | TopkLoss = "nll"
 
     @model_validator(mode="after")
     def _early_stopping_needs_a_held_out_slice(self) -> "Train":
         if self.early_stopping is not None and not self.held_out_share:
             raise ValueError("early_stopping needs held_out_share, for example 0.02")
+        if self.early_stopping is None and self.stop_on != "loss":
+            raise ValueError("stop_on says what early_stopping looks at; set that too, for example to 2")
+        return self
+
+    @model_validator(mode="after")
+    def _stored_distributions_count_no_right_tokens(self) -> Self:
+        if isinstance(self.loss, TopkLoss) and self.stop_on == "token_accuracy":
+            raise ValueError(
+                "stop_on: token_accuracy is not measured where the loss is topk_kl; set stop_on: loss"
+            )
         return self
 
 
-Compared = Literal["base", "student", "teacher"]
+class Polish(Strict):
+    """On-policy distillation: the student samples, the teacher says what it would have written instead.
+
+    A round samples `samples` responses of at most `max_tokens` tokens to each of `problems_per_round` of the
+    training problems at temperature 1, and learns from them in updates of `batch_size` responses.
+    `divergence`: reverse_kl, forward_kl or jsd over the whole vocabulary, which need the teacher's weights
+    here; sampled needs but the probabilities that the teacher gives to the sampled tokens, and takes those
+    from servers too. Every `evaluate_every` rounds the problems that train.held_out_share keeps from all
+    training are answered, at most `held_out` of them; three times without a better pass rate end it, and the
+    best weights are kept.
+    """
+
+    rounds: Count
+    problems_per_round: Count = 128
+    samples: Count = 1
+    max_tokens: Count
+    divergence: Literal["reverse_kl", "jsd", "forward_kl", "sampled"] = "reverse_kl"
+    learning_rate: float = Field(gt=0)
+    method: Literal["full", "lora"] = "full"
+    lora: Lora = Lora()
+    batch_size: Count = 32
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "linear"
+    min_learning_rate_ratio: Share = 0.1
+    warmup_ratio: Share = 0.03
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    held_out: Annotated[int, Field(ge=0)] = 128
+    evaluate_every: Count = 10
+
+    @model_validator(mode="after")
+    def _whole_updates(self) -> "Polish":
+        responses = self.problems_per_round * self.samples
+        if responses % self.batch_size:
+            raise ValueError(
+                f"a round has problems_per_round x samples = {responses} responses, which updates of "
+                f"batch_size {self.batch_size} do not divide; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_alone(self) -> Self:
+        if self.lora.tokens:
+            raise ValueError(
+                "lora.tokens are trained by train.lora alone, and polish starts from what that taught; "
+                "leave them out here"
+            )
+        return self
+
+
+# `unpolished` is the student before polish
+Compared = Literal["base", "unpolished", "student", "teacher"]
 # keys of a task's entry in results.json that an extra model cannot be called
 RESERVED_NAMES = {"judge", "paired", "gap_recovered", "budget", "forced_budget", "contamination", "task"}
 
@@ -478,9 +374,9 @@ class ExtraModel(Strict):
     student's card may be given another `checkpoint`. A served one is a flag: --url <name>=http://..."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]  # it names files
-    student: str | None = None
-    teacher: str | None = None
-    checkpoint: str | None = None
+    student: Entry | None = None
+    teacher: Entry | None = None
+    checkpoint: LocalPath | None = None
 
     @model_validator(mode="after")
     def _one_card(self) -> "ExtraModel":
@@ -497,14 +393,16 @@ class Eval(Strict):
     """`prompt` and `sampling` are those of generate unless given; the same for every model compared.
 
     `samples` of each question and model; null takes the task card's usual number (1 where there is no card).
-    `forced_budgets`: numbers of thinking tokens to close after, with the answer sampled anew.
+    `forced_budgets`: numbers of thinking tokens to close after, with the answer sampled anew. `thinking:
+    false` asks every model in the mode that its card calls `without_thinking`.
     """
 
     tasks: list[Task] = Field(min_length=1)
     samples: Count | None = None
-    compare: list[Compared] = ["base", "student", "teacher"]
+    compare: list[Compared] = ["base", "student", "teacher"]  # with polish, unpolished too
     extra: list[ExtraModel] = []
     forced_budgets: list[Count] = []
+    thinking: bool = True
     prompt: PromptName | None = None
     sampling: Sampling | None = None
 
@@ -512,6 +410,12 @@ class Eval(Strict):
     def models(self) -> list[str]:
         """The names of all models that are compared."""
         return [*self.compare, *[extra.name for extra in self.extra]]
+
+    @model_validator(mode="after")
+    def _thinking_is_forced_where_there_is_some(self) -> "Eval":
+        if self.forced_budgets and not self.thinking:
+            raise ValueError("forced_budgets close the thinking, and thinking: false asks for none")
+        return self
 
     @model_validator(mode="after")
     def _each_model_once(self) -> "Eval":
@@ -527,6 +431,8 @@ class Eval(Strict):
         for task in tasks:
             if isinstance(task, FileSource) and task.majority is not None:
                 raise ValueError("majority is for training problems: a task is scored against gold answers")
+            if isinstance(task, FileSource) and task.verifier == "none":
+                raise ValueError("verifier: none is for training problems: a task is scored by a verifier")
         names = [task_name(task) for task in tasks]
         for name in names:
             if not re.fullmatch(SAFE_NAME, name) or len(name) > MAX_NAME_LENGTH:
@@ -541,21 +447,38 @@ class Eval(Strict):
         return tasks
 
 
+class TokenPrice(Strict):
+    """What a vendor takes for a million tokens that the teacher reads (`input`) and writes (`output`)."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    currency: str = "USD"
+
+    def of(self, prompt_tokens: float, output_tokens: float) -> float:
+        return (prompt_tokens * self.input + output_tokens * self.output) / 1e6
+
+    def __str__(self) -> str:
+        return f"{self.input:g} and {self.output:g} {self.currency} a million"
+
+
 class Report(Strict):
-    """A price turns engine time into money in the report's ledger."""
+    """Prices turn engine time, or the teacher's tokens where a vendor is paid by them, into money: in the
+    report's ledger and, for tokens, on the bill of `plan`."""
 
     price_per_engine_hour: float | None = Field(default=None, ge=0)
     currency: str = "USD"
+    price: TokenPrice | None = None
 
 
 class Recipe(Strict):
     name: Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
     problems: Problems
     generate: Generate
     judge: Judge | None = None
     filter: Filter
     train: Train
+    polish: Polish | None = None
     eval: Eval
     report: Report = Report()
 
@@ -565,6 +488,50 @@ class Recipe(Strict):
         if isinstance(values, dict) and "verifier" in values:
             raise ValueError(f"verifier: {SECOND_OPINION}")
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _polished_is_compared_with_unpolished(cls, values: Any) -> Any:
+        """Where the recipe has polish and does not say what eval compares, both students are measured."""
+        if isinstance(values, dict) and values.get("polish") is not None:
+            section = values.get("eval")
+            if isinstance(section, dict) and "compare" not in section:
+                return {**values, "eval": {**section, "compare": list(get_args(Compared))}}
+        return values
+
+    @model_validator(mode="after")
+    def _polish_is_measured_on_what_train_held_out(self) -> "Recipe":
+        if self.polish is not None and self.polish.held_out and not self.train.held_out_share:
+            raise ValueError(
+                f"polish.held_out: {self.polish.held_out} problems are to be answered on which nothing was "
+                "trained, and train.held_out_share holds none out. Set train.held_out_share, for example "
+                "0.05, or polish.held_out: 0 (then the last round's weights are the student)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_learnt_from_is_stored(self) -> "Recipe":
+        generate, loss = self.generate, self.train.loss
+        if isinstance(loss, TopkLoss) and generate.top_logprobs < loss.topk_kl:
+            raise ValueError(
+                f"train.loss: topk_kl {loss.topk_kl} learns from that many stored log-probabilities of each "
+                f"token, and generate stores {generate.top_logprobs}. Set generate.keep_tokens: true and "
+                f"generate.top_logprobs: {loss.topk_kl}"
+            )
+        if self.filter.select.prefer == "surprising" and not generate.keep_tokens:
+            raise ValueError(
+                "filter.select.prefer: surprising compares with the log-probabilities that the teacher gave "
+                "to its tokens; set generate.keep_tokens: true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _unpolished_is_of_a_recipe_with_polish(self) -> "Recipe":
+        if self.polish is None and "unpolished" in self.eval.compare:
+            raise ValueError(
+                "eval.compare: unpolished is the student before polish, and this recipe has no section polish"
+            )
+        return self
 
     @field_validator("name")
     @classmethod
@@ -603,6 +570,18 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _nothing_is_correct_where_nobody_verifies(self) -> "Recipe":
+        for source in self.problems.sources:
+            unverified = isinstance(source, RowSource) and source.verifier == "none"
+            if unverified and "correct" in map(rule_name, self.filter.rules):
+                raise ValueError(
+                    f"source {source_name(source)}: verifier: none calls no trace correct, and the rule "
+                    "correct would drop all of its traces: leave it out of filter.rules, or give the source "
+                    "`majority` or `verifier: judge`"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _a_majority_is_of_answers_that_compare(self) -> "Recipe":
         known = get_args(Comparing)
         for source in self.problems.sources:
@@ -623,6 +602,23 @@ class Recipe(Strict):
             )
         return self
 
+    def prompts_named(self) -> list[tuple[str, str]]:
+        """Each key that names a prompt, and what it names."""
+        keys = {"generate.prompt": self.generate.prompt, "eval.prompt": self.eval.prompt}
+        for key, entries in (("problems.sources", self.problems.sources), ("eval.tasks", self.eval.tasks)):
+            keys |= {f"{key}[{position}].prompt": entry.prompt for position, entry in enumerate(entries)}
+        return [(key, name) for key, name in keys.items() if name is not None]
+
+    @property
+    def generate_seed(self) -> int:
+        """The seed of the teacher's samples: generate's own, else the recipe's."""
+        return self.seed if self.generate.seed is None else self.generate.seed
+
+    @property
+    def train_seed(self) -> int:
+        """The seed of the order of training: train's own, else the recipe's."""
+        return self.seed if self.train.seed is None else self.train.seed
+
     @property
     def eval_sampling(self) -> Sampling:
         """The sampling of every model compared: eval's own, else the one of the traces."""
@@ -633,24 +629,37 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read, override and validate a recipe. `overrides` are `section.key=value` strings (`--set`)."""
     values = read_mapping(path, "recipe")
     where = str(path)
-    for override in overrides or []:
-        _override(values, override)
-        where = f"{path} with --set {override}" if len(overrides or []) == 1 else f"{path} with --set"
-    return validate(Recipe, values, where)
+    for each in overrides or []:
+        set_value(values, each)
+        where = f"{path} with --set {each}" if len(overrides or []) == 1 else f"{path} with --set"
+    return validate(Recipe, values, where, path.parent)
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    """Set one value in place. The last key may be new: the schema decides whether it is valid."""
+def set_value(values: dict[str, Any], override: str) -> None:
+    """Set one value in place; a number leads into a list: problems.sources.0.limit=24. The last key of a
+    section may be new: the schema decides whether it is valid."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {override}: expected section.key=value, for example --set train.epochs=1")
-    *sections, key = path.strip().split(".")
-    target = values
+    *sections, last = path.strip().split(".")
+    target: Any = values
     for section in sections:
-        inner = target.setdefault(section, {})
-        if not isinstance(inner, dict):
+        key = _key_in(target, section, override)
+        target = target.setdefault(key, {}) if isinstance(target, dict) else target[key]
+        if not isinstance(target, dict | list):
             raise RecipeError(
-                f"--set {override}: '{section}' holds {type(inner).__name__}, not a section with keys"
+                f"--set {override}: '{section}' holds {type(target).__name__}, not a section with keys"
             )
-        target = inner
-    target[key] = parse(text, f"--set {override}")
+    target[_key_in(target, last, override)] = parse(text, f"--set {override}")
+
+
+def _key_in(target: dict[str, Any] | list[Any], word: str, override: str) -> Any:
+    """The key that a part of a path is: the word itself, or of a list a position that it has."""
+    if isinstance(target, dict):
+        return word
+    if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) < len(target)):
+        raise RecipeError(
+            f"--set {override}: '{word}' is no entry of a list of {len(target)}; the entries are 0 to "
+            f"{len(target) - 1}, as in problems.sources.0.limit=24"
+        )
+    return int(word)

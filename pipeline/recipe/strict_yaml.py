@@ -132,11 +132,14 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
-def validate(model: type[Model], value: dict[str, Any], where: str) -> Model:
-    """Build `model` from `value`. All faults are listed in one RecipeError, the first one in full."""
+def validate(model: type[Model], value: dict[str, Any], where: str, folder: Path | None = None) -> Model:
+    """Build `model` from `value`. All faults are listed in one RecipeError, the first one in full.
+
+    `folder` is that of the file, where the paths in it may lead too (pipeline.recipe.names).
+    """
     _refuse_foreign(value, where)
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context={"folder": folder})
     except ValidationError as error:
         faults = [_explain(model, fault) for fault in error.errors(include_url=False)]
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
@@ -206,11 +209,12 @@ def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
             continue
         fields = [m.model_fields[part] for m in current if isinstance(part, str) and part in m.model_fields]
         if fields:
-            current = [m for field in fields for m in _models_in(field.annotation)]
+            current = [m for field in fields for m in models_in(field.annotation)]
     return sorted({name for m in current for name in m.model_fields})
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a key of this type may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [m for argument in get_args(annotation) for m in _models_in(argument)]
+    return [m for argument in get_args(annotation) for m in models_in(argument)]

@@ -8,20 +8,19 @@ comparison, and its report shows the pair. Its problems and generate directories
 """
 
 import logging
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.context import Context
-from pipeline.errors import RecipeError, StageError
+from pipeline.errors import RecipeError
 from pipeline.recipe.cards import load_cards
 from pipeline.recipe.rule_entry import rule_name
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.strict_yaml import dump, nearest, parse, read_mapping, validate
 from pipeline.report.against import CHANGED_STAGES, remember
-from pipeline.run.contract import difference, read_manifest
+from pipeline.report.sharing import share_stages
+from pipeline.run.contract import difference
 from pipeline.run.stages import BY_NAME, before
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def ablate(context: Context, path: Path, changes: list[tuple[str, str]]) -> Path
     values["filter"].setdefault("select", {})["max_tokens"] = budget
     values["name"] = f"{context.recipe.name}-{suffix}"
     sibling = path.with_name(f"{values['name']}.yaml")
-    recipe = validate(Recipe, values, str(sibling))
+    recipe = validate(Recipe, values, str(sibling), path.parent)
     child = replace(context, recipe=recipe, cards=load_cards(recipe))
     text = header(path, sibling, f"{kind} {value}", budget) + dump(values)
     if sibling.is_file() and sibling.read_text(encoding="utf-8") != text:
@@ -57,7 +56,7 @@ def ablate(context: Context, path: Path, changes: list[tuple[str, str]]) -> Path
     sibling.write_text(text, encoding="utf-8")
     lines = difference(context.recipe.model_dump(), recipe.model_dump())
     log.info("ablate: wrote %s, which differs from %s in:\n  %s", sibling, path, "\n  ".join(lines))
-    share_traces(context, child)
+    share_stages(context.run, child.run, shared_stages(context), "ablate")
     remember(child, context.recipe.name)
     log.info("ablate: run it with: make all RECIPE=%s RUNS=%s", sibling, context.runs)
     return sibling
@@ -121,28 +120,3 @@ def header(parent: Path, sibling: Path, change: str, budget: int | None) -> str:
         f"# Command:  make all RECIPE={sibling}\n"
         f"# Expected: a student trained on as many tokens as its parent, {budget:,}; compare the two.\n"
     )
-
-
-def share_traces(parent: Context, child: Context) -> None:
-    """Give the sibling's run the parent's finished problems and generate, as links to the same files."""
-    for stage in shared_stages(parent):
-        source, target = parent.directory(stage), child.directory(stage)
-        wanted, held = parent.require(stage, "ablate"), read_manifest(target)
-        if held is None and target.exists():
-            raise StageError(f"{target}: exists and is not finished; nothing was touched. Move it away")
-        if held is None:
-            shutil.copytree(source, target, copy_function=link_or_copy)
-            log.info("ablate: %s shares the files of %s", target, source)
-        elif held.fingerprint != wanted.fingerprint:
-            raise StageError(
-                f"{target}: holds another {stage} than {source}; nothing was touched. Move it away"
-            )
-
-
-def link_or_copy(source: str, target: str) -> str:
-    """A hard link; a copy where the file system cannot link (another disk)."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

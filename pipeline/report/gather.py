@@ -6,15 +6,15 @@ writes nothing.
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.context import CHECKPOINT, Context
-from pipeline.recipe.cards import Tags, TeacherCard
+from pipeline.recipe.cards import Tags, TeacherCard, card_names
 from pipeline.recipe.schema import Recipe
 from pipeline.records import Problem, read_lines
 from pipeline.report.against import Against
 from pipeline.report.numbers import short
-from pipeline.report.results import POOLED, RESULTS, Results, TaskResult, read_results
+from pipeline.report.results import RESULTS, Results, TaskResult, read_results
 from pipeline.rows import json_lines
 from pipeline.run.contract import Manifest
 from pipeline.run.stages import BY_NAME, STAGES
@@ -72,10 +72,7 @@ class Findings:
 
     @property
     def headline(self) -> tuple[str, TaskResult]:
-        """The pool of all tasks; the first task where it is the only one, or tasks have different k."""
-        tasks, names = self.results.tasks, self.results.task_names
-        name = POOLED if POOLED in tasks and len(names) > 1 else names[0]
-        return name, tasks[name]
+        return self.results.headline
 
 
 def gather(context: Context, manifests: dict[str, Manifest], against: Against | None = None) -> Findings:
@@ -103,14 +100,20 @@ def model_facts(name: str, context: Context, identity: dict[str, Any]) -> ModelF
     weights = short(identity.get("content") or identity.get("revision") or "unknown")
     card_name, card = context.card(name)
     if isinstance(card, TeacherCard):
-        path, outputs = f"teachers/cards/{card_name}.yaml", card.training_on_outputs
+        path, outputs = card_place("teacher", card_name), card.training_on_outputs
         return ModelFacts(name, card.model, path, weights, card.licence, outputs, card.thinking)
     extra = context.extra.get(name)
-    trained = f"{context.student_stage}/{CHECKPOINT}" if name == "student" else None
+    stage = context.student_stages.get(name)
+    trained = f"{stage}/{CHECKPOINT}" if stage else None
     checkpoint = extra.checkpoint if extra else trained
     licence = f"as its base: {card.licence}" if checkpoint else card.licence
-    path = f"students/cards/{card_name}.yaml"
+    path = card_place("student", card_name)
     return ModelFacts(name, checkpoint or card.model, path, weights, licence, "-", card.thinking)
+
+
+def card_place(kind: Literal["teacher", "student"], name: str) -> str:
+    """Our card's file; for a card of the user's what the recipe calls it, and the recipe says the rest."""
+    return f"{kind}s/cards/{name}.yaml" if name in card_names(kind) else f"{name}, stated in the recipe"
 
 
 def funnel_of(manifests: dict[str, Manifest]) -> list[Step]:

@@ -1,5 +1,6 @@
 """A licence as the front matter of a card on the Hugging Face hub states it."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,10 +22,19 @@ KNOWN = frozenset([
 ])
 # fmt: on
 
+REMARK = re.compile(r"\s*\([^()]*\)$")  # whose it is, in brackets behind the name
+
 
 def license_fields(licences: Iterable[str]) -> dict[str, Any]:
     """`license`, and where that is not one licence that the hub knows, `license_name`."""
     names = sorted({" ".join(licence.split()) for licence in licences})
-    if len(names) == 1 and names[0].lower() in KNOWN:
-        return {"license": names[0].lower()}
+    known = {hub_identifier(name) for name in names}
+    if len(known) == 1 and (found := known.pop()) is not None:
+        return {"license": found}
     return {"license": "other", "license_name": " and ".join(names) or "unknown"}
+
+
+def hub_identifier(name: str) -> str | None:
+    """What the hub calls a licence, by its name as people write it: Apache-2.0 (reasoning-gym), CC BY 4.0."""
+    plain = REMARK.sub("", name).lower().replace(" ", "-")
+    return plain if plain in KNOWN else None

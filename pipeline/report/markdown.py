@@ -10,6 +10,7 @@ from pipeline.report import tables
 from pipeline.report.gather import Findings
 from pipeline.report.licences import license_fields
 from pipeline.report.table import Table, escape, paragraph, table_lines
+from pipeline.report.use import NOTE, ways_of
 
 Block = str | Table | None  # None: the run has no such thing
 
@@ -27,11 +28,14 @@ def report_markdown(findings: Findings) -> str:
         tables.budget_table(entry),
         *under("### Thinking closed by force", tables.forced_table(findings)),
         *contamination_and_funnel(findings),
+        *polish(findings),
         "## Cost",
         tables.cost_note(findings),
         tables.cost_table(findings),
+        paragraph(tables.hardware_note(findings)),
         tables.ledger_table(findings),
         *under("### Forecast against fact", tables.forecast_table(findings)),
+        *use(findings),
         "## Provenance",
         *tables.provenance_tables(findings),
         tables.software_table(findings),
@@ -43,9 +47,10 @@ def card_markdown(findings: Findings) -> str:
     """The model card that goes with the checkpoint, in the form that the Hugging Face hub reads."""
     teacher, student = findings.context.teacher_card, findings.context.student_card
     facts: dict[str, Any] = {**license_fields([student.licence]), "library_name": "transformers"}
+    facts["pipeline_tag"] = "text-generation"
     if not Path(model_location(student.model)).is_dir():  # the hub knows no directory of this project
         facts["base_model"] = student.model
-    facts["tags"] = ["distillation"]
+    facts["tags"] = ["distillation", *(["on-policy-distillation"] if findings.recipe.polish else [])]
     restricted = (
         f"The licence of the teacher ({teacher.licence}) restricts what may be trained on its outputs: "
         "read it before this checkpoint is passed on."
@@ -54,10 +59,13 @@ def card_markdown(findings: Findings) -> str:
         front_matter(facts),
         f"# {escape(findings.recipe.name)}",
         paragraph(f"{tables.subtitle(findings)}."),
+        *use(findings),
         *scores(findings),
         *contamination_and_funnel(findings),
+        *polish(findings),
         "## Licences and provenance",
         *tables.provenance_tables(findings),
+        paragraph(tables.hardware_note(findings)),
         paragraph(restricted) if teacher.training_on_outputs == "restricted" else None,
         "## Limits",
         listed(map(paragraph, tables.limits(findings))),
@@ -123,6 +131,18 @@ def difficulty(findings: Findings) -> list[Block]:
 def judge(findings: Findings) -> list[Block]:
     table = tables.judge_table(findings)
     return ["## Judge", tables.judge_note(findings), table] if table else []
+
+
+def polish(findings: Findings) -> list[Block]:
+    note = tables.polish_note(findings)
+    return ["## Polish", paragraph(note), tables.polish_table(findings)] if note else []
+
+
+def use(findings: Findings) -> list[Block]:
+    blocks: list[Block] = ["## Use it", NOTE]
+    for way in ways_of(findings.context):
+        blocks += [f"### With {way.title}", f"```{way.language}\n{way.lines}\n```"]
+    return blocks
 
 
 def recipe(findings: Findings) -> list[Block]:

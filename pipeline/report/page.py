@@ -7,43 +7,57 @@ security policy allows this page's own script and style by their hashes, picture
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.report import charts, tables
+from pipeline.report import charts, tables, use
 from pipeline.report.gather import Findings
 from pipeline.report.numbers import Interval, interval, percent
 from pipeline.report.traces import MAX_CHARACTERS, Answered, FilteredTraces
 
 HERE = Path(__file__).resolve().parent
+HEADING = re.compile(r'<h2 id="([^"]+)">([^<]*)</h2>')
 
 
 def report_page(findings: Findings, traces: FilteredTraces, answered: Answered) -> str:
     """The page as text; the template asks `tables` and `charts` for what it shows."""
+    from markupsafe import Markup
+
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    held = {"models": list(findings.models), "questions": answered.shown, "traces": traces.shown}
+    return rendered(
+        "page.html.j2",
+        script,
+        findings=findings,
+        tables=tables,
+        charts=charts,
+        use=use,
+        cards=headline_cards(findings),
+        lengths=traces.lengths,
+        questions_note=questions_note(answered),
+        traces_note=traces_note(traces),
+        data=Markup(inert_json(held)),
+    )
+
+
+def rendered(name: str, script: str, **values: Any) -> str:
+    """A template with the style and the script of the page, and a link to each of its headings."""
     import jinja2
     from markupsafe import Markup
 
-    css, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    css = (HERE / "page.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    held = {"models": list(findings.models), "questions": answered.shown, "traces": traces.shown}
-    return environment.get_template("page.html.j2").render(
-        findings=findings,
-        tables=tables,
-        charts=charts,
-        cards=headline_cards(findings),
-        lengths=traces.lengths,
-        questions_note=questions_note(answered),
-        traces_note=traces_note(traces),
-        policy=policy(css, script),
-        css=Markup(css),
-        script=Markup(script),
-        data=Markup(inert_json(held)),
+    page = environment.get_template(name).render(
+        **values, policy=policy(css, script), css=Markup(css), script=Markup(script)
     )
+    links = [f'<a href="#{place}">{title}</a>' for place, title in HEADING.findall(page)]
+    return page.replace("<nav></nav>", f"<nav>{''.join(links)}</nav>", 1)
 
 
 def headline_cards(findings: Findings) -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.report.licences import license_fields
 from pipeline.report.markdown import front_matter, listed
 from pipeline.report.table import Table, escape, table_lines
+from pipeline.report.use import place_of
 from pipeline.run.contract import Manifest, check_outputs, hash_file, held
 from pipeline.run.revisions import known_revision
 
@@ -33,7 +34,7 @@ def run(context: Context, model_repo: str | None, data_repo: str | None, dry_run
         raise StageError(f"{target}: is a symbolic link; what it leads to is not touched. Remove the link")
     with held(target):
         clear(target)
-        lay_out_model(context, manifests[context.student_stage], target / "model")
+        lay_out_model(context, manifests[context.student_stage], target / "model", model_repo or ".")
         lay_out_data(context, manifests["filter"], target / "data")
         log.info("publish: wrote %s and %s", target / "model", target / "data")
         for kind, repo, part in (("model", model_repo, "model"), ("dataset", data_repo, "data")):
@@ -48,10 +49,11 @@ def clear(target: Path) -> None:
         path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
 
 
-def lay_out_model(context: Context, manifest: Manifest, target: Path) -> None:
+def lay_out_model(context: Context, manifest: Manifest, target: Path, repository: str) -> None:
     """The checkpoint, the adapter below it, report's model card as README.md, and SHA256SUMS of it all.
 
-    Only what the manifest names is copied: nothing that was put beside it goes to the hub.
+    What the card says of how to use the student it says of `repository`, where it is found from now on. Only
+    what the manifest names is copied: nothing that was put beside it goes to the hub.
     """
     for name in manifest.outputs:
         part, _, rest = name.partition("/")
@@ -60,7 +62,8 @@ def lay_out_model(context: Context, manifest: Manifest, target: Path) -> None:
         path = target / (rest if part == CHECKPOINT else name)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(context.directory(context.student_stage) / name, path)
-    shutil.copyfile(context.directory("report") / "README.md", target / "README.md")
+    card = (context.directory("report") / "README.md").read_text(encoding="utf-8")
+    (target / "README.md").write_text(card.replace(place_of(context), repository), encoding="utf-8")
     files = sorted(path for path in target.rglob("*") if path.is_file())
     sums = "".join(f"{hash_file(path)}  {path.relative_to(target)}\n" for path in files)
     (target / "SHA256SUMS").write_text(sums, encoding="utf-8")
@@ -105,7 +108,7 @@ def data_card(context: Context, manifest: Manifest, found: Counter[str]) -> str:
             "examples say `gold_from: majority`."
         )
     if recipe.judge is not None:
-        about.append(f"Where a verifier could not tell, {escape(recipe.judge.model)} judged.")
+        about.append(f"Where a verifier could not tell, {escape(context.judge.name)} judged.")
     return f"""\
 {front_matter(facts)}
 
@@ -127,7 +130,8 @@ Training on the teacher's outputs is {teacher.training_on_outputs} by its licenc
 
 
 def upload(kind: str, repo: str, folder: Path) -> None:
-    """Create a private repository where there is none and upload. StageError on what the hub refuses."""
+    """Create a private repository where there is none and upload. StageError on what the hub refuses, a card
+    that it cannot read (a ValueError of its library) too."""
     import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -136,7 +140,7 @@ def upload(kind: str, repo: str, folder: Path) -> None:
     try:
         api.create_repo(repo, repo_type=kind, private=True, exist_ok=True)
         where = api.upload_folder(repo_id=repo, repo_type=kind, folder_path=str(folder))
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise StageError(
             f"publish: {repo}: the hub refused it ({said}). {folder} is complete: log in with "

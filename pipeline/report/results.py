@@ -51,7 +51,7 @@ class Consensus(Entry, frozen=True):
 
 
 class ScoreIntervals(Entry, frozen=True):
-    """`mean_tokens` has none at one question."""
+    """`mean_tokens` has none at one question, and where a server has not counted them."""
 
     mean_tokens: Interval | None
     truncated: Interval
@@ -67,7 +67,7 @@ class Score(Entry, frozen=True):
     ci95: Interval
     pass_at_k: dict[int, Estimate]
     cons_at_k: Consensus
-    mean_tokens: float
+    mean_tokens: float | None
     truncated: float
     no_answer: float
     unverifiable: float
@@ -185,8 +185,15 @@ class Results(Entry, frozen=True):
         """The tasks of the recipe, without the pool of all."""
         return [name for name in self.tasks if name != POOLED]
 
+    @property
+    def headline(self) -> tuple[str, TaskResult]:
+        """The pool of all tasks; the first task where it is the only one, or tasks have different k."""
+        names = self.task_names
+        name = POOLED if POOLED in self.tasks and len(names) > 1 else names[0]
+        return name, self.tasks[name]
+
     def to_json(self) -> dict[str, Any]:
-        values: dict[str, Any] = msgspec.to_builtins(self, str_keys=True, enc_hook=Sampling.model_dump)
+        values: dict[str, Any] = msgspec.to_builtins(self, str_keys=True, enc_hook=Sampling.settings)
         values["tasks"] = {name: entry.pop("models") | entry for name, entry in values["tasks"].items()}
         return values
 

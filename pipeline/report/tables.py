@@ -4,11 +4,15 @@ A table that is None, or a sentence, is of something that this run does not have
 """
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 
+from pipeline.recipe.cards import called
 from pipeline.report.gather import Findings, funnel_of
 from pipeline.report.numbers import count, p_value, points, score, seconds, short
 from pipeline.report.results import POOLED, Consensus, Score, TaskResult
 from pipeline.report.table import Table
+from pipeline.run.contract import Manifest, Usage
 from pipeline.verify.judge import Rate
 
 BUDGET_NOTE = (
@@ -25,6 +29,7 @@ JUDGE_NOTE = (
     "opening phrase, the question again, an order to accept, a forged reply). A judge that accepts more "
     "than {accepts:.1%} of these is not used. Intervals are 95%."
 )
+NUM_ROUNDS_SHOWN = 12
 JUDGE_RATES = ("false_accept", "false_reject")
 NOT_CONTAMINATED_NOTE = "Not measured: no student that was trained in this run is compared."
 
@@ -60,7 +65,7 @@ def first_score(entry: TaskResult) -> Score:
 def mean_tokens(held: Score) -> str:
     bounds = held.intervals.mean_tokens  # None at one question
     extent = f"{bounds[0]:,.0f}, {bounds[1]:,.0f}" if bounds else "no interval of one"
-    return f"{held.mean_tokens:,.0f} [{extent}]"
+    return "-" if held.mean_tokens is None else f"{held.mean_tokens:,.0f} [{extent}]"
 
 
 def paired_table(findings: Findings) -> Table | None:
@@ -165,7 +170,7 @@ def judge_table(findings: Findings) -> Table | None:
 def judge_note(findings: Findings) -> str:
     judge = findings.recipe.judge
     return JUDGE_NOTE.format(
-        model=judge.model if judge else "", accepts=judge.max_false_accept if judge else 0
+        model=called(judge.model) if judge else "", accepts=judge.max_false_accept if judge else 0
     )
 
 
@@ -193,8 +198,35 @@ def cost_table(findings: Findings) -> Table:
         usage = manifest.usage
         tokens = [count(number) if number else "-" for number in (usage.prompt_tokens, usage.output_tokens)]
         engine = seconds(usage.engine_seconds) if usage.engine_seconds else "-"
-        rows.append([name, seconds(manifest.seconds), engine, *tokens])
-    return Table(["stage", "wall time", "engine time", "prompt tokens", "output tokens"], rows)
+        rows.append([name, seconds(manifest.seconds), engine, *tokens, tokens_per_second(manifest)])
+    head = ["stage", "wall time", "engine time", "prompt tokens", "output tokens", "tokens/s"]
+    return Table(head, rows)
+
+
+def tokens_per_second(manifest: Manifest) -> str:
+    """Sampled ones by engine time, trained ones by training time; of adopted traces nobody took the time."""
+    usage, epochs = manifest.usage, manifest.config.get("train", {}).get("epochs")
+    if usage.train_seconds and usage.tokens_per_epoch and epochs:
+        return count(epochs * usage.tokens_per_epoch / usage.train_seconds)
+    if usage.tokens_per_second:
+        return count(usage.tokens_per_second)
+    if not usage.output_tokens or not usage.engine_seconds or usage.adopted or usage.found:
+        return "-"
+    return count(usage.output_tokens / usage.engine_seconds)
+
+
+def hardware_note(findings: Findings) -> str:
+    """Which machines made it, each with its stages."""
+    stages: dict[str, list[str]] = {}
+    for name, manifest in findings.manifests.items():
+        held = {"processor": "unknown", "cores": "?", "memory_gib": "?", "gpus": [], **manifest.hardware}
+        gpus = [f"{number} x {gpu}" for gpu, number in Counter(held["gpus"]).items()]
+        machine = f"{held['processor']}, {held['cores']} cores, {held['memory_gib']} GiB"
+        stages.setdefault(f"{machine}, {', '.join(gpus) or 'no GPU'}", []).append(name)
+    if len(stages) == 1:
+        return f"Made on: {next(iter(stages))}."
+    parts = [f"{machine} ({', '.join(names)})" for machine, names in stages.items()]
+    return f"Made on: {'; '.join(parts)}."
 
 
 def gap_text(findings: Findings) -> str | None:
@@ -250,6 +282,8 @@ def ledger_table(findings: Findings) -> Table | None:
         ["teacher engine time per kept trace", f"{time / kept:.3f} s" if kept and time else "-"],
         ["teacher output tokens per point gained", per_point(findings, tokens) if tokens else "-"],
     ]
+    rows += polish_costs(findings)
+    rows += token_rows(findings)
     price, currency = findings.recipe.report.price_per_engine_hour, findings.recipe.report.currency
     for name, manifest in findings.manifests.items():
         hours = (manifest.usage.engine_seconds or 0) / 3600
@@ -259,9 +293,117 @@ def ledger_table(findings: Findings) -> Table | None:
     return Table(["what", "cost"], rows)
 
 
-def per_point(findings: Findings, tokens: int) -> str:
-    """Tokens for each percentage point of student - base, with the interval of that difference."""
-    gain = findings.headline[1].paired.get("student-base")
+def token_rows(findings: Findings) -> list[list[str]]:
+    """What the teacher's tokens cost where the recipe has a price for them: those that were bought here."""
+    price = findings.recipe.report.price
+    rows: list[list[str]] = []
+    if price is None:
+        return rows
+    for name, tokens in teacher_tokens(findings.manifests).items():
+        what = f"{name}: the teacher's tokens at {price} of prompt and of output"
+        rows.append([what, "unknown" if tokens is None else f"{price.of(*tokens):.4f} {price.currency}"])
+    return rows
+
+
+def teacher_tokens(manifests: Mapping[str, Manifest]) -> dict[str, tuple[float, float] | None]:
+    """Prompt and output tokens that were bought of the teacher, by stage; None where nobody counted them."""
+    bought = {}
+    if (generate := manifests.get("generate")) is not None:
+        bought["generate"] = usage_bought(generate.usage)
+    if (evaluated := manifests.get("eval")) is not None and "teacher" in evaluated.usage.models:
+        held = evaluated.usage.models["teacher"]
+        names = ("prompt_tokens", "output_tokens", "sampled", "adopted")
+        bought["eval"] = usage_bought(Usage(**{name: held.get(name) for name in names}))
+    return bought
+
+
+def usage_bought(usage: Usage) -> tuple[float, float] | None:
+    """Prompt and output tokens without the share of what was adopted; None where they were not counted."""
+    if usage.prompt_tokens is None or usage.output_tokens is None:
+        return None
+    sampled, adopted = usage.sampled or 0, usage.adopted or 0
+    share = sampled / (sampled + adopted) if adopted else 1.0
+    output = (
+        usage.output_tokens * share if usage.sampled_output_tokens is None else usage.sampled_output_tokens
+    )
+    return usage.prompt_tokens * share, output
+
+
+def polish_costs(findings: Findings) -> list[list[str]]:
+    """What polish took, and what of it a point of student - unpolished cost; nothing without polish."""
+    manifest = findings.manifests.get("polish")
+    if manifest is None:
+        return []
+    usage = manifest.usage
+    times = {"sampling": usage.engine_seconds, "scoring": usage.scoring_seconds, "in all": manifest.seconds}
+    tokens = {"that the student sampled": usage.output_tokens, "that the teacher scored": usage.scored_tokens}
+    return [
+        *([f"polish: tokens {what}", count(number) if number else "-"] for what, number in tokens.items()),
+        ["polish: time", ", ".join(f"{seconds(took)} {what}" for what, took in times.items() if took)],
+        [
+            "polish: tokens scored per point gained by it",
+            per_point(findings, usage.scored_tokens, "student-unpolished") if usage.scored_tokens else "-",
+        ],
+    ]
+
+
+def polish_note(findings: Findings) -> str | None:
+    """How many rounds there were, why no more, and what they brought; None without polish."""
+    manifest, section = findings.manifests.get("polish"), findings.recipe.polish
+    if manifest is None or section is None:
+        return None
+    notes = manifest.notes
+    rounds = notes.get("rounds", section.rounds)
+    said = (
+        f"{rounds:,} of {section.rounds:,} rounds of {section.problems_per_round:,} problems x "
+        f"{section.samples:,}, divergence {section.divergence}. Which responses of a round are right is "
+        "measured and teaches nothing."
+    )
+    if notes.get("stopped"):
+        said += f" It stopped at {notes['stopped']}."
+    if notes.get("kept_round") is not None:
+        said += f" The student is the one after {notes['kept_round']:,} rounds"
+        said += ", the best on held-out problems." if section.held_out else "."
+    gain = findings.headline[1].paired.get("student-unpolished")
+    if gain is not None:
+        said += f" student - unpolished: {points(gain.delta, gain.ci95)}."
+    return said
+
+
+def polish_table(findings: Findings) -> Table | None:
+    """The curve in figures: the rounds after which the held-out problems were answered, else some of them."""
+    rows = [row for row in findings.metrics.get("polish", []) if "round" in row]
+    if not rows:
+        return None
+    measured = [row for row in rows if row.get("held_out") is not None]
+    shown = measured or rows[:: max(1, len(rows) // NUM_ROUNDS_SHOWN)]
+    columns = {
+        "divergence": ("divergence", "{:.4f}"),
+        "right, of its own": ("pass_rate", "{:.1%}"),
+        "right, held out": ("held_out", "{:.1%}"),
+        "tokens": ("mean_length", "{:,.0f}"),
+        "cut": ("cut_share", "{:.1%}"),
+        "entropy": ("entropy", "{:.3f}"),
+    }
+    held = {
+        head: form for head, (key, form) in columns.items() if any(row.get(key) is not None for row in rows)
+    }
+    lines = [
+        [
+            f"{row['round']:,}",
+            *(
+                form.format(value) if (value := row.get(columns[head][0])) is not None else "-"
+                for head, form in held.items()
+            ),
+        ]
+        for row in shown
+    ]
+    return Table(["after round", *held], lines)
+
+
+def per_point(findings: Findings, tokens: int, pair: str = "student-base") -> str:
+    """Tokens for each percentage point of a difference, with the interval of that difference."""
+    gain = findings.headline[1].paired.get(pair)
     if gain is None or gain.ci95[0] <= 0:
         return "- (no gain that is separated from zero)"
     low, high = gain.ci95
@@ -322,15 +464,18 @@ def recipe_json(findings: Findings) -> str:
 
 def subtitle(findings: Findings) -> str:
     recipe = findings.recipe
-    return (
-        f"{recipe.train.student}, fine-tuned ({recipe.train.method}) on verified traces of "
-        f"{recipe.generate.teacher}"
+    said = (
+        f"{findings.context.student_name}, fine-tuned ({recipe.train.method}) on verified traces of "
+        f"{findings.context.teacher_name}"
     )
+    if recipe.polish is not None:
+        said += ", then polished by it on the student's own samples"
+    return said
 
 
 def way_of_measuring(findings: Findings) -> str:
     """How the scores were made, so that they can be made again."""
-    sampling = findings.results.sampling.model_dump()
+    sampling = findings.results.sampling.settings()
     settings = ", ".join(f"{name} {value}" for name, value in sampling.items() if value is not None)
     styles = sorted(set(findings.results.prompt.values()))
     return (

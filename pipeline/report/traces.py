@@ -44,7 +44,7 @@ def filtered_traces(directory: Path, tags: Tags) -> FilteredTraces:
             number += 1
             reason = KEPT if group == KEPT else row.reason
             found.counts[reason] += 1
-            if row.kind == "trace":
+            if row.kind == "trace" and row.output_tokens is not None:
                 found.lengths.setdefault(group, Counter())[row.output_tokens] += 1
             draw = draws.setdefault(reason, [])
             place = -place_of(f"{row.source} {row.problem_id or number} {row.sample}")

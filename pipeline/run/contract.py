@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+SHARDS = "shards"  # the parts of a stage, each a directory of its own that stays where it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class Usage(Part, frozen=True, omit_defaults=True):
 
     Tokens and `engine_seconds` are those of sampling. `sampled` traces were bought here, `adopted` taken from
     another run, `found` finished before the last process began. `models` holds eval's figures by model.
+    `scored_tokens` are those whose probabilities a teacher gave, in `scoring_seconds`.
     """
 
     engine_seconds: float | None = None
@@ -131,6 +133,8 @@ class Usage(Part, frozen=True, omit_defaults=True):
     train_seconds: float | None = None
     steps: int | None = None
     tokens_per_epoch: int | None = None
+    scored_tokens: int | None = None
+    scoring_seconds: float | None = None
     models: dict[str, Any] = {}
 
 
@@ -239,9 +243,10 @@ def check_outputs(directory: Path, names: Collection[str] | None = None) -> None
             )
 
 
-def begin(directory: Path, plan: Plan, start: Start) -> "StageRun | None":
+def begin(directory: Path, plan: Plan, start: Start, anew: bool = False) -> "StageRun | None":
     """Take the directory for `plan`, or return None where the same plan is finished already.
 
+    An unfinished attempt of the same plan is gone on with; `anew` moves it aside instead.
     Raises StageError where another plan's result or progress is in the way, or another process writes there.
     """
     if _up_to_date(directory, plan, start):
@@ -251,7 +256,7 @@ def begin(directory: Path, plan: Plan, start: Start) -> "StageRun | None":
         stack.callback(os.close, lock)
         if _up_to_date(directory, plan, start):  # by a process that ended since
             return None
-        run = StageRun(directory, plan, start, lock, _clear_the_way(directory, plan, start))
+        run = StageRun(directory, plan, start, lock, _clear_the_way(directory, plan, start, anew))
         stack.push(run.leave)
         directory.mkdir(parents=True, exist_ok=True)
         with _writing(directory):
@@ -321,9 +326,9 @@ class StageRun:
                 with suppress(OSError):  # on a full disk what it carries stays as it was
                     self.carry(self._carrying, failed=str(error)[:500])
             return
-        shutil.rmtree(self.directory, ignore_errors=True)  # it may not be there yet
+        _clear(self.directory)
         if self._moved is not None:
-            self._moved.rename(self.directory)
+            _move(self._moved, self.directory)
             log.info("%s: moved back", self._moved)
 
     def finish(
@@ -376,7 +381,7 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
 
 
-def _clear_the_way(directory: Path, plan: Plan, start: Start) -> Path | None:
+def _clear_the_way(directory: Path, plan: Plan, start: Start, anew: bool) -> Path | None:
     """Refuse a directory of another plan, or under FORCE move it aside; the same plan resumes.
 
     An attempt that failed by itself is moved aside without being asked: its recipe was repaired since.
@@ -389,7 +394,7 @@ def _clear_the_way(directory: Path, plan: Plan, start: Start) -> Path | None:
     manifest = None if start.force else read_manifest(directory)
     before = manifest.to_json() if manifest else progress
     if before.get("fingerprint") == plan.fingerprint and MANIFEST not in files:
-        return None
+        return _move_aside(directory) if anew else None
     if start.force or (manifest is None and "failed" in progress):
         return _move_aside(directory)
     if not before:
@@ -417,7 +422,30 @@ def _written(directory: Path) -> dict[str, int]:
         for path in directory.rglob("*")
         if path.is_file() and path.name not in own and SCRATCH not in path.parts[len(directory.parts) :]
     }
-    return {name: size for name, size in sizes.items() if size}
+    return {name: size for name, size in sizes.items() if size and not name.startswith(f"{SHARDS}/")}
+
+
+def _clear(directory: Path) -> None:
+    """Remove all but the stage's shards; the directory may not be there yet."""
+    if not (directory / SHARDS).is_dir():
+        return shutil.rmtree(directory, ignore_errors=True)
+    for path in directory.iterdir():
+        if path.name != SHARDS:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a stage's directory. Its shards stay at the place whose name is the stage's."""
+    shards = source / SHARDS
+    if (target / SHARDS).is_dir():
+        (target / SHARDS).rename(shards)
+        shutil.rmtree(target)
+        source.rename(target)
+        return
+    source.rename(target)
+    if (target / SHARDS).is_dir():
+        source.mkdir()
+        (target / SHARDS).rename(shards)
 
 
 def _aside(directory: Path) -> list[Path]:
@@ -434,7 +462,7 @@ def _move_aside(directory: Path) -> Path:
     number = 1
     while (target := directory.with_name(f"{directory.name}.{number}")).exists():
         number += 1
-    directory.rename(target)
+    _move(directory, target)
     log.info("%s: moved aside to %s", directory.name, target)
     return target
 

@@ -38,14 +38,20 @@ def library_versions() -> dict[str, str]:
 @lru_cache(maxsize=1)
 def hardware() -> dict[str, Any]:
     """Cores this process may use, memory in GiB, processor and GPU names."""
-    gpus = _output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"])
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory, 1),
-        "gpus": gpus.splitlines() if gpus else [],
+        "gpus": list(gpus()),
     }
+
+
+@lru_cache(maxsize=1)
+def gpus() -> tuple[str, ...]:
+    """Name and memory of each NVIDIA GPU of this machine, as its driver tells them."""
+    said = _output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"])
+    return tuple(said.splitlines()) if said else ()
 
 
 def _processor() -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import Cards, SampledModel
-from pipeline.recipe.schema import CardTask, HubSource, Recipe
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.sources import CardTask, HubSource
 
 log = logging.getLogger(__name__)
 MODELS = "models/"

@@ -75,11 +75,20 @@ STAGES = (
         checkpoint=True,
     ),
     Stage(
+        "polish",
+        "students.polish:run",
+        section="polish",
+        help="Distil on what the student itself samples, where the recipe asks",
+        reads=("problems", "train"),
+        shown=("metrics.jsonl",),
+        checkpoint=True,
+    ),
+    Stage(
         "eval",
         "eval.stage:run",
         section="eval",
         help="Measure base, student and teacher alike, with intervals",
-        reads=("problems", "filter", "train"),
+        reads=("problems", "filter", "train", "polish"),
         shown=None,
         samples=True,
     ),
@@ -88,7 +97,7 @@ STAGES = (
         "pipeline.report.stage:run",
         section="report",
         help="Write report.html, report.md and the model card",
-        reads=("problems", "generate", "judge", "filter", "train", "eval"),
+        reads=("problems", "generate", "judge", "filter", "train", "polish", "eval"),
     ),
 )
 NAMES = tuple(stage.name for stage in STAGES)

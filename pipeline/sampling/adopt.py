@@ -12,7 +12,7 @@ from typing import BinaryIO, TypeVar
 from pipeline.errors import StageError
 from pipeline.records import Problem, Trace, Verdict, from_json, trace_key, verdict_row
 from pipeline.run.contract import check_outputs
-from pipeline.sampling.job import Job, request_fingerprint
+from pipeline.sampling.job import Job, requests_of
 from pipeline.sampling.keys import compact
 from pipeline.sampling.store import Store
 from pipeline.verify.basis import basis_of, tags_digest
@@ -26,16 +26,17 @@ class AdoptedRun:
     """The traces in `directory` whose request is `job`'s; a source for the loop."""
 
     def __init__(self, directory: Path, job: Job, prefix: str = "traces") -> None:
-        wanted = request_fingerprint(job)
+        self._requests = requests_of(job)
+        wanted = set(self._requests.values())
         store = Store(directory, prefix)
-        self._keep_tokens = job.keep_tokens
+        self._keep_tokens, self._top = job.keep_tokens, job.top_logprobs
         self._tags = tags_digest(job.model.tags)
         self._shards = [path.open("rb") for path in store.shards()]
         self._traces: dict[tuple[int, int], tuple[int, int]] = {}
         for number, file in enumerate(self._shards):
             for offset, line in _whole_lines(file):
                 key = trace_key(line)
-                if key is not None and key[2] == wanted:
+                if key is not None and key[2] in wanted:
                     self._traces[compact(key[0]), key[1]] = (number, offset)
         self._verdict_file = store.verdicts_path.open("rb") if store.verdicts_path.exists() else None
         self._verdicts: dict[tuple[int, int], int] = {}
@@ -55,7 +56,9 @@ class AdoptedRun:
         if place is None:
             return None
         trace = _read(Trace, self._shards[place[0]], place[1])
-        if self._keep_tokens and trace.tokens is None:
+        if trace.request != self._requests.get(problem.source, self._requests[""]):
+            return None  # its source was asked with another prompt
+        if self._keep_tokens and (trace.tokens is None or trace.tokens.num_top < self._top):
             return None
         if self._verdict_file is None or key not in self._verdicts:
             return trace, None

@@ -30,24 +30,34 @@ class Job:
     seed: int
     keep_tokens: bool = False
     reply_schema: dict[str, Any] | None = None
+    top_logprobs: int = 0
 
 
 def most_samples(problem: Problem, samples: Samples) -> int:
-    """How many samples of a problem are taken at most; one without a gold answer says so itself."""
+    """How many samples of a problem are taken at most; one without a gold answer says so itself, and where
+    nobody verifies, no more are taken than are kept."""
+    if problem.verifier == "none":
+        return samples.keep
     return int(problem.metadata["of"]) if problem.verifier == "majority" else samples.cap or samples.max
 
 
-def request_fingerprint(job: Job) -> str:
-    """16 hex digits over what decides a response: model identity, prompt text, sampling and seed."""
+def request_fingerprint(job: Job, source: str = "") -> str:
+    """16 hex digits over what decides a response: model identity, prompt text, sampling and seed; the prompt
+    is that of a problem of `source`."""
     identity = {
         "model": job.model.identity,
-        "prompt": job.prompt.user,
+        "prompt": job.prompt.of(source).own,
         "sampling": job.sampling.model_dump(exclude_defaults=True),
         "seed": job.seed,
     }
     if job.reply_schema is not None:
         identity["reply_schema"] = job.reply_schema
     return fingerprint(identity)[:16]
+
+
+def requests_of(job: Job) -> dict[str, str]:
+    """The fingerprint for each source that has a prompt of its own; the job's stands at ""."""
+    return {source: request_fingerprint(job, source) for source in ("", *job.prompt.by_source)}
 
 
 def sample_seed(seed: int, problem: Problem, sample: int) -> int:

@@ -4,7 +4,7 @@ A resume over millions of long traces parses no JSON: pipeline.records reads wha
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +24,14 @@ class Place:
 
 
 class Keys:
-    """Bits of each (problem, sample), and the tokens of all traces."""
+    """Bits of each (problem, sample), and the tokens of all traces but the `uncounted` ones."""
 
     def __init__(self) -> None:
         self._bits: dict[int, int] = {}
         self.prompt_tokens = 0
         self.output_tokens = 0
         self.num_traces = 0
+        self.uncounted = 0
 
     def __len__(self) -> int:
         """How many problems have something."""
@@ -47,11 +48,16 @@ class Keys:
         """The largest number of samples that a problem has, gaps counted."""
         return max(((bits.bit_length() + 3) // 4 for bits in self._bits.values()), default=0)
 
+    def count(self, prompt_tokens: int | None, output_tokens: int | None) -> None:
+        """Add the tokens of a trace."""
+        self.uncounted += prompt_tokens is None or output_tokens is None
+        self.prompt_tokens += prompt_tokens or 0
+        self.output_tokens += output_tokens or 0
+
     def mark(self, row: TraceRow) -> int:
         """Count a trace that the store holds; the bits that its key had before."""
         self.num_traces += 1
-        self.prompt_tokens += row.prompt_tokens
-        self.output_tokens += row.output_tokens
+        self.count(row.prompt_tokens, row.output_tokens)
         key, shift = compact(row.problem_id), 4 * row.sample
         known = self._bits.get(key, 0)
         self._bits[key] = known | (DONE if row.finish_reason == STOP else DONE | CUT) << shift
@@ -115,10 +121,10 @@ def scan_verdicts(path: Path, tags: str, keys: Keys) -> None:
             keys.put(row.problem_id, row.sample, bits)
 
 
-def scan_traces(path: Path, request: str, keys: Keys) -> Iterator[tuple[str, int, Place]]:
+def scan_traces(path: Path, requests: Collection[str], keys: Keys) -> Iterator[tuple[str, int, Place]]:
     """Mark what is done; yield the key and the place of each trace without a verdict.
 
-    StageError where a row is of another request, is not a trace, or repeats a key.
+    StageError where a row is of no request of these, is not a trace, or repeats a key.
     """
     offset = 0
     with path.open("rb") as file:
@@ -129,9 +135,10 @@ def scan_traces(path: Path, request: str, keys: Keys) -> Iterator[tuple[str, int
                 raise StageError(
                     f"{path}:{number}: is not a trace ({error}): {line[:80]!r}. Move the directory aside"
                 ) from None
-            if row.request != request:
+            if row.request not in requests:
+                ours = ", ".join(sorted(requests))
                 raise StageError(
-                    f"{path}:{number}: this trace is of request {row.request}, and this run has {request} "
+                    f"{path}:{number}: this trace is of request {row.request}, and this run has {ours} "
                     "(another model, prompt, sampling or seed). Traces of two requests are never mixed; give "
                     "the recipe a new `name:`"
                 )

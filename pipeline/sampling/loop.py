@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeline.errors import EngineError
 from pipeline.records import STOP, Problem, Trace, Verdict, is_correct
 from pipeline.render import split_response
 from pipeline.sampling.engines.base import Engine, Request, RequestFailed
 from pipeline.sampling.interrupt import interruptible
-from pipeline.sampling.job import Job, most_samples, request_fingerprint, sample_seed
+from pipeline.sampling.job import Job, most_samples, requests_of, sample_seed
 from pipeline.sampling.keys import DONE, VERIFIED, counts, counts_as_correct
 from pipeline.sampling.prompts import check_lengths
 from pipeline.sampling.store import Failure, Store
@@ -28,6 +29,9 @@ from pipeline.verify.table import DEFERRED
 
 log = logging.getLogger(__name__)
 
+ALIKE = 16  # requests that all fail alike, before one succeeds, are enough to know the cause
+DRAIN_SECONDS = 10.0  # after an interrupt: what is nearly done is waited for, the rest is sampled again
+OBSERVE_SECONDS = 1.0
 MAX_UNVERIFIED = 2048  # traces that wait for their verdict are held in memory; beyond it nothing is launched
 
 
@@ -44,7 +48,9 @@ class Tally:
     `found` were in the store, `adopted` came from a source, `sampled` from the engine; tokens and seconds
     are those of `sampled`, from the first launch to the last trace, so engine start is not in them.
     `correct` and `cut` are among the traces that were given their verdict now, which have `verified_tokens`.
-    `done_before` are the problems that needed no engine, as counted when it was first asked.
+    `done_before` are the problems that needed no engine, as counted when it was first asked. `in_flight`
+    requests have no answer yet and `tokens_in_flight` (None: not known) is what they have so far; none of
+    them takes more than `max_tokens`.
     """
 
     solved: int = 0
@@ -62,6 +68,9 @@ class Tally:
     failed: Counter[str] = field(default_factory=Counter)
     first_launch: float = 0.0
     last_trace: float = 0.0
+    in_flight: int = 0
+    tokens_in_flight: int | None = None
+    max_tokens: int = 0
 
     @property
     def engine_seconds(self) -> float:
@@ -109,10 +118,11 @@ async def collect(
 
     `problems` is iterated more than once: a list, or an object that streams them anew each time. Without a
     pool nothing is verified and every problem gets `max` samples. A failed request is data: `Tally.failed`.
-    Ctrl-C stops launching and raises KeyboardInterrupt; EngineError and VerifyError come through likewise.
+    Ctrl-C stops launching, waits DRAIN_SECONDS for what is in flight and raises KeyboardInterrupt;
+    EngineError (also where the first ALIKE requests all failed alike) and VerifyError come through at once.
     What was finished is in the store by then, and the same call goes on from there.
     """
-    store.load(request_fingerprint(job), tags_digest(job.model.tags))
+    store.load(requests_of(job).values(), tags_digest(job.model.tags))
     loop = Loop(job, engine, store, pool, options or Options())
     with interruptible(loop.stop):
         await loop.run(problems, {})
@@ -153,9 +163,9 @@ class Loop:
     def __init__(
         self, job: Job, engine: Engine, store: Store, pool: VerifierPool | None, options: Options
     ) -> None:
-        self.tally = Tally()
+        self.tally = Tally(max_tokens=job.sampling.max_tokens)
         self._job = job
-        self._request = request_fingerprint(job)
+        self._requests = requests_of(job)
         self._tags = tags_digest(job.model.tags)
         self._engine = engine
         self._store = store
@@ -179,19 +189,42 @@ class Loop:
         self._problems, self._allowance = iter(problems), allowance
         self._done.clear()
         watcher = self._options.watcher
-        watching = asyncio.create_task(watcher.watch(self.tally)) if watcher else None
+        watching: list[asyncio.Task[None]] = []
+        if watcher is not None:
+            watching = [asyncio.create_task(work) for work in (self._observe(), watcher.watch(self.tally))]
         try:
             self._launch()
             await self._done.wait()
+            if isinstance(self._stopped, KeyboardInterrupt) and self._prepared:
+                await self._drain()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            if watching:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
         if self._stopped is not None:
             raise self._stopped
+
+    async def _drain(self) -> None:
+        """Let what is nearly done finish; of a failure nothing more is said than is in the store."""
+        end = time.monotonic() + DRAIN_SECONDS
+        if self._tasks:
+            log.warning(
+                "waiting at most %.0f s for %d that are in flight; a second Ctrl-C ends at once",
+                DRAIN_SECONDS,
+                len(self._tasks),
+            )
+        while self._tasks and (left := end - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _observe(self) -> None:
+        """Keep the tally's figures of what is in flight."""
+        while True:
+            self.tally.in_flight = self._sampling if self._prepared else 0
+            self.tally.tokens_in_flight = await self._engine.tokens_in_flight() if self._prepared else None
+            await asyncio.sleep(OBSERVE_SECONDS)
 
     def stop(self, reason: BaseException) -> None:
         """Launch nothing more; `run` ends and raises `reason`. An interrupt outweighs what it caused."""
@@ -220,7 +253,7 @@ class Loop:
         if problem is None:
             return None
         max_samples = self._allowance.get(problem.id, self._job.samples.max)
-        if problem.verifier == "majority":
+        if problem.verifier in ("majority", "none"):
             max_samples = most_samples(problem, self._job.samples)
         return Asked(problem, self._store.keys.all_bits(problem.id), max_samples)
 
@@ -261,7 +294,7 @@ class Loop:
 
     def _adopt(self, asked: Asked, trace: Trace, verdict: Verdict | None) -> None:
         self.tally.adopted += 1
-        self.tally.adopted_tokens += trace.output_tokens
+        self.tally.adopted_tokens += trace.output_tokens or 0
         self._store.add_trace(trace)
         if verdict is not None:
             self._count(asked, trace, verdict)
@@ -284,33 +317,47 @@ class Loop:
     async def _sample(self, asked: Asked, sample: int) -> None:
         problem, job = asked.problem, self._job
         seed = sample_seed(job.seed, problem, sample)
+        key = self._requests.get(problem.source, self._requests[""])
         try:
             if not self._prepared:
                 await self._prepare()
             if asked.prompt is None:
-                asked.prompt = self._engine.prompt(job.prompt.messages(problem.question))
+                asked.prompt = self._engine.prompt(job.prompt.messages(problem.question, problem.source))
             request = Request(
-                asked.prompt, job.sampling, seed, (problem.id, sample), job.keep_tokens, job.reply_schema
-            )
+                asked.prompt, job.sampling, seed, (problem.id, sample), job.keep_tokens, job.reply_schema,
+                job.top_logprobs,
+            )  # fmt: skip
             done = await self._engine.sample(request)
         except RequestFailed as failure:
             self._sampling -= 1
             self.tally.failed[failure.kind] += 1
-            self._store.add_failure(Failure(problem.id, sample, self._request, failure.kind, failure.detail))
+            self._store.add_failure(Failure(problem.id, sample, key, failure.kind, failure.detail))
+            self._stop_where_all_fail_alike(failure)
             self._land(asked)
             return
         trace = Trace(
-            problem.id, sample, seed, self._request, done.text, done.finish_reason, done.prompt_tokens,
+            problem.id, sample, seed, key, done.text, done.finish_reason, done.prompt_tokens,
             done.output_tokens, job.model.name, done.tokens,
         )  # fmt: skip
         self._store.add_trace(trace)
         self._sampling -= 1
         tally = self.tally
         tally.sampled += 1
-        tally.prompt_tokens += done.prompt_tokens
-        tally.output_tokens += done.output_tokens
+        tally.prompt_tokens += done.prompt_tokens or 0
+        tally.output_tokens += done.output_tokens or 0
         tally.last_trace = time.monotonic()
         await self._verify(asked, trace)
+
+    def _stop_where_all_fail_alike(self, failure: RequestFailed) -> None:
+        failed = self.tally.failed
+        if not self.tally.sampled and failed[failure.kind] == failed.total() == ALIKE:
+            self.stop(
+                EngineError(
+                    f"the first {ALIKE} requests failed alike ({failure.kind}), and nothing more was asked. "
+                    f"The last one: {failure.detail or 'without a word'}. All are in "
+                    f"{self._store.failures_path}. Repair the cause and run the same command again"
+                )
+            )
 
     async def _prepare(self) -> None:
         """Before the first request: check the lengths of all prompts, then start the engine."""
@@ -349,7 +396,7 @@ class Loop:
         asked.correct += correct
         self.tally.correct += correct
         self.tally.cut += trace.finish_reason != STOP
-        self.tally.verified_tokens += trace.output_tokens
+        self.tally.verified_tokens += trace.output_tokens or 0
 
     def _land(self, asked: Asked) -> None:
         asked.in_flight -= 1

@@ -5,30 +5,23 @@ Training renders its examples with the same template and options.
 """
 
 import contextlib
-import ctypes
 import json
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.reading import Files, template_of
+from pipeline.recipe.templates import TEMPLATE_FAULTS, TEMPLATE_SECONDS, ending_within
 from pipeline.records import Problem
 from pipeline.sampling.job import Job
 
-TEMPLATE_SECONDS = 10.0  # of the first chat; real templates take a millisecond
-# what the sandbox, or Python below it, raises for a template that asks for what it cannot have: an include, a
-# range of more than 100,000, a number divided by zero
-TEMPLATE_FAULTS = (
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-    MemoryError,
-)
+# what a template that prints the day's date prints (those of Llama 3.2 and later, of gpt-oss): the date that
+# Llama's has where it cannot ask, so that a prompt is the same on every day
+THE_DAY = datetime(2024, 7, 26)
+DATE_OF = "strftime_now"  # what such a template calls
 
 
 class ChatPrompts:
@@ -38,26 +31,36 @@ class ChatPrompts:
         self._tokenizer = tokenizer
         self._model = model.model
         self.stop_token_ids = [] if model.eos is None else [token_id(tokenizer, model.eos, model.model)]
-        self._options = dict(model.template_options)
+        self._options: dict[str, Any] = dict(model.template_options)
+        self._without_thinking = dict(model.without_thinking)
         if model.template is not None:
             self._options["chat_template"] = Path(model.template).read_text(encoding="utf-8")
+        template = self._options.get("chat_template") or tokenizer.chat_template
+        self.is_dated = DATE_OF in str(template)
+        if self.is_dated:
+            self._options.setdefault("strftime_now", THE_DAY.strftime)
         self._proven = False
 
-    def ids(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of the prompt, up to and with what opens the answer."""
-        return list(self._apply(messages, tokenize=True, add_generation_prompt=True, return_dict=False))
+    def ids(self, messages: list[dict[str, str]], thinking: bool = True) -> list[int]:
+        """Token ids of the prompt, up to and with what opens the answer; not `thinking`: in the mode that the
+        card knows for it, if any."""
+        how = {"tokenize": True, "add_generation_prompt": True, "return_dict": False}
+        return list(self._apply(messages, thinking, **how))
 
-    def text(self, messages: list[dict[str, str]], generation_prompt: bool = True) -> str:
+    def text(
+        self, messages: list[dict[str, str]], generation_prompt: bool = True, thinking: bool = True
+    ) -> str:
         """The chat as the template writes it, before it becomes ids."""
-        return str(self._apply(messages, tokenize=False, add_generation_prompt=generation_prompt))
+        return str(self._apply(messages, thinking, tokenize=False, add_generation_prompt=generation_prompt))
 
-    def _apply(self, messages: list[dict[str, str]], **how: bool) -> Any:
+    def _apply(self, messages: list[dict[str, str]], thinking: bool, **how: bool) -> Any:
         """RecipeError where the template cannot be read, does not end, or refuses the chat (a role)."""
         from jinja2 import TemplateError
 
         try:
             with contextlib.nullcontext() if self._proven else ending_within(TEMPLATE_SECONDS):
-                made = self._tokenizer.apply_chat_template(messages, **how, **self._options)
+                options = self._options if thinking else self._options | self._without_thinking
+                made = self._tokenizer.apply_chat_template(messages, **how, **options)
             self._proven = True
             return made
         except TimeoutError:
@@ -81,39 +84,29 @@ class ChatPrompts:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
-@contextlib.contextmanager
-def ending_within(seconds: float) -> Iterator[None]:
-    """TimeoutError in this thread where the Python code inside runs longer: a template is compiled to such.
-
-    A signal would do it in the main thread alone, and engines start in others.
-    """
-    thread, lock, inside = ctypes.c_ulong(threading.get_ident()), threading.Lock(), True
-
-    def end() -> None:
-        with lock:
-            if inside:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TimeoutError))
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        with lock:
-            inside = False
-        timer.cancel()
-
-
-def token_id(tokenizer: Any, token: str, model: str) -> int:
-    """The id of one token. RecipeError where the tokenizer has no such token."""
+def token_id(tokenizer: Any, token: str, model: str, key: str = "eos") -> int:
+    """The id of one token. RecipeError where the tokenizer has no such token, which `key` names."""
     found = tokenizer.convert_tokens_to_ids(token)
     if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
-        raise RecipeError(
-            f"{model}: its tokenizer has no token {token!r}, which the student's card names as `eos`, so no "
-            "response could end. State the token that ends the template's turn"
+        named = (
+            f"which the student's card names as `{key}`, so no response could end. State the token that ends "
+            "the template's turn"
+            if key == "eos"
+            else f"which {key} names. State tokens that are there, or leave it out"
         )
+        raise RecipeError(f"{model}: its tokenizer has no token {token!r}, {named}")
     return int(found)
+
+
+def is_dated(model: SampledModel) -> bool:
+    """Whether the template that the card names, or that lies in the model's directory, prints the day's date;
+    told without a tokenizer's library."""
+    if model.template is not None:
+        return DATE_OF in Path(model.template).read_text(encoding="utf-8")
+    if not Path(model.model).is_dir():
+        return False
+    files = Files(model.model)
+    return DATE_OF in (template_of(files, files.json("tokenizer_config.json")) or "")
 
 
 def load_prompts(model: SampledModel, local_only: bool = False) -> ChatPrompts | None:
@@ -187,12 +180,12 @@ def check_lengths(job: Job, problems: Iterable[Problem], prompts: ChatPrompts) -
     few that come near the limit are tokenized.
     """
     room = job.model.max_model_len - job.sampling.max_tokens
-    frame = len(prompts.ids(job.prompt.messages("")))
+    frame = max(len(prompts.ids(job.prompt.messages("", source))) for source in ("", *job.prompt.by_source))
     longest, num_long = 0, 0
     for problem in problems:
         if frame + len(problem.question.encode()) <= room:
             continue
-        length = len(prompts.ids(job.prompt.messages(problem.question)))
+        length = len(prompts.ids(job.prompt.messages(problem.question, problem.source)))
         longest = max(longest, length)
         num_long += length > room
     if num_long:

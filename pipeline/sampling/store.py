@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -83,7 +83,7 @@ class Store:
         self.verdicts_path = directory / f"{stem}verdicts.jsonl"
         self.failures_path = directory / f"{stem}failures.jsonl"
         self.keys = Keys()
-        self.request = ""  # of all its traces; load() says which
+        self.request = ""  # of all its traces, where they are of one; load() says which
         self._unverified: dict[tuple[str, int], Place] = {}
         self._number = 0
         self._shard: Appender | None = None
@@ -98,7 +98,7 @@ class Store:
     ) -> None:
         self.close()
 
-    def load(self, request: str, tags: str) -> None:
+    def load(self, request: str | Collection[str], tags: str) -> None:
         """Repair and read what is there; `tags` is the digest of the tags that responses are split by.
 
         StageError where a row is of another request or a key is double.
@@ -108,28 +108,31 @@ class Store:
         for path in [*shards, self.verdicts_path, self.failures_path]:
             repair(path)
         self.keys = Keys()
-        self.request = request
+        requests = {request} if isinstance(request, str) else set(request)
+        self.request = min(requests) if len(requests) == 1 else ""
         scan_verdicts(self.verdicts_path, tags, self.keys)
         self._unverified = {
             (problem_id, sample): place
             for path in shards
-            for problem_id, sample, place in scan_traces(path, request, self.keys)
+            for problem_id, sample, place in scan_traces(path, requests, self.keys)
         }
         self._number = max(len(shards) - 1, 0)
-        self._shard = Appender(self._shard_path(self._number))
+        # a file with another name is a shard's that a merge linked: it is not appended to
+        linked = bool(shards) and shards[-1].stat().st_nlink > 1
+        self._shard = None if linked else Appender(self.shard_path(self._number))
         self._verdicts = Appender(self.verdicts_path)
         self._failures = Appender(self.failures_path)
 
     def add_trace(self, trace: Trace) -> None:
         """Append a finished trace; it survives any kill from here on."""
         self.keys.num_traces += 1
-        self.keys.prompt_tokens += trace.prompt_tokens
-        self.keys.output_tokens += trace.output_tokens
-        assert self._shard is not None, "load() opens the store"
-        if self._shard.size >= self._max_shard_bytes:
-            self._shard.close()
+        self.keys.count(trace.prompt_tokens, trace.output_tokens)
+        assert self._verdicts is not None, "load() opens the store"
+        if self._shard is None or self._shard.size >= self._max_shard_bytes:
+            if self._shard is not None:
+                self._shard.close()
             self._number += 1
-            self._shard = Appender(self._shard_path(self._number))
+            self._shard = Appender(self.shard_path(self._number))
         self._shard.append(to_json(trace))
         self.keys.add(trace.problem_id, trace.sample, DONE if trace.finish_reason == STOP else DONE | CUT)
 
@@ -174,7 +177,7 @@ class Store:
         paths = [*self.shards(), self.verdicts_path, self.failures_path]
         return {path.name: _count_lines(path) for path in paths if path.exists()}
 
-    def _shard_path(self, number: int) -> Path:
+    def shard_path(self, number: int) -> Path:
         return self.directory / f"{self.prefix}-{number:05d}.jsonl"
 
 

@@ -90,7 +90,7 @@ def read_reply(text: str, finish_reason: str, closing_tag: str) -> Outcome:
     reply is unverifiable."""
     if finish_reason != STOP:
         return unverifiable(CUT, layer=LAYER)
-    said = text.rpartition(closing_tag)[2].strip()
+    said = (text.rpartition(closing_tag)[2] if closing_tag else text).strip()
     try:
         reply = REPLY.decode(said)
         DECODER.decode(said)  # a key that stands twice, of which msgspec takes the last

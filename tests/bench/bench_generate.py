@@ -25,7 +25,8 @@ from pipeline.flags import EngineFlags
 from pipeline.problems.sources import procedural_problems
 from pipeline.recipe.cards import sampled_teacher, teacher_card
 from pipeline.recipe.prompts import PROMPTS
-from pipeline.recipe.schema import ProceduralSource, Samples, Sampling
+from pipeline.recipe.schema import Samples, Sampling
+from pipeline.recipe.sources import ProceduralSource
 from pipeline.records import Problem
 from pipeline.sampling import Job, Options, Store, collect, start_engine
 from pipeline.sampling.job import sample_seed

@@ -27,14 +27,16 @@ ENGINES = {
     "server": "pipeline.sampling.engines.server:ServerEngine",
 }
 
+LOGPROB_DIGITS = 5  # of the most likely tokens, which are many: the rest is below what bfloat16 tells apart
 LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity; vLLM's own servers say this
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One sample that is asked for. `key` is the problem's id and the sample's number, `keep_tokens` asks for
-    token ids and log-probabilities, `reply_schema` (JSON Schema) for a response that is nothing but JSON of
-    that form; a prompt is in the engine's own form."""
+    token ids and log-probabilities, `top_logprobs` for those of so many most likely tokens beside,
+    `reply_schema` (JSON Schema) for a response that is nothing but JSON of that form; a prompt is in the
+    engine's own form."""
 
     prompt: Any
     sampling: Sampling
@@ -42,17 +44,25 @@ class Request:
     key: Key
     keep_tokens: bool = False
     reply_schema: dict[str, Any] | None = None
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One response: `text` as it was sampled, `finish_reason` the engine's word. `tokens` where asked."""
+    """One response: `text` as it was sampled, `finish_reason` "stop" or "length". Numbers of tokens are None
+    where nobody has counted them. `tokens` where asked."""
 
     text: str
     finish_reason: str
-    prompt_tokens: int
-    output_tokens: int
+    prompt_tokens: int | None
+    output_tokens: int | None
     tokens: Tokens | None = None
+
+
+def likeliest(logprobs: dict[int, float], number: int) -> list[tuple[int, float]]:
+    """The most likely tokens with their log-probabilities, to what a reader of a trace can use of them."""
+    pairs = sorted(logprobs.items(), key=lambda pair: (-pair[1], pair[0]))[:number]
+    return [(token, round(logprob, LOGPROB_DIGITS)) for token, logprob in pairs]
 
 
 class RequestFailed(Exception):
@@ -80,6 +90,17 @@ class Engine(Protocol):
 
     async def sample(self, request: Request) -> Completion:
         """One completion. Raises RequestFailed (this request) or EngineError (all of them)."""
+
+    async def tokens_in_flight(self) -> int | None:
+        """Tokens of responses that are not finished; None where that is not known."""
+
+
+class ScoringEngine(Engine, Protocol):
+    """An engine that also says how likely a text is that somebody else wrote."""
+
+    async def score(self, prompt: list[int], response: list[int]) -> list[float]:
+        """The log-probability that the model gives to each token of `response` after `prompt`, at temperature
+        1; both are token ids. Raises like `sample`."""
 
 
 @asynccontextmanager

@@ -7,41 +7,38 @@ with the key in it.
     connection      no connection, or one that dropped     invalid_json    the body is not JSON
     timeout         no whole answer in time                too_large       more than was asked for can take
     malformed_http  no HTTP, or not as HTTP is encoded     redirect        to another address, or in a circle
-    http_<status>   any other status than 200
+    http_<status>   any other status than 200              empty_answer    nothing at all, with status 200
+    cut_stream      a stream that ends before its answer
+
+A redirect on the same server is followed as the request that it was, a POST as a POST. Proxies of the
+environment are used (HTTP_PROXY, HTTPS_PROXY, NO_PROXY); aiohttp's own trust in the environment is not, for
+it would also send the password that ~/.netrc holds for the host.
 """
 
 import asyncio
 import json
-import math
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Self
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError
 from yarl import URL
 
 from pipeline.errors import EngineError, no_descriptor
-from pipeline.run.secrets import API_KEY, ApiKey
+from pipeline.run.secrets import ApiKey
 from pipeline.sampling.engines.base import RequestFailed
+from pipeline.sampling.engines.events import Assembled, Held, read_events
+from pipeline.sampling.engines.faults import Retry, asked_seconds, fault_of, refuse_error
 
-TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 REDIRECTS = {301, 302, 307, 308}
 MAX_REDIRECTS = 3
 CONNECT_SECONDS = 10.0
-MAX_WAIT_SECONDS = 300.0  # that a server can ask for
 # of the answers that pass the first size only a few are read at a time, each within the seconds
 SMALL_BYTES, NUM_LARGE, LARGE_SECONDS = 64 * 2**10, 4, 60.0
 FAULT_BYTES, FAULT_SECONDS = 4096, 10.0  # of an answer that is a fault; more of it is not waited for
-
-
-class Retry(Exception):
-    """A named transient error; `wait_seconds` is what the server asked for, if it did."""
-
-    def __init__(self, kind: str, detail: str, wait_seconds: float | None = None) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.wait_seconds = wait_seconds
+STREAMED_BYTES = 128 * 2**20  # of text that all streams hold together
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +55,15 @@ class Fetcher:
     def __init__(self, key: ApiKey) -> None:
         self.key = key
         self._large = asyncio.Semaphore(NUM_LARGE)
+        self._held = Held(STREAMED_BYTES)
+        self._streams: dict[int, Assembled] = {}
+        self._proxies = {name: url for name, url in getproxies().items() if name in ("http", "https")}
+        for name, url in self._proxies.items():
+            if not url.startswith(("http://", "https://")):
+                raise EngineError(
+                    f"{name.upper()}_PROXY: a {url.partition(':')[0]} proxy cannot be used, only http:// "
+                    "ones; unset it, or name one of those"
+                )
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -74,12 +80,32 @@ class Fetcher:
     ) -> None:
         await self._session.close()
 
+    @property
+    def pieces(self) -> int:
+        """Pieces with text of all answers that are being streamed: about their tokens so far."""
+        return sum(stream.pieces for stream in self._streams.values())
+
     async def fetch(self, method: str, url: str, bounds: Bounds, body: dict[str, Any] | None = None) -> Any:
-        """The JSON of an answer. Raises Retry for what is transient, RequestFailed for the rest, EngineError
-        where no request can succeed."""
+        """The JSON of an answer, put together where it is a stream. Raises Retry for what is transient,
+        RequestFailed for the rest, EngineError where no request can succeed."""
+        answer = await self._get(method, url, bounds, body)
+        if isinstance(answer, bytearray):
+            answer = self._parsed(answer)
+        refuse_error(answer, self.key.shown, self._where(URL(url)))
+        return answer
+
+    async def text(self, url: str, bounds: Bounds) -> str:
+        """The body of an answer that is no JSON."""
+        data = await self._get("GET", url, bounds)
+        return data.decode(errors="replace") if isinstance(data, bytearray) else ""
+
+    async def _get(
+        self, method: str, url: str, bounds: Bounds, body: dict[str, Any] | None = None
+    ) -> bytearray | dict[str, Any]:
+        """The body of an answer, or a stream put together; every fault of a connection by its kind."""
         try:
             async with asyncio.timeout(bounds.seconds):
-                data = await self._follow(method, URL(url), bounds.max_bytes, body)
+                return await self._follow(method, URL(url), bounds.max_bytes, body)
         except aiohttp.ServerTimeoutError as error:  # of the connection: all else is timed above
             raise Retry("connection", self.key.shown(str(error))) from None
         except TimeoutError:
@@ -88,15 +114,16 @@ class Fetcher:
             if advice := no_descriptor(error):
                 raise EngineError(f"{url}: {advice}; a lower --concurrency needs fewer") from None
             raise Retry(kind_of(error), self.key.shown(f"{type(error).__name__}: {error}")) from None
-        try:
-            return json.loads(data)
-        except (ValueError, RecursionError):
-            raise RequestFailed("invalid_json", self.key.shown(bytes(data[:FAULT_BYTES]))) from None
 
-    async def _follow(self, method: str, url: URL, max_bytes: int, body: dict[str, Any] | None) -> bytearray:
-        """The body of the answer, from where the server says that it is."""
+    async def _follow(
+        self, method: str, url: URL, max_bytes: int, body: dict[str, Any] | None
+    ) -> bytearray | dict[str, Any]:
+        """The answer, from where the server says that it is."""
         for _ in range(MAX_REDIRECTS + 1):
-            async with self._session.request(method, url, json=body, allow_redirects=False) as response:
+            how: dict[str, Any] = {"json": body, "allow_redirects": False, "proxy": self._proxy(url)}
+            async with self._session.request(method, url, **how) as response:
+                if response.status == 200 and response.content_type == "text/event-stream":
+                    return await self._stream(response, max_bytes)
                 if response.status == 200:
                     return await self._read(response, max_bytes)
                 if response.status not in REDIRECTS:
@@ -105,6 +132,31 @@ class Fetcher:
         raise RequestFailed(
             "redirect", f"more than {MAX_REDIRECTS} redirects, the last to {self._where(url)}"
         )
+
+    def _proxy(self, url: URL) -> str | None:
+        """The proxy that the environment names for an address."""
+        host = f"{url.host}:{url.port}"
+        return None if proxy_bypass(host) else self._proxies.get(url.scheme)
+
+    async def _stream(self, response: aiohttp.ClientResponse, max_bytes: int) -> dict[str, Any]:
+        assembled = Assembled(self._held, max_bytes)
+        self._streams[id(assembled)] = assembled
+        try:
+            return await read_events(response.content.iter_any(), assembled)
+        except RequestFailed as failure:
+            response.close()
+            raise RequestFailed(failure.kind, self.key.shown(failure.detail)) from None
+        finally:
+            del self._streams[id(assembled)]
+            assembled.release()
+
+    def _parsed(self, data: bytearray) -> Any:
+        if not data.strip():
+            raise Retry("empty_answer", "an answer of status 200 without a body")
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError):
+            raise RequestFailed("invalid_json", self.key.shown(bytes(data[:FAULT_BYTES]))) from None
 
     async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytearray:
         """The decompressed body. It is counted as it comes: a header may lie about it."""
@@ -127,22 +179,16 @@ class Fetcher:
 
     async def _refuse(self, response: aiohttp.ClientResponse) -> NoReturn:
         """Say what an answer means that is none."""
-        if response.status in (401, 403):
-            raise EngineError(
-                f"{self._where(response.url)} answers {response.status}: it wants an API key that it knows. "
-                f"Put one into the environment variable {API_KEY}; it is never logged"
-            )
-        data, kind = bytearray(), f"http_{response.status}"
+        data = bytearray()
         try:
             async with asyncio.timeout(FAULT_SECONDS):
                 await fill(data, response, FAULT_BYTES)
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError):
             pass  # the status says enough
         response.close()
-        detail = self.key.shown(bytes(data))
-        if response.status in TRANSIENT_STATUS:
-            raise Retry(kind, detail, retry_after(response.headers.get("Retry-After")))
-        raise RequestFailed(kind, detail)
+        said, wait = data.decode(errors="replace"), asked_seconds(response.headers.get("Retry-After"))
+        shown, where = self.key.shown(bytes(data)), self._where(response.url)
+        raise fault_of(response.status, said, shown, where, wait)
 
     def _target(self, url: URL, location: str) -> URL:
         """Where a redirect leads. RequestFailed where that is another server: the key is not for it."""
@@ -179,12 +225,3 @@ def kind_of(error: Exception) -> str:
     else:
         ended = isinstance(error, aiohttp.ClientConnectionError | OSError)
     return "connection" if ended else "malformed_http"
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header; its other form, a date, is left to the backoff."""
-    try:
-        seconds = float(value or "nan")
-    except ValueError:
-        return None
-    return min(max(seconds, 0.0), MAX_WAIT_SECONDS) if math.isfinite(seconds) else None

@@ -27,7 +27,9 @@ FIRST_REST_SECONDS, MAX_REST_SECONDS = 0.25, 30.0
 class Replica:
     """One server. `limit` is how many requests it may have at a time, `counts` go into the manifest.
 
-    Refusals are weighed over windows of about as many outcomes as requests are in flight.
+    Refusals are weighed over windows of about as many outcomes as requests are in flight. `left_out` and
+    `renamed` are parameters as it was learnt that it wants them, `rests_for` is why it rests for long,
+    `generated` the tokens of its answers and `generated_before` those that its own counter had before them.
     """
 
     url: str
@@ -35,6 +37,11 @@ class Replica:
     most: int
     model: str = ""
     is_vllm: bool = False
+    left_out: set[str] = field(default_factory=set)
+    renamed: dict[str, str] = field(default_factory=dict)
+    rests_for: str = ""
+    generated: int = 0
+    generated_before: int | None = None
     in_flight: int = 0
     down: bool = False
     paused_until: float = 0.0
@@ -113,7 +120,20 @@ class Replicas:
                 )
             self._changed.clear()
             pauses = [replica.paused_until - now for replica in self.all if replica.paused_until > now]
+            if len(pauses) == len(self.all) and min(pauses) > self._outage_seconds:
+                said = "; ".join(f"{replica.url}: {replica.rests_for}" for replica in self.all)
+                raise EngineError(
+                    f"told to wait {min(pauses):,.0f} s ({said}). What was finished is kept: run the same "
+                    "command again then, or wait so long with --outage-seconds"
+                )
             await _wait(self._changed, min([*pauses, 1.0]))
+
+    def rest(self, replica: Replica, seconds: float, why: str) -> None:
+        """Send nothing to a server for so long, which it asked for."""
+        replica.counts["rested"] += 1
+        replica.paused_until = max(replica.paused_until, time.monotonic() + seconds)
+        replica.rests_for = why
+        self._changed.set()
 
     def give_back(self, replica: Replica) -> None:
         replica.in_flight -= 1

@@ -28,4 +28,6 @@ def option(name: str, value: Any) -> list[str]:
         return []
     if isinstance(value, bool):
         return [f"--{dashed}" if value else f"--no-{dashed}"]
+    if isinstance(value, list):
+        return [f"--{dashed}", *map(str, value)]
     return [f"--{dashed}", json.dumps(value) if isinstance(value, dict) else str(value)]

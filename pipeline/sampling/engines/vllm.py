@@ -6,11 +6,14 @@ dies it is started again and what was in flight is sampled again, `max_restarts`
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,11 +21,12 @@ from typing import Any, Self
 from pipeline.errors import EngineError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.engine_arguments import check_known, read_flags
 from pipeline.recipe.prompts import Chat
 from pipeline.records import Tokens
 from pipeline.run.lifetime import Guard
 from pipeline.run.secrets import API_KEY, hidden
-from pipeline.sampling.engines.base import LOWEST_LOGPROB, Completion, Request, RequestFailed
+from pipeline.sampling.engines.base import LOWEST_LOGPROB, Completion, Request, RequestFailed, likeliest
 from pipeline.sampling.engines.processes import kill, with_children
 from pipeline.sampling.prompts import ChatPrompts, load_prompts
 
@@ -86,6 +90,51 @@ class VllmEngine:
         return self._prompts.ids(messages)
 
     async def sample(self, request: Request) -> Completion:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        await self.ready()
+        assert self._prompts is not None
+        schema = request.reply_schema
+        params = SamplingParams(
+            **sampling_arguments(request),
+            logprobs=request.top_logprobs if request.keep_tokens else None,  # 0: of the sampled token alone
+            stop_token_ids=self._prompts.stop_token_ids,
+            structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+        output = (await self._finished(request.prompt, params)).outputs[0]
+        reason = output.finish_reason or "unknown"
+        if reason not in ("stop", "length"):
+            raise RequestFailed("engine_error", f"the engine ended the request with finish_reason {reason}")
+        ids = output.token_ids[:-1] if reason == "stop" else output.token_ids
+        kept = tokens_of(output, request.top_logprobs) if request.keep_tokens else None
+        num_tokens = (len(request.prompt), len(output.token_ids))
+        text = output.text if request.sampling.stop else self._prompts.decode(ids)
+        return Completion(text, reason, *num_tokens, kept)
+
+    async def score(self, prompt: list[int], response: list[int]) -> list[float]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=1,  # none is not allowed
+            temperature=0.0,
+            prompt_logprobs=0,  # 0: of the token itself alone
+            skip_reading_prefix_cache=True,  # which holds no log-probabilities
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+        steps = (await self._finished([*prompt, *response], params)).prompt_logprobs
+        if steps is None:
+            raise RequestFailed("engine_error", "the engine gave no log-probabilities of a prompt")
+        scored = zip(response, steps[len(prompt) :], strict=True)
+        return [max(float(step[token].logprob), LOWEST_LOGPROB) for token, step in scored]
+
+    async def _finished(self, prompt: list[int], params: Any) -> Any:
+        """The finished output of a request, however often the engine dies meanwhile."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -93,48 +142,31 @@ class VllmEngine:
             await self.ready()
             llm = self._llm
             try:
-                output = await self._generate(llm, request)
-                break
+                return await self._generate(llm, prompt, params)
             except VLLMClientError as error:
                 raise RequestFailed("refused", str(error)) from None
             except EngineDeadError:
                 await self._bury(llm)
-        reason = output.finish_reason or "unknown"
-        if reason not in ("stop", "length"):
-            raise RequestFailed("engine_error", f"the engine ended the request with finish_reason {reason}")
-        assert self._prompts is not None
-        ids = output.token_ids[:-1] if reason == "stop" else output.token_ids
-        kept = tokens_of(output) if request.keep_tokens else None
-        num_tokens = (len(request.prompt), len(output.token_ids))
-        return Completion(self._prompts.decode(ids), reason, *num_tokens, kept)
 
-    async def _generate(self, llm: Any, request: Request) -> Any:
+    async def tokens_in_flight(self) -> int | None:
+        """By vLLM's own count of what each request has so far."""
+        if self._llm is None:
+            return 0
+        states = list(self._llm.output_processor.request_states.values())
+        return sum(state.detokenizer.num_output_tokens() for state in states if state.detokenizer)
+
+    async def _generate(self, llm: Any, prompt: list[int], params: Any) -> Any:
         """The finished output of one request, taken from its queue: AsyncLLM.generate less its generator."""
-        from vllm import SamplingParams
         from vllm.inputs import tokens_input
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        assert self._prompts is not None
-        schema = request.reply_schema
-        # detokenised once at the end and not at every step: the host shares its cores with the engine core
-        params = SamplingParams(
-            **request.sampling.model_dump(),
-            seed=request.seed,
-            logprobs=0 if request.keep_tokens else None,  # 0: of the sampled token alone
-            stop_token_ids=self._prompts.stop_token_ids,
-            structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_clone=True,
-        )
         self._num_requests += 1
-        queue = await llm.add_request(str(self._num_requests), tokens_input(request.prompt), params)
+        queue = await llm.add_request(str(self._num_requests), tokens_input(prompt), params)
         if self._llm is not llm:  # buried while the request went in: no answer will come
             raise EngineDeadError()
         self._waiting.add(queue)
         try:
-            return (await queue.get()).outputs[0]
+            return await queue.get()
         except asyncio.CancelledError:
             await llm.abort(queue.request_id, internal=True)
             raise
@@ -217,11 +249,35 @@ class VllmEngine:
             guard.dismiss()
 
 
-def tokens_of(output: Any) -> Tokens:
+def sampling_arguments(request: Request) -> dict[str, Any]:
+    """What vLLM's SamplingParams take of a request's sampling.
+
+    Detokenised once at the end and not at every step, for the host shares its cores with the engine core; a
+    stop string, which is looked for in the text, needs every step.
+    """
+    sampling = request.sampling
+    return sampling.model_dump(exclude={"seed"}) | {
+        "seed": request.seed if sampling.seed == "per_sample" else None,
+        "detokenize": bool(sampling.stop),
+        "skip_special_tokens": False,  # a model may mark its thinking with them
+    }
+
+
+def tokens_of(output: Any, num_top: int = 0) -> Tokens:
     """The tokens of a response; vLLM takes log-probabilities before temperature, top_k and top_p."""
     ids = list(output.token_ids)
-    steps = zip(ids, output.logprobs, strict=True)
-    return Tokens(ids, [max(float(step[token].logprob), LOWEST_LOGPROB) for token, step in steps])
+    steps = [
+        {token: max(float(held.logprob), LOWEST_LOGPROB) for token, held in step.items()}
+        for step in output.logprobs
+    ]
+    # a step holds the sampled token, likely or not, and the most likely ones
+    top = [likeliest(step, num_top) for step in steps] if num_top else []
+    return Tokens(
+        ids,
+        [step[token] for token, step in zip(ids, steps, strict=True)],
+        [[token for token, _ in pairs] for pairs in top],
+        [[logprob for _, logprob in pairs] for pairs in top],
+    )
 
 
 def start_llm(model: SampledModel, flags: EngineFlags, mark: dict[str, str]) -> Any:
@@ -230,7 +286,23 @@ def start_llm(model: SampledModel, flags: EngineFlags, mark: dict[str, str]) -> 
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, flags)))
+        with deaf_to_interrupts():
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, flags)))
+
+
+@contextlib.contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """A Ctrl-C goes to all of a terminal's processes; those that are started inside do not hear it, for they
+    inherit this thread's mask. The first process lets the engine finish what is nearly done, then stops it.
+
+    The resource tracker is started before: whoever starts it has SIGINT unblocked afterwards.
+    """
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -267,8 +339,15 @@ def engine_environment(offline: bool, mark: dict[str, str]) -> Iterator[None]:
 
 
 def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
-    """vLLM's arguments; also what `LLM` must be given to be the same engine."""
+    """vLLM's arguments; also what `LLM` must be given to be the same engine. RecipeError for one that the
+    card or a flag names and this vLLM does not have."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
+
+    known = {item.name for item in dataclasses.fields(AsyncEngineArgs)}
+    given = read_flags(flags.engine_arguments)
+    check_known(model.arguments, known, f"{model.name}: engine.arguments")
+    check_known(given, known, "--engine-arg")
 
     arguments: dict[str, Any] = {
         "model": model.model,
@@ -289,16 +368,17 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
     }
     if model.config_overrides:
         arguments["hf_overrides"] = model.config_overrides
+    asked = model.arguments | given
     if current_platform.is_cpu():
         # a per-request seed kills the CPU engine while chunked prefill is on
-        arguments["enable_chunked_prefill"] = False
+        asked |= {"enable_chunked_prefill": False}
         arguments["max_num_batched_tokens"] = max(model.max_model_len, 4096)
         arguments["enforce_eager"] = True
         # stated, because the default wants 0.92 of all memory to be free and refuses to start otherwise
         arguments["kv_cache_memory_bytes"] = flags.kv_cache_gib * 2**30
     else:
         arguments["gpu_memory_utilization"] = flags.gpu_memory_share
-    return arguments
+    return arguments | asked
 
 
 def processes_of(llm: Any) -> list[Any]:

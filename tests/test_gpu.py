@@ -1,0 +1,81 @@
+"""make check-gpu: its rows one by one where there is a GPU, what of them a CPU can do, and how faults are told."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.gpu.__main__ import FAILS, NOT_HERE, WORKS, last_words, next_rows, table, wait_for
+from tests.gpu.rows import ROWS, Row
+
+NEVER_HERE = Row("never", "machine:machine", needs=("no_such_module_of_anybody",))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_works_or_is_not_for_this_machine(row: Row) -> None:
+    (found,) = next_rows([row], "cuda", time.monotonic() + 600)
+    assert found["state"] != FAILS, found
+
+
+@pytest.mark.slow
+def test_what_a_cpu_can_do_of_it_works(tmp_path: Path) -> None:
+    """So that on a GPU only that fails where GPUs differ."""
+    out = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "tests.gpu", "--dry", "--out", str(out), "--minutes", "12"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(out.read_text())
+    assert [row["name"] for row in rows] == [row.name for row in ROWS]
+    works = {row["name"] for row in rows if row["state"] == WORKS}
+    assert works >= {
+        "machine",
+        "train: full, bf16, checkpoint",
+        "train: LoRA",
+        "train: stopped and resumed",
+        "train: other architectures",
+        "memory: 0.6B full, 8k",
+        "memory: 0.6B full, 8k, checkpointed",
+        "memory: 1.7B LoRA, 8k",
+        "vLLM: embedded teacher, seeds",
+    }
+
+
+def test_every_row_has_a_function_and_a_name_of_its_own() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    for row in ROWS:
+        module, function, *_ = row.home.split(":")
+        assert f"def {function}(" in (ROOT / f"tests/gpu/{module}.py").read_text(), row.home
+
+
+def test_a_row_without_its_package_is_not_begun() -> None:
+    (found,) = next_rows([NEVER_HERE, *ROWS], "cuda", time.monotonic() + 60)
+    assert (found["state"], found["figures"]) == (NOT_HERE, "not installed: no_such_module_of_anybody")
+
+
+def test_a_row_that_hangs_or_dies_fails(tmp_path: Path) -> None:
+    hangs = subprocess.Popen(["sleep", "60"])
+    try:
+        row = Row("hangs", "machine:machine", seconds=0)
+        found = wait_for(hangs, row, tmp_path / "none", "cuda", time.monotonic() + 60)
+        assert (found["state"], found["error"]) == (FAILS, "not finished after 0 s")
+    finally:
+        hangs.kill()
+        hangs.wait()
+    dies = subprocess.Popen(["false"])
+    found = wait_for(dies, Row("dies", "machine:machine"), tmp_path / "none", "cuda", time.monotonic() + 60)
+    dies.wait()
+    assert found["state"] == FAILS
+    assert "error" not in found  # its log says why
+
+
+def test_the_error_of_a_row_is_the_last_line_of_its_traceback() -> None:
+    text = "INFO ready\nTraceback (most recent call last):\n  File x\nRuntimeError: no kernel image\nexit\n"
+    assert last_words(text) == "RuntimeError: no kernel image"
+    assert last_words("Killed\n\n") == "Killed"
+    shown = table([{"name": "a", "state": WORKS, "seconds": 1.0, "figures": {"rate": 3}}])
+    assert shown == "a  works        1.0 s  rate 3"

@@ -1,0 +1,156 @@
+"""score: the log-probabilities that an engine gives to a text that somebody else wrote, and a round's of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.errors import EngineError, RecipeError
+from pipeline.flags import EngineFlags
+from pipeline.recipe.cards import SampledModel
+from students.format import Format, load_format
+from students.rounds import Response
+from students.scoring import SCORES, TeacherEngine, in_flight, score_here
+from tests.scoring_server import ScoringServer, serving
+from tests.students_fixtures import build_student, card_of, sampled
+
+CHATS = [[{"role": "user", "content": f"What is {i} + {i}?"}] for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_student(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tiny(directory: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def style(directory: Path) -> Format:
+    card = card_of(directory)
+    return load_format(card, sampled(card))
+
+
+@pytest.fixture
+def teacher(directory: Path) -> SampledModel:
+    return sampled(card_of(directory), name="teacher")
+
+
+@pytest.fixture
+def make(tiny: Any, style: Format) -> Any:
+    return lambda **options: ScoringServer("teacher", tiny, style.prompts, style.turn_end_id, **options)
+
+
+@pytest.fixture
+def rounds(tmp_path: Path) -> Path:
+    """The directory of rounds, with the one that is scored."""
+    (tmp_path / "00000").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def responses(style: Format) -> list[Response]:
+    texts = [style.prompts.encode(f"{2 * i}</think>\n\\boxed{{{2 * i}}}<|im_end|>") for i in range(12)]
+    prompt = style.prompts.ids(CHATS[0])
+    return [Response(prompt, ids, [-0.1] * len(ids), True, False) for ids in texts]
+
+
+def engine_of(teacher: SampledModel, *urls: str, limit: int = 4) -> TeacherEngine:
+    return TeacherEngine(teacher, EngineFlags(engine="server", urls=urls), limit)
+
+
+def rows_of(responses: list[Response]) -> list[tuple[list[int], list[int]]]:
+    return [(response.prompt, response.ids) for response in responses]
+
+
+def test_a_server_scores_each_token_of_a_response(
+    make: Any, tiny: Any, teacher: SampledModel, responses: list[Response], rounds: Path
+) -> None:
+    with serving(make()) as url, engine_of(teacher, url) as asked:
+        found = asked.score_round(rounds, 0, responses)
+    for ours, wanted in zip(found, score_here(tiny, rows_of(responses)), strict=True):
+        assert ours == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_teacher_that_is_served_writes_greedily(
+    make: Any, tiny: Any, teacher: SampledModel, style: Format
+) -> None:
+    with serving(make()) as url, engine_of(teacher, url) as asked:
+        written = asked.write(CHATS, 6)
+    for chat, ids in zip(CHATS, written, strict=True):
+        prompt = style.prompts.ids(chat)
+        wanted = tiny.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)
+        assert ids == wanted[0, len(prompt) :].tolist()
+
+
+def test_scores_that_a_round_holds_are_not_asked_for_again(
+    make: Any, teacher: SampledModel, responses: list[Response], rounds: Path
+) -> None:
+    with (
+        serving(make(answers=5)) as url,
+        engine_of(teacher, url, limit=1) as asked,
+        pytest.raises(EngineError, match=r"scored 5 of 12 responses of round 0, and one not \(http_400"),
+    ):
+        asked.score_round(rounds, 0, responses)
+    path = rounds / "00000" / SCORES
+    with path.open("a") as file:
+        file.write('{"response": "0123", "log')  # as a kill leaves it
+    server = make()
+    with serving(server) as url, engine_of(teacher, url) as asked:
+        found = asked.score_round(rounds, 0, responses)
+        again = asked.score_round(rounds, 0, responses)
+    assert server.scored.total() == 7
+    assert found == again
+    assert list(map(len, found)) == [len(response.ids) for response in responses]
+
+
+def test_another_server_takes_over(
+    make: Any, teacher: SampledModel, responses: list[Response], rounds: Path
+) -> None:
+    first, second = make(answers=2, dies=True), make()
+    with serving(first) as one, serving(second) as two, engine_of(teacher, one, two) as asked:
+        found = asked.score_round(rounds, 0, responses)
+    assert len(found) == 12
+    assert (first.scored.total(), second.scored.total()) == (2, 10)
+
+
+def test_a_server_that_does_not_score_is_refused(make: Any, teacher: SampledModel) -> None:
+    with (
+        serving(make(scores=False)) as url,
+        engine_of(teacher, url) as asked,
+        pytest.raises(
+            RecipeError, match=r"it does not say .*does not score what others wrote.*serve-teacher"
+        ),
+    ):
+        asked.write(CHATS, 4)
+
+
+@pytest.mark.parametrize(
+    ("longest", "vocabulary", "wanted"), [(200, 576, 256), (8192, 151_936, 1), (1024, 151_936, 6)]
+)
+def test_scoring_is_bounded_by_tokens_times_vocabulary(longest: int, vocabulary: int, wanted: int) -> None:
+    assert in_flight(longest, vocabulary, 256) == wanted
+
+
+def test_the_weights_score_in_batches_whose_logits_are_bounded(
+    tiny: Any, style: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of many lengths; each score is that of its row alone."""
+    prompts = [style.prompts.ids([{"role": "user", "content": "7" * number}]) for number in range(1, 10)]
+    rows = [(prompt, prompt[: 1 + number]) for number, prompt in enumerate(prompts)]
+    longest = max(len(prompt) + len(response) for prompt, response in rows)
+    monkeypatch.setattr("students.scoring.SCORING_BYTES", 4 * 4 * longest * tiny.config.vocab_size)
+    sizes = []
+    hook = tiny.register_forward_hook(lambda _, given, out: sizes.append(out.logits.shape[:2]))
+    scores = score_here(tiny, rows)
+    hook.remove()
+    assert [rows for rows, _ in sizes] == [4, 4, 1]
+    assert all(kept < longest for _, kept in sizes), "none of the shared part of the prompts"
+    for (prompt, response), found in zip(rows, scores, strict=True):
+        logits = tiny(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        wanted = logits.gather(-1, torch.tensor(response)[:, None])[:, 0].tolist()
+        assert found == pytest.approx(wanted, abs=1e-4)

@@ -10,6 +10,7 @@ SET ?=
 ADOPT ?=
 TEACHER ?= embedded-moe
 ARGS ?=
+EXTRAS ?=
 PYTHON ?= python3
 VENV ?= .venv
 ACCEL ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -18,6 +19,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 LOCK := requirements/$(ACCEL).lock
 # set up again when these say something else, never because a checkout wrote them anew
 READY := $(VENV)/.ready-$(ACCEL)-$(shell cat $(LOCK) pyproject.toml 2>/dev/null | sha256sum | cut -c -16)
+# what few need, each a lock of its own beside the first one
+EXTRA := $(foreach extra,$(EXTRAS),$(VENV)/.extra-$(extra)-$(shell cat requirements/$(extra).lock 2>/dev/null | sha256sum | cut -c -16))
 PY := $(VENV)/bin/python
 # what users name goes to the shell by the environment, never through its parser: spaces, quotes, $ and all
 export GIVEN_RECIPE = $(value RECIPE)
@@ -38,7 +41,7 @@ SAMPLING := $(foreach stage,$(TABLE),$(if $(findstring :+:,$(stage)),$(firstword
 
 # the default tests are many small ones; the slow ones want the whole machine, one at a time
 PARALLEL := -n auto --maxprocesses 8
-BENCHES := bench-verify bench-sandbox bench-majority bench-generate bench-budget bench-resume bench-throttle bench-problems bench-filter bench-train bench-polish
+BENCHES := bench-verify bench-sandbox bench-majority bench-generate bench-ray bench-budget bench-resume bench-throttle bench-problems bench-filter bench-train bench-polish bench-peers
 
 .PHONY: help setup demo demo-polish all $(STAGES) test test-slow test-real check-gpu campaign check format embedded serve-teacher serve-student $(BENCHES)
 
@@ -51,12 +54,13 @@ help:  ## Print this help
 	@echo "  make bench-<what>     Ratios against the bare libraries: $(BENCHES:bench-%=%)"
 	@echo
 	@echo "Variables: RECIPE=$$GIVEN_RECIPE RUNS=$$GIVEN_RUNS FORCE=1 SET='train.epochs=1 seed=2' ADOPT=<run> ARGS='<flags>'"
+	@echo "           EXTRAS=ray (with setup: --engine ray)"
 	@echo "           ACCEL=cpu|gpu (found: $(ACCEL)) PYTHON=$(PYTHON) TORCH_INDEX=<wheel index for torch alone>"
 	@echo "Examples:  make demo"
 	@echo "           make generate RECIPE=recipes/demo.yaml"
 	@echo "           make all RECIPE=recipes/demo-lora.yaml ADOPT=demo"
 
-setup: $(READY)  ## Make the virtual environment with exact versions (CPU or GPU lock)
+setup: $(READY) $(EXTRA)  ## Make the virtual environment with exact versions (CPU or GPU lock)
 
 # torch comes first and alone: the CPU build is a local file on some machines, and on PyTorch's index elsewhere
 $(READY): | $(LOCK)
@@ -74,6 +78,12 @@ ifeq ($(ACCEL),gpu)
 	@$(PY) -c 'import bitsandbytes, peft, trl, vllm' || { echo "error: $(LOCK) is installed and cannot be imported (above)" >&2; exit 1; }
 endif
 	@rm -f $(VENV)/.ready-* && touch $@
+
+$(EXTRA): $(VENV)/.extra-%: | $(READY)
+	@lock=$$(sed 's/-[^-]*$$/.lock/' <<< "$*"); [ -f "requirements/$$lock" ] || { \
+	  echo "error: EXTRAS=$(EXTRAS): there is no requirements/$$lock; there is ray" >&2; exit 2; }; \
+	  $(PY) -m pip install -q --no-deps -r "requirements/$$lock"
+	@rm -f $(VENV)/.extra-$(firstword $(subst -, ,$*))-* && touch $@
 
 demo: setup  ## The whole pipeline on this machine: teacher, traces, student, report
 	@$(MAKE) --no-print-directory all RECIPE=recipes/demo.yaml

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.errors import RecipeError
-from pipeline.flags import AdoptFlags, EngineFlags, ModelFlags, WorkerFlags, check_url
+from pipeline.flags import AdoptFlags, EngineFlags, ModelFlags, ShardFlags, WorkerFlags, check_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class EvalFlags:
     models: ModelFlags = field(default_factory=ModelFlags)
     adopt: AdoptFlags = field(default_factory=AdoptFlags)
     workers: WorkerFlags = field(default_factory=WorkerFlags)
+    shards: ShardFlags = field(default_factory=ShardFlags)
 
     def of(self, model: str) -> EngineFlags:
         """The flags of one model's engine."""

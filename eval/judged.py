@@ -7,14 +7,12 @@ where the last one counts. Writes judge.* there (pipeline.judging.cases).
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 
 from eval.asking import Asked, Asking, Spent
 from eval.flags import EvalFlags
-from eval.forced import forced_job, forced_name
 from eval.models import Compared
 from pipeline.context import Context
 from pipeline.errors import PipelineError
@@ -83,7 +81,10 @@ def judge_samples(
         Cases(asking.directory, asking.seed, section.canaries) as cases,
         Store(asking.directory, PREFIX) as store,
     ):
-        held = [add_cases(context, cases, samples, task) for samples, task in stores(asking, models, chosen)]
+        held = [
+            add_cases(context, cases, Samples(samples, job), task)
+            for task, job, samples in asking.stores(models, chosen)
+        ]
         cases.finish(flags.workers.num_workers)
         if not len(cases):
             cases.discard()
@@ -119,17 +120,6 @@ def hold_to_bounds(context: Context, directory: Path) -> None:
     """StageError where the judge of a finished eval is above a bound that was lowered since."""
     if context.recipe.judge is not None and AUDIT in context.require("eval", "eval").outputs:
         refuse(saved_audit(directory), section_of(context), directory)
-
-
-def stores(
-    asking: Asking, models: Sequence[Compared], tasks: Sequence[Asked]
-) -> Iterator[tuple[Samples, Asked]]:
-    """The samples of every model on each task, as they are and closed after each budget."""
-    for model, task, budget in product(models, tasks, (None, *asking.forced)):
-        name, job = model.name, asking.job(model.model, task)
-        if budget is not None:
-            name, job = forced_name(name, budget), forced_job(job, budget)
-        yield Samples(asking.store(task.name, name), job), task
 
 
 def add_cases(context: Context, cases: Cases, samples: Samples, task: Asked) -> Samples:

@@ -1,6 +1,7 @@
 """Which models eval compares, as engines see them, and the faults that can be seen before one starts."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel, asked_without_thinking
 from pipeline.run.contract import Manifest, check_outputs, hash_file
 from pipeline.run.revisions import pinned
+
+log = logging.getLogger(__name__)
 
 TEMPLATE_FILE = "chat_template.jinja"
 TRAINED_FROM_BASE = "train"  # the stage whose plan holds what the card said of the student
@@ -31,10 +34,30 @@ def compared_models(context: Context) -> dict[str, SampledModel]:
     for name, extra in context.extra.items():
         if extra.checkpoint is not None and not Path(extra.checkpoint).is_dir():
             raise RecipeError(f"eval.extra: {name}: there is no checkpoint directory {extra.checkpoint}")
-    models = {name: context.model(name) for name in context.recipe.eval.models}
-    if context.recipe.eval.thinking:
+    recipe = context.recipe.eval
+    models = {name: context.model(name) for name in recipe.models}
+    trained = context.trained_thinking if not context.student_stages.keys().isdisjoint(models) else None
+    if recipe.thinking is not None and trained == ("never" if recipe.thinking else "always"):
+        log.warning(
+            "eval.thinking: %s, and the student was trained on examples %s thinking alone: it is asked in a "
+            "mode that it never saw. Leave the key out to ask it as it was trained",
+            str(recipe.thinking).lower(),
+            "with" if trained == "always" else "without",
+        )
+    if recipe.thinking is False:
+        return {name: asked_without_thinking(model) for name, model in models.items()}
+    if recipe.thinking or trained != "never":
         return models
-    return {name: asked_without_thinking(model) for name, model in models.items()}
+    if recipe.forced_budgets:
+        raise RecipeError(
+            "eval.forced_budgets: they close the thinking, and the student was trained on examples without "
+            "any. Leave them out, or ask it for some all the same: eval.thinking: true"
+        )
+    # its base too: the same prompt for both, or the difference would be one of prompts
+    alike = {"base", *context.student_stages}
+    return {
+        name: context.as_trained(model, "eval") if name in alike else model for name, model in models.items()
+    }
 
 
 def loaded(run: Path, model: SampledModel, flags: EngineFlags) -> SampledModel:

@@ -22,7 +22,7 @@ from pipeline.context import Context
 from pipeline.errors import StageError
 from pipeline.problems.overlap import Overlap, flagged_questions, overlap_of, trained_texts
 from pipeline.recipe.schema import Compared
-from pipeline.records import Problem, is_correct, read_filtered, read_lines
+from pipeline.records import Problem, ProblemFile, is_correct, read_filtered
 from pipeline.report.results import (
     POOLED,
     BudgetPoint,
@@ -150,7 +150,7 @@ def num_failed(answers: Answers) -> int:
 def overlaps(context: Context, tasks: Sequence[Asked]) -> dict[str, Overlap]:
     """What of each task stands in the run's training problems and kept traces; with the pool of all."""
     questions = {task.name: task.problems for task in tasks}
-    training = list(read_lines(Problem, context.directory("problems") / "problems.jsonl"))
+    training = ProblemFile(context.directory("problems") / "problems.jsonl")
     kept = read_filtered(context.directory("filter") / "kept.jsonl")
     flags = flagged_questions(questions, training, trained_texts(kept, context.teacher.tags))
     found = {task.name: overlap_of(flags[task.name], task.problems) for task in tasks}

@@ -5,12 +5,14 @@ traces. Writes runs/<name>/eval/: <task>.problems.jsonl (the questions), <task>.
 verdicts and failures beside them, and results.json.
 
     python -m pipeline eval --recipe recipes/demo.yaml
+    python -m pipeline eval --recipe recipes/demo.yaml --shard 3/16   # samples alone, 0/16 to 15/16
+    python -m pipeline eval --recipe recipes/demo.yaml --merge        # judge and scores, when all are done
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,10 @@ from pipeline.recipe.sources import ProceduralSource, task_name
 from pipeline.records import write_lines
 from pipeline.report.results import RESULTS, Results, write_results
 from pipeline.rows import digest_of_all
-from pipeline.run.contract import Plan, StageRun, Usage, begin, check_outputs
-from pipeline.run.revisions import resolved, same_revision, unpinned_tasks
+from pipeline.run.contract import Manifest, Plan, StageRun, Usage, begin, check_outputs
+from pipeline.run.revisions import at_revision, resolved, revisions_note, same_revision, unpinned_tasks
+from pipeline.sampling.merging import Merge, begin_merge, merge_store
+from pipeline.sampling.shards import Shard, bought_before, parse_shard, shard_plan
 from pipeline.verify.table import versions_of
 
 log = logging.getLogger(__name__)
@@ -38,25 +42,62 @@ log = logging.getLogger(__name__)
 STAGE_VERSION = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """All that is known before anything is asked: of the whole stage, or of one shard."""
+
+    context: Context
+    stage: StageRun
+    asking: Asking
+    models: list[Compared]
+    tasks: list[Asked]
+    flags: EvalFlags
+
+
 def run(context: Context, flags: EvalFlags | None = None) -> None:
-    """Run the stage, or say that it is up to date."""
-    flags, recipe = flags or EvalFlags(), context.recipe
+    """Run the stage or a shard of it, put its shards together, or say that it is up to date."""
+    flags, recipe, whole = flags or EvalFlags(), context.recipe, context.directory("eval")
     inputs = inputs_of(context)
     models = compared_models(context)
     flags.check(models, recipe.eval.forced_budgets, judge=recipe.judge is not None)
-    revisions = resolved(context.run, unpinned_tasks(recipe, context.cards))
-    stage = begin(context.directory("eval"), plan_of(context, models, inputs, revisions), context.start)
+    task_revisions = resolved(context.run, unpinned_tasks(recipe, context.cards))
+    plan = plan_of(context, models, inputs, task_revisions)
+    shard = parse_shard(flags.shards.shard) if flags.shards.shard else None
+    merge = begin_merge(whole, plan, context.start) if flags.shards.merge else None
+    if flags.shards.merge:
+        stage = merge.stage if merge is not None else None
+    elif shard is not None:
+        stage = begin(shard.directory(whole), shard_plan(plan, shard), context.start)
+    else:
+        stage = begin(whole, plan, context.start)
     if stage is None:
-        hold_to_bounds(context, context.directory("eval"))
+        if shard is None:
+            hold_to_bounds(context, whole)
         return
     with stage:
         check(context, models)
         compared = [
-            Compared(name, model, loaded(context.run, model, flags.of(name)), flags.of(name))
+            Compared(
+                name,
+                model,
+                at_revision(model, merge.revisions) if merge else loaded(context.run, model, flags.of(name)),
+                flags.of(name),
+            )
             for name, model in models.items()
         ]
-        sources = [*stage.aside, *adopted_evals(context, compared, flags.adopt.adopt)]
-        measure(stage, context, compared, load_tasks(context, revisions), sources, flags)
+        sources = [*bought_before(whole, stage, shard), *adopted_evals(context, compared, flags.adopt.adopt)]
+        forced = tuple(recipe.eval.forced_budgets)
+        asking = Asking(stage.directory, recipe.eval_sampling, recipe.seed, forced, tuple(sources))
+        tasks = load_tasks(context, task_revisions, shard)
+        begun = Begun(context, stage, asking, compared, tasks, flags)
+        if merge is not None:
+            score(begun, merge_samples(begun, merge), merge.manifests)
+            return
+        spent = asyncio.run(ask_all(asking, compared, tasks, flags.workers.num_workers))
+        if shard is not None:
+            finish_shard(begun, spent)
+        else:
+            score(begun, spent)
 
 
 def inputs_of(context: Context) -> dict[str, str]:
@@ -139,10 +180,10 @@ def adopted_evals(context: Context, models: Sequence[Compared], names: Sequence[
     return folders
 
 
-def load_tasks(context: Context, revisions: dict[str, str]) -> list[Asked]:
-    """The questions of every task, and how they are asked."""
+def load_tasks(context: Context, revisions: dict[str, str], shard: Shard | None = None) -> list[Asked]:
+    """The questions of every task, and how they are asked; of a shard its own, and no task without any."""
     named = {task_name(task): task for task in context.recipe.eval.tasks}
-    return [
+    tasks = [
         Asked(
             task.name,
             task.problems,
@@ -152,24 +193,43 @@ def load_tasks(context: Context, revisions: dict[str, str]) -> list[Asked]:
         )
         for task in load_questions(context, revisions)
     ]
+    if shard is None:
+        return tasks
+    parts = [replace(task, problems=[p for p in task.problems if shard.holds(p.id)]) for task in tasks]
+    return [part for part in parts if part.problems]
 
 
-def measure(
-    stage: StageRun,
-    context: Context,
-    models: Sequence[Compared],
-    tasks: Sequence[Asked],
-    sources: Sequence[Path],
-    flags: EvalFlags,
-) -> None:
-    """Sample, judge, score, write results.json and the manifest."""
+def finish_shard(begun: Begun, spent: dict[str, Spent]) -> None:
+    """The manifest of a shard, which makes samples alone: judge and scores look at all questions."""
+    from eval.results import counts_of, read_all  # numpy and scipy, 0.4 s
+
+    stage, models = begun.stage, begun.models
+    measured = read_all(begun.asking, [model.name for model in models], begun.tasks)
+    counts = counts_of(measured, 1.0, stage.directory)  # the limit is one for all shards together: merge's
+    notes = revisions_note((model.model, model.loaded) for model in models)
+    stage.finish(counts, measured.outputs, usage=usage_of(spent), notes=notes)
+    log.info("eval, %s: %d samples of %d", stage.directory.name, counts.kept, counts.num_in)
+
+
+def merge_samples(begun: Begun, merge: Merge) -> dict[str, Spent]:
+    """The samples of all shards as those of one process; what each model took in all of them."""
+    for _, job, store in begun.asking.stores(begun.models, begun.tasks):
+        with store:
+            merge_store(merge.stores(store.prefix), store, job)
+    spent = {model.name: Spent() for model in begun.models}
+    for shard, manifest in merge.shards.items():
+        for name, took in manifest.usage.models.items():
+            spent[name].add(str(shard), msgspec.convert(took, Spent))
+    return spent
+
+
+def score(begun: Begun, spent: dict[str, Spent], shards: Collection[Manifest] = ()) -> None:
+    """Judge and score all samples, write results.json and the manifest."""
     from eval.results import counts_of, overlaps, read_all, results_of  # numpy and scipy, 0.4 s
 
-    recipe = context.recipe
-    forced = tuple(recipe.eval.forced_budgets)
-    asking = Asking(stage.directory, recipe.eval_sampling, recipe.seed, forced, tuple(sources))
-    spent = asyncio.run(ask_all(asking, models, tasks, flags.workers.num_workers))
-    judged = judge_samples(context, asking, models, tasks, flags)
+    context, stage, asking = begun.context, begun.stage, begun.asking
+    models, tasks, recipe = begun.models, begun.tasks, begun.context.recipe
+    judged = judge_samples(context, asking, models, tasks, begun.flags)
     if judged is not None:
         spent["judge"] = judged.spent
     questions: dict[str, int | None] = {}
@@ -186,7 +246,8 @@ def measure(
         results = msgspec.structs.replace(results, judge=judged.facts)
     write_results(stage.directory / RESULTS, results)
     outputs = {**questions, **measured.outputs, **(judged.outputs if judged else {}), RESULTS: None}
-    stage.finish(counts, outputs, usage=usage_of(spent))
+    notes = revisions_note((model.model, model.loaded) for model in models)
+    stage.finish(counts, outputs, usage=usage_of(spent), notes=notes, shards=shards)
     log_scores(results)
 
 

@@ -206,12 +206,17 @@ def polish(flags: StageFlags, training: TrainFlags, engine: EngineFlags) -> None
 
 @command("eval")
 def eval_(
-    flags: StageFlags, engines: SamplingFlags, models: ModelFlags, adopt: AdoptFlags, workers: WorkerFlags
+    flags: StageFlags,
+    engines: SamplingFlags,
+    models: ModelFlags,
+    adopt: AdoptFlags,
+    workers: WorkerFlags,
+    shards: ShardFlags,
 ) -> None:
     """Measure base, student and teacher on the same questions, with intervals."""
     from eval.stage import EvalFlags
 
-    run_stage("eval", context(flags), EvalFlags(in_this_process(engines), models, adopt, workers))
+    run_stage("eval", context(flags), EvalFlags(in_this_process(engines), models, adopt, workers, shards))
 
 
 def compare_later(first: Path, second: Path) -> "Comparison":
@@ -428,7 +433,10 @@ def import_traces(
 def launch(
     kind: Annotated[Literal["slurm", "sky", "slurm-train"], typer.Argument(help="Which scheduler.")],
     flags: RunFlags,
-    shards: Annotated[int, typer.Option(help="Parts of generate, each a job.")] = 16,
+    stage: Annotated[
+        Literal["generate", "eval"], typer.Option(help="Whose shards; eval with slurm alone.")
+    ] = "generate",
+    shards: Annotated[int, typer.Option(help="Parts of the stage, each a job.")] = 16,
     nodes: Annotated[int, typer.Option(help="Nodes of one training.")] = 2,
     gpus: Annotated[int | None, typer.Option(help="GPUs a node; else what the teacher's card needs.")] = None,
 ) -> None:
@@ -436,7 +444,7 @@ def launch(
     from pipeline.launch import launch_file
 
     at_least_one(shards=shards, nodes=nodes, gpus=gpus)
-    print(launch_file(kind, context(flags), flags, (shards, nodes), gpus), end="")
+    print(launch_file(kind, context(flags), flags, (shards, nodes), gpus, stage), end="")
 
 
 @command("cards")

@@ -4,6 +4,7 @@ The recipe with its cards and prompts as objects, the run's directory, and how t
 Nobody looks up a card by its name, or a directory by another one's parent, again.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.recipe.cards import (
     TaskCard,
     TeacherCard,
     called,
+    in_mode_of,
     load_cards,
     sampled_student,
     sampled_teacher,
@@ -27,7 +29,10 @@ from pipeline.recipe.strict_yaml import nearest
 from pipeline.run.contract import Manifest, Start, check_outputs, read_manifest, require
 from pipeline.run.stages import STAGES, Stage
 
+log = logging.getLogger(__name__)
+
 CHECKPOINT = "checkpoint"
+THINKING = "thinking"  # in the notes of train, where the card knows a mode without it: always, never or both
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,21 @@ class Context:
         """The student of a finished run. StageError where it is not finished, or was changed since."""
         self.require(self.student_stage, wanted_by)
         check_outputs(self.directory(self.student_stage))
-        return self.student
+        return self.as_trained(self.student, wanted_by)
+
+    @property
+    def trained_thinking(self) -> str | None:
+        """Whether the student's examples had thinking: always, never or both. None where train is not
+        finished, or its card knows but one mode."""
+        trained = self.manifest("train")
+        return None if trained is None else trained.notes.get(THINKING)
+
+    def as_trained(self, model: SampledModel, wanted_by: str) -> SampledModel:
+        """The student, what it was before, or its teacher, in the mode of the student's examples."""
+        asked = in_mode_of(self.trained_thinking, model)
+        if asked is not model:
+            log.info("%s: %s is asked without thinking, as in all examples of train", wanted_by, model.name)
+        return asked
 
     @cached_property
     def extra(self) -> dict[str, ExtraModel]:

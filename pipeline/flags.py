@@ -96,11 +96,15 @@ class SamplingFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFlags(SamplingFlags):
-    """The same with where it runs: in this process, or behind `urls`."""
+    """The same with where it runs: in this process, behind `urls`, or on a Ray cluster."""
 
-    engine: Literal["vllm", "server"] = flag("vLLM in this process, or OpenAI-compatible servers.", "vllm")
+    engine: Literal["vllm", "server", "ray"] = flag(
+        "vLLM in this process, OpenAI-compatible servers, or vLLM on a Ray cluster.", "vllm"
+    )
     urls: tuple[str, ...] = flag("A server, as http://host:8000/v1; may be repeated.", (), "--url")
     served_name: str | None = flag("The model's name at the servers, where it has another.")
+    replicas: int | None = flag("Copies of the model on the Ray cluster, one unless given.")
+    ray_address: str | None = flag("The Ray cluster, as host:6379 or auto; else one of this machine alone.")
 
     def __post_init__(self) -> None:
         SamplingFlags.__post_init__(self)
@@ -114,8 +118,14 @@ class EngineFlags(SamplingFlags):
             )
         if any("@" in url for url in self.urls):
             raise RecipeError("--url: no user or password in a URL, it would be recorded; use RETORT_API_KEY")
-        if self.engine == "vllm" and self.urls:
-            raise RecipeError("--url is for --engine server; the engine in this process takes none")
+        if self.engine != "server" and self.urls:
+            raise RecipeError("--url is for --engine server; vLLM in this process or on a cluster takes none")
+        if self.engine != "ray" and (self.replicas is not None or self.ray_address is not None):
+            raise RecipeError(
+                "--replicas and --ray-address are for --engine ray; for servers give a --url for each "
+                "(serve-teacher --replicas N prints them)"
+            )
+        at_least_one(replicas=self.replicas)
         for url in self.urls:
             check_url(url)
         if len({url.rstrip("/") for url in self.urls}) < len(self.urls):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 
 from pipeline.context import Context
+from pipeline.recipe.cards import in_mode_of
 from pipeline.records import Example, read_examples
 from pipeline.run.revisions import pinned
 from students.examples import build
@@ -39,6 +40,8 @@ def run(context: Context) -> None:
     dropped = "".join(f", {count:,} {reason}" for reason, count in data.dropped.items())
     print(f"--- {len(data.train):,} examples to train on, {len(data.held_out):,} held out{dropped}")
     print(f"--- examples are {layout.name}, attention {layout.attention}")
+    if in_mode_of(data.thinking, model) is not model:
+        print("--- no example has thinking, so eval, chat, serve and polish will ask for none")
     print(f"preflight: {len(checks)} checks passed: {', '.join(checks)}")
 
 

@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from pipeline.errors import StageError
 from pipeline.recipe.schema import Train
@@ -30,12 +31,14 @@ class Shown:
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
     """`train` and `held_out` are disjoint in problems; `dropped` counts by reason; `shown` are the first
-    examples that are not dropped, with thinking and without, for preflight."""
+    examples that are not dropped, with thinking and without, for preflight. `thinking`: all of them have
+    some (always), none has (never), or both."""
 
     train: list[Encoded]
     held_out: list[Encoded] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     shown: list[Shown] = field(default_factory=list)
+    thinking: Literal["always", "never", "both"] = "always"
 
     @property
     def largest_id(self) -> int:
@@ -60,12 +63,15 @@ def build(examples: Iterable[Example], style: Format, recipe: Train, seed: int) 
         if reason is not None:
             dropped[reason] += 1
             continue
-        mode = split_message(example.messages[-1], style.tags).thinking is None
-        if len(shown) < NUM_SHOWN or mode not in modes:
+        thinks = split_message(example.messages[-1], style.tags).thinking is not None
+        if len(shown) < NUM_SHOWN or thinks not in modes:
             shown.append(Shown(example.messages, encoded))
-            modes.add(mode)
+        modes.add(thinks)
         (held_out if is_held_out(example.problem_id, recipe.held_out_share, seed) else train).append(encoded)
-    data = TrainingSet(train, held_out, dict(dropped), shown)
+    thinking: Literal["always", "never", "both"] = (
+        "both" if len(modes) > 1 else "never" if modes == {False} else "always"
+    )
+    data = TrainingSet(train, held_out, dict(dropped), shown, thinking)
     if dropped.total() > recipe.max_dropped_share * data.num_in:
         listed = ", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common())
         raise StageError(

@@ -52,7 +52,12 @@ def settle(student: PreTrainedModel, recipe: Train, flags: TrainFlags, room: flo
     found = need(size, load)
     if found is None or room is None:
         if found is not None:
-            log.info("memory: about %.2f GiB (%s)", found.total / GIB, found)
+            # SmolLM2-135M with LoRA was killed on a CPU at 17 GB where this says 8.09 GiB
+            log.info(
+                "memory: about %.2f GiB on a GPU; a CPU trains in fp32 and takes more (%s)",
+                found.total / GIB,
+                found,
+            )
         return decided
     log.info("memory: about %.1f of %.1f GiB (%s)", found.device_gib, room, found)
     wanted, fitting = least_change(size, recipe, load, room)

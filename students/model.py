@@ -67,12 +67,17 @@ def load_student(card: StudentCard, model: SampledModel, recipe: Train, device: 
     return _load(card, model, dtype, attention.implementation(device))
 
 
+def padded_attention(attention_of_train: str | None) -> str:
+    """For padded rows: what train found right where it is one of transformers' own, else sdpa."""
+    return attention_of_train if attention_of_train in PADDED else "sdpa"
+
+
 def load_padded(
     card: StudentCard, model: SampledModel, method: str, device: str, attention_of_train: str | None = None
 ) -> PreTrainedModel:
     """A student whose batches are padded rows: the same weights as `load_student` would train, with the
     attention that train found right where it is one of transformers' own, else with sdpa."""
-    known = attention_of_train if attention_of_train in PADDED else "sdpa"
+    known = padded_attention(attention_of_train)
     dtype = torch.float32 if device == "cpu" or method == "full" else getattr(torch, card.dtype)
     student: Any = _load(card, model, dtype, known)
     return student.to(device)

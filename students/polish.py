@@ -20,10 +20,9 @@ from pipeline.problems.sources import verifiers_in_use
 from pipeline.recipe.cards import SampledModel
 from pipeline.run.contract import Manifest, Plan, begin, check_outputs
 from pipeline.run.revisions import pinned
-from students.train import STEPS
+from students.train import PROBLEMS, STEPS
 
 STAGE_VERSION = 1
-PROBLEMS = "problems.jsonl"
 SFT = "train"  # the stage whose checkpoint is polished
 
 
@@ -33,7 +32,7 @@ def run(context: Context, flags: TrainFlags | None = None, engine: EngineFlags |
     check_flags(context, flags, engine)
     problems = context.require("problems", "polish")
     trained = context.require(SFT, "polish")
-    teacher = pinned(context.run, context.teacher)
+    teacher = context.as_trained(pinned(context.run, context.teacher), "polish")
     plan = plan_of(context, teacher, problems, trained)
     stage_run = begin(context.directory("polish"), plan, context.start)
     if stage_run is not None:
@@ -64,10 +63,10 @@ def check_flags(context: Context, flags: TrainFlags, engine: EngineFlags) -> Non
             "--liger: its kernels compute no loss of polish, which compares the student with its teacher; "
             "leave it out"
         )
-    if engine.engine == "server" and divergence != "sampled":
+    if engine.engine != "vllm" and divergence != "sampled":
         raise RecipeError(
             f"polish.divergence: {divergence} compares whole distributions, which needs the teacher's "
-            "weights here; a server gives the probabilities of the sampled tokens. Set polish.divergence: "
+            "weights here; an engine gives the probabilities of the sampled tokens. Set polish.divergence: "
             "sampled, or leave --engine and --url out"
         )
 

@@ -5,7 +5,6 @@ under steps/. All of it is on the disk before the round's checkpoint is, so a re
 killed one knew.
 """
 
-import hashlib
 import logging
 import math
 import shutil
@@ -25,7 +24,7 @@ from pipeline.errors import StageError
 from pipeline.flags import TrainFlags
 from pipeline.recipe.schema import Polish
 from students.progress import LOG_SECONDS
-from students.rounds import ROUNDS, Asker, Response, Row, read_rows, write_row
+from students.rounds import ROUNDS, Asker, Response, Row, digest_of, read_rows, write_row
 from students.scoring import Scorer
 from students.train import METRICS, STEPS
 
@@ -95,7 +94,8 @@ class Watch(TrainerCallback):
         """The responses of a round by the student as it is, and the teacher's scores where it scores
         apart."""
         row, started = self._row(number), time.monotonic()
-        responses = self._asker.round(number, digest_of(model))
+        size, samples = self._job.recipe.problems_per_round, self._job.recipe.samples
+        responses = self._asker.round(number, digest_of(model), size, samples)
         self._apart += (seconds := time.monotonic() - started)
         row.sampling_seconds = seconds
         row.prompt_tokens = sum(len(response.prompt) for response in responses)
@@ -262,13 +262,3 @@ class Watch(TrainerCallback):
             self._said = now
             left = (now - self._begun[0]) / (done - self._begun[1]) * (rounds - done)
             log.info("polish: round %d/%d: %s, %s left", done, rounds, text, timedelta(seconds=round(left)))
-
-
-def digest_of(model: torch.nn.Module) -> str:
-    """16 hex digits over the weights that are trained, by name."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, weight in sorted(model.named_parameters()):
-        if weight.requires_grad:
-            digest.update(name.encode())
-            digest.update(weight.detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
-    return digest.hexdigest()

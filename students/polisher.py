@@ -37,7 +37,7 @@ from students.model import linear_config, load_padded, load_teacher, pick_device
 from students.polish_checks import Pair, check_pair, check_trial, try_out
 from students.polish_watch import Job, Watch
 from students.rounds import ROUNDS, Asker, Questions, Response, pick_questions
-from students.sampler import draw
+from students.sampler import batch_of, draw
 from students.scoring import Scorer, TeacherEngine, TeacherWeights, in_flight
 from students.train import METRICS
 from students.trainer import last_checkpoint, learning_rate_share, require_extras, step_of
@@ -49,8 +49,6 @@ NUM_TRIED = 16  # chats that both answer before the first round
 BETAS = {SAMPLED: 1.0, "forward_kl": 0.0, "jsd": 0.5, "reverse_kl": 1.0}  # of TRL's generalised divergence
 CLIP = 0.2  # of the importance ratio, as PPO's
 MAX_ADVANTAGE = 10.0  # nats: a token that the teacher rules out pulls no harder than this
-# of one batch of the sampler, prompts and responses: a cache of some GiB for a model of 2B on a GPU
-BATCH_TOKENS = {"cpu": 2**15, "cuda": 2**17}
 
 
 class PolishTrainer(DistillationTrainer):
@@ -151,7 +149,7 @@ def fit(
             f"polish: runs on one GPU, and {torch.cuda.device_count()} are visible. Set "
             "CUDA_VISIBLE_DEVICES=0 for it; a teacher that needs more of them is served (--engine server)"
         )
-    model = context.model("unpolished")
+    model = context.as_trained(context.model("unpolished"), "polish")
     style = load_format(card, model)
     trained, full = context.manifest("train"), polish.method == "full"
     found = trained.notes.get("attention") if trained is not None else None
@@ -161,7 +159,7 @@ def fit(
     questions = pick_questions(problems, polish, share, recipe.seed, style, context.prompt)
     job = Job(recipe.name, polish, recipe.seed, flags, device, context.directory("polish"))
     longest = max(len(ids) for ids in questions.prompts.values()) + polish.max_tokens
-    pair = pair_of(context, style, student, teacher, questions, longest)
+    pair = pair_of(context, style, model, student, teacher, questions, longest)
     check_pair(pair)
     with ExitStack() as stack:
         here, scorer = stack.enter_context(teacher_for(pair, student, engine, job))
@@ -174,7 +172,7 @@ def fit(
             peft_config=None if full else linear_config(polish.lora, card.lora_targets, student),
         )
         trainer.job = job
-        batch = max(1, BATCH_TOKENS[device] // longest)
+        batch = batch_of(device, longest)
         policy: Any = trainer.model  # with its adapter, where it has one
         sampler = partial(
             draw,
@@ -186,7 +184,7 @@ def fit(
         )
         asker = Asker(
             job.rounds,
-            polish,
+            polish.max_tokens,
             recipe.seed,
             model,
             style,
@@ -234,6 +232,7 @@ def teacher_for(
 def pair_of(
     context: Context,
     style: Format,
+    model: SampledModel,
     student: PreTrainedModel,
     teacher: SampledModel,
     questions: Questions,
@@ -255,7 +254,7 @@ def pair_of(
     longest += vocabularies is None
     return Pair(
         style,
-        context.model("unpolished"),
+        model,
         teacher,
         tokenizer,
         vocabularies,

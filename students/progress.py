@@ -28,6 +28,7 @@ KEPT = (
     "mean_token_accuracy",
     "eval_loss",
     "eval_mean_token_accuracy",
+    "eval_pass_rate",
 )
 
 

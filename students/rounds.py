@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from pipeline.errors import StageError
 from pipeline.recipe.cards import SampledModel
@@ -157,26 +158,35 @@ def pick_questions(
     if len(decided) < len(given):
         later = len(given) - len(decided)
         log.info("polish: %d problems are left out, which a judge or a majority decides", later)
-    order = sorted(decided, key=lambda problem: _draw_order(seed, -1, problem.id))
-    apart = {problem.id for problem in order if is_held_out(problem.id, held_out_share, seed)}
-    rest = [problem for problem in order if problem.id not in apart]
-    held_out = [problem for problem in order if problem.id in apart][: recipe.held_out]
+    rest, apart = parted(decided, held_out_share, seed)
+    held_out = apart[: recipe.held_out]
     if len(rest) < recipe.problems_per_round:
         raise StageError(
             f"polish.problems_per_round: a round asks {recipe.problems_per_round:,} problems, and "
-            f"{len(rest):,} of {len(order):,} are left beside the {len(apart):,} that train.held_out_share "
+            f"{len(rest):,} of {len(decided):,} are left beside the {len(apart):,} that train.held_out_share "
             "holds out. Lower one of the two, or add problems"
         )
     if recipe.held_out and not held_out:
         raise StageError(
-            f"polish.held_out: none of {len(order):,} problems is held out by train.held_out_share "
+            f"polish.held_out: none of {len(decided):,} problems is held out by train.held_out_share "
             f"{held_out_share:g}. Raise it, or set polish.held_out: 0"
         )
-    ids = {
+    return Questions(rest, held_out, prompts_of(rest + held_out, style, prompt))
+
+
+def parted(problems: Iterable[Problem], share: float, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """Those that train trains on and those that it holds out, each in an order of the seed."""
+    order = sorted(problems, key=lambda problem: _draw_order(seed, -1, problem.id))
+    apart = {problem.id for problem in order if is_held_out(problem.id, share, seed)}
+    return [one for one in order if one.id not in apart], [one for one in order if one.id in apart]
+
+
+def prompts_of(problems: Iterable[Problem], style: Format, prompt: Prompt) -> dict[str, list[int]]:
+    """The ids of the prompt of each problem."""
+    return {
         problem.id: style.prompts.ids(prompt.messages(problem.question, problem.source))
-        for problem in rest + held_out
+        for problem in problems
     }
-    return Questions(rest, held_out, ids)
 
 
 @dataclass(slots=True)
@@ -234,7 +244,7 @@ class Asker:
     rounds that were moved aside: what equal weights answered there is taken."""
 
     directory: Path
-    recipe: Polish
+    max_tokens: int
     seed: int
     model: SampledModel
     style: Format
@@ -245,10 +255,11 @@ class Asker:
     pool: VerifierPool
     aside: tuple[Path, ...] = ()
 
-    def round(self, number: int, weights: str) -> list[Response]:
-        """The responses of a round, in an order that depends on its number alone."""
-        chosen = self.questions.of_round(number, self.recipe.problems_per_round, self.seed)
-        return self._ask(number, weights, TRAINED_ON, chosen, self.recipe.samples)
+    def round(self, number: int, weights: str, size: int, samples: int = 1) -> list[Response]:
+        """`samples` responses to each of the `size` problems of a round, in an order that depends on its
+        number alone."""
+        chosen = self.questions.of_round(number, size, self.seed)
+        return self._ask(number, weights, TRAINED_ON, chosen, samples)
 
     def held_out(self, number: int, weights: str) -> list[Response]:
         """The student's responses to the held-out problems after `number` rounds."""
@@ -262,7 +273,7 @@ class Asker:
         job = Job(
             model=replace(self.model, identity={"weights": weights}),
             prompt=self.prompt,
-            sampling=Sampling(temperature=1.0, max_tokens=self.recipe.max_tokens),
+            sampling=Sampling(temperature=1.0, max_tokens=self.max_tokens),
             samples=Samples(keep=samples, max=samples),
             seed=self.seed + (number if prefix == TRAINED_ON else 0),
             keep_tokens=True,
@@ -321,3 +332,13 @@ def request_of(directory: Path, prefix: str) -> str | None:
 
 def _draw_order(seed: int, lap: int, problem_id: str) -> bytes:
     return hashlib.sha256(f"{seed}/{lap}/{problem_id}".encode()).digest()
+
+
+def digest_of(model: torch.nn.Module) -> str:
+    """16 hex digits over the weights that are trained, by name."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, weight in sorted(model.named_parameters()):
+        if weight.requires_grad:
+            digest.update(name.encode())
+            digest.update(weight.detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+# of one batch, prompts and responses: a cache of some GiB for a model of 2B on a GPU
+BATCH_TOKENS = {"cpu": 2**15, "cuda": 2**17}
 LEAVE_SHARE = 0.85  # compact the batch when fewer of its rows are alive: a copy of the cache
 
 
@@ -29,6 +31,11 @@ class Drawn:
 
     ids: list[int]
     logprobs: list[float]
+
+
+def batch_of(device: str, longest: int) -> int:
+    """How many rows a batch has, of at most `longest` tokens each."""
+    return max(1, BATCH_TOKENS[device] // longest)
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ class TeacherEngine:
     def __enter__(self) -> Self:
         self._thread.start()
         started = self._run(self._exits.enter_async_context(start_engine(self._teacher, self._flags)))
-        self._engine = cast(ScoringEngine, started)  # as vLLM and servers both are
+        self._engine = cast(ScoringEngine, started)  # as every engine is
         return self
 
     def __exit__(

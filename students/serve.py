@@ -15,6 +15,8 @@ def run(context: Context, host: str, port: int, flags: EngineFlags) -> None:
     """Replace this process by the server, with the student's own generation_config.json."""
     name = context.recipe.name
     student = context.finished_student("serve-student")
-    command = serve_command(student, flags, served_model_name=name, host=host, port=port)
+    # of a request that states none: the mode without thinking, for one
+    options = {"default_chat_template_kwargs": student.template_options} if student.template_options else {}
+    command = serve_command(student, flags, served_model_name=name, host=host, port=port, **options)
     print(f"serving {name} at http://{host}:{port}/v1", file=sys.stderr)
     os.execv(command[0], command)

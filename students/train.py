@@ -1,7 +1,8 @@
 """The train stage: preflight, TRL's SFTTrainer with or without PEFT, a checkpoint that all tools load.
 
-Reads runs/<name>/filter/examples.parquet; writes runs/<name>/train/checkpoint/, adapter/ and metrics.jsonl.
-An interrupted run goes on from its last checkpoint under steps/, which is removed when the stage is finished.
+Reads runs/<name>/filter/examples.parquet, and with stop_on: pass_rate problems/problems.jsonl; writes
+runs/<name>/train/checkpoint/, adapter/ and metrics.jsonl, and with it evaluations/. An interrupted run goes
+on from its last checkpoint under steps/, which is removed when the stage is finished.
 
     python -m pipeline train --recipe recipes/demo.yaml
 """
@@ -9,7 +10,9 @@ An interrupted run goes on from its last checkpoint under steps/, which is remov
 import shutil
 
 from pipeline.context import Context
+from pipeline.errors import RecipeError
 from pipeline.flags import TrainFlags
+from pipeline.problems.sources import verifiers_in_use
 from pipeline.recipe.cards import SampledModel
 from pipeline.recipe.schema import TopkLoss, Train
 from pipeline.run.contract import Manifest, Plan, StageRun, begin, check_outputs
@@ -18,12 +21,14 @@ from pipeline.run.revisions import pinned
 STAGE_VERSION = 3
 EXAMPLES, TRACES = "examples.parquet", "kept.jsonl"
 METRICS = "metrics.jsonl"
+PROBLEMS = "problems.jsonl"
 STEPS = "steps"
 
 
 def run(context: Context, flags: TrainFlags | None = None) -> None:
     """Train the recipe's student. Under a launcher, rank 0 alone holds the directory."""
     flags = flags or TrainFlags()
+    check_flags(context.recipe.train, flags)
     directory = context.directory("train")
     examples = context.require("filter", "train")
     model = pinned(context.run, context.base)
@@ -37,9 +42,20 @@ def run(context: Context, flags: TrainFlags | None = None) -> None:
     if stage_run is not None:
         with stage_run:
             check_outputs(context.directory("filter"), read_files(context.recipe.train))
+            if context.recipe.train.stop_on == "pass_rate":
+                check_outputs(context.directory("problems"), [PROBLEMS])
             _fit(context, model, flags, stage_run)
     # only after the manifest, so that a run killed before it goes on from its last step, not from the first
     shutil.rmtree(directory / STEPS, ignore_errors=True)
+
+
+def check_flags(recipe: Train, flags: TrainFlags) -> None:
+    """RecipeError where the stage cannot run as it is asked to."""
+    if recipe.stop_on == "pass_rate" and flags.processes > 1:
+        raise RecipeError(
+            f"train.stop_on: pass_rate: {flags.processes} processes were launched, and a student is sampled "
+            "by one. Run: python -m pipeline train, without a launcher, or set stop_on: token_accuracy"
+        )
 
 
 def plan_of(context: Context, model: SampledModel, examples: Manifest) -> Plan:
@@ -60,6 +76,10 @@ def plan_of(context: Context, model: SampledModel, examples: Manifest) -> Plan:
     sampling = recipe.generate.sampling.model_dump(mode="json", exclude_defaults=True)
     config = {"train": train, "student": student, "sampling": sampling}
     inputs = {"filter": examples.digest(read_files(recipe.train))}
+    if recipe.train.stop_on == "pass_rate":
+        asked = {"max_tokens": recipe.eval_sampling.max_tokens, "prompt": context.prompt.identity}
+        config["asked"] = asked | {"verifiers": verifiers_in_use(recipe.problems)}
+        inputs["problems"] = context.require("problems", "train").digest([PROBLEMS])
     return Plan("train", STAGE_VERSION, config, inputs, recipe.train_seed)
 
 

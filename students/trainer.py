@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.parallelism_config import ParallelismConfig
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 
-from pipeline.context import Context
+from pipeline.context import THINKING, Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.flags import TrainFlags
-from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.cards import SampledModel, in_mode_of
 from pipeline.recipe.schema import TopkLoss, Train
 from pipeline.records import read_examples
 from pipeline.run.contract import Counts, StageRun, Usage
@@ -40,6 +41,7 @@ from students.format import IGNORED, Encoded, load_format
 from students.layout import PaddedRows, choose_layout
 from students.memory import device_gib, settle
 from students.model import adapter_config, load_student, pick_device, quiet_libraries
+from students.pass_rate import measured
 from students.preflight import Subject, preflight
 from students.progress import Progress, Stopper
 from students.rehearsal import rehearse
@@ -48,8 +50,9 @@ from students.train import EXAMPLES, METRICS, STEPS, TRACES
 
 log = logging.getLogger(__name__)
 
+PASS_RATE = "eval_pass_rate"  # in the log, and what early stopping compares
 # what TRL calls that by which `train.stop_on` compares
-STOPS_ON = {"loss": "eval_loss", "token_accuracy": "eval_mean_token_accuracy"}
+STOPS_ON = {"loss": "eval_loss", "token_accuracy": "eval_mean_token_accuracy", "pass_rate": PASS_RATE}
 WSD_DECAY_SHARE = 0.2  # the last fifth decays; MiniCPM (arXiv 2404.06395) finds a tenth or more enough
 # the share of the learning rate, by the share of the steps after the warm-up that is done
 SHAPES: dict[str, Callable[[float], float]] = {
@@ -94,6 +97,7 @@ class OrderedTrainer(SFTTrainer):
     recipe: Train
     step_tokens: list[int]
     padding: float  # the share of all tokens that are computed
+    pass_rate: Callable[[int], float] | None = None
     max_logits = 2**24  # held at once by compute_loss on a CPU: 64 MB in fp32
 
     def count_from(self, step: int) -> None:
@@ -119,6 +123,13 @@ class OrderedTrainer(SFTTrainer):
             if not math.isfinite(value):
                 raise self._no_number(name, self.state.global_step, value)
         super().log(logs, *given, **options)
+
+    def evaluation_loop(self, *given: Any, **options: Any) -> Any:
+        output = super().evaluation_loop(*given, **options)
+        if self.pass_rate is not None:
+            assert output.metrics is not None
+            output.metrics[PASS_RATE] = self.pass_rate(self.state.global_step)
+        return output
 
     def _no_number(self, name: str, step: int, value: float) -> StageError:
         return StageError(
@@ -200,11 +211,15 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
         student.to(device)  # type: ignore[arg-type]  # its kernels are asked there
     layout = choose_layout(student, [one.encoded.ids for one in data.shown], recipe.train.max_length)
     log.info("preflight: %d checks passed", len(checks))
+    asked = in_mode_of(data.thinking, model)
+    if asked is not model:
+        log.info("train: no example has thinking, so eval, chat, serve and polish will ask for none")
     flags = settle(student, recipe.train, flags, device_gib(device))
     directory = context.directory("train")
     job = Job(recipe.name, recipe.train, recipe.train_seed, flags, device, directory, not layout.packed)
     trainer = build_trainer(job, data, student, style.tokenizer, card.lora_targets)
-    seconds = train(trainer, job)
+    with measured(context, asked, style, student, trainer.model) as trainer.pass_rate:
+        seconds = train(trainer, job)
     trained = job.steps / "trained"
     trainer.save_model(str(trained))
     if stage is None:
@@ -225,6 +240,8 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
             "processes": trainer.args.world_size,
             **layout.to_notes(),
             "padding": round(trainer.padding, 4),
+            **({THINKING: data.thinking} if model.without_thinking else {}),
+            **({} if recipe.train.early_stopping is None else {"kept_step": trainer.state.best_global_step}),
         },
     )
 
@@ -297,6 +314,7 @@ def build_trainer(
         )
     except ValueError as error:  # what TRL and PEFT refuse, each in its own words
         raise StageError(f"train: {recipe.student} cannot be trained by {recipe.method} ({error})") from None
+    check_parallelism(trainer.accelerator.parallelism_config)
     if stored is not None:  # the library takes no collator where there is no padding
         trainer.data_collator = TopsCollator(pad_token_id=0, padding_free=True)  # of what it never pads
     built: Any = trainer.model
@@ -388,6 +406,17 @@ def config_of(job: Job, num_steps: int, num_parts: int, measured: bool) -> SFTCo
         run_name=job.name,
         disable_tqdm=True,
     )
+
+
+def check_parallelism(config: ParallelismConfig | None) -> None:
+    """RecipeError where a launch configuration cuts rows over devices: their attention is one causal block,
+    and what lies end to end in a row would see each other without a word."""
+    if config is not None and (config.cp_enabled or config.sp_enabled):
+        raise RecipeError(
+            f"train: the launch configuration cuts each row over {config.cp_size * config.sp_size} devices "
+            "(context or sequence parallelism), and examples of one row would not be kept apart. Take "
+            "students/launch/fsdp2.yaml, and --gradient-checkpointing for long examples"
+        )
 
 
 def require_extras(flags: TrainFlags) -> None:

@@ -11,7 +11,7 @@ each problem was) to runs/<name>/generate. A run that was killed goes on where i
 import asyncio
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,10 +25,17 @@ from pipeline.plan.forecast import against_fact, read_forecast
 from pipeline.problems.sources import verifiers_in_use
 from pipeline.records import Problem, ProblemFile
 from pipeline.run.contract import Counts, Manifest, Plan, StageRun, begin, check_outputs
-from pipeline.run.revisions import pinned, same_revision
+from pipeline.run.revisions import pinned, revisions_note, same_revision
 from pipeline.sampling import Job, Options, Store, Tally, adopted, collect, start_engine
 from pipeline.sampling.progress import Progress
-from pipeline.sampling.shards import Chosen, Shard, parse_shard, refuse_redistribution, shards_in
+from pipeline.sampling.shards import (
+    Chosen,
+    Shard,
+    bought_before,
+    parse_shard,
+    refuse_redistribution,
+    shard_plan,
+)
 from pipeline.sampling.spending import refuse_failures, save_spent, spent, usage_of
 from pipeline.verify import VerifierPool
 from teachers.tries import write_tries
@@ -119,20 +126,6 @@ def part_of(whole: Prepared, shard: Shard) -> Prepared:
     )
 
 
-def shard_plan(plan: Plan, shard: Shard) -> Plan:
-    """The plan of one shard of a stage."""
-    return replace(plan, config=plan.config | {"shard": str(shard)})
-
-
-def bought_before(prepared: Prepared, stage: StageRun) -> list[Path]:
-    """The stage's own directories that may hold what it wants: those aside, and those of another number of
-    shards (shards of one number have no problem in common)."""
-    whole = prepared.context.directory("generate")
-    others = [shard for shard in shards_in(whole) if prepared.shard is None or shard.of != prepared.shard.of]
-    folders = [*stage.aside, *(shard.directory(whole) for shard in others)]
-    return folders if prepared.shard is None else [*folders, whole]
-
-
 def plan_of(context: Context, problems: Manifest) -> Plan:
     """All that decides which traces there are: teacher, prompt, sampling, budget, verifiers, problems."""
     recipe = context.recipe
@@ -184,7 +177,7 @@ async def sample(
     """Engine, verifiers and loop together, for all problems or some; the tally and the engine's notes."""
     context, job = prepared.context, prepared.job
     model = job.model if flags.engine.engine == "server" else pinned(context.run, job.model)
-    folders = bought_before(prepared, stage)
+    folders = bought_before(context.directory("generate"), stage, prepared.shard)
     for name in flags.adopt.adopt:
         folder = context.stage_named("--adopt", name, "generate")
         same_revision(model, context.run, folder.parent)
@@ -197,11 +190,19 @@ async def sample(
         options = Options(flags.engine.concurrency, sources, watcher)
         async with start_engine(model, flags.engine) as engine:
             tally = await collect(job, problems, engine, store, pool, options)
-        return tally, engine.notes
+        return tally, {**engine.notes, **revisions_note([(job.model, model)])}
 
 
-def finish(stage: StageRun, prepared: Prepared, store: Store, tally: Tally, notes: dict[str, Any]) -> None:
-    """Write tries.jsonl and the manifest, with the forecast of a pilot set against the fact."""
+def finish(
+    stage: StageRun,
+    prepared: Prepared,
+    store: Store,
+    tally: Tally,
+    notes: dict[str, Any],
+    shards: Collection[Manifest] = (),
+) -> None:
+    """Write tries.jsonl and the manifest, with the forecast of a pilot set against the fact. `shards` are
+    what it was put together of."""
     summary = write_tries(stage.directory / "tries.jsonl", prepared.problems, store, prepared.job.samples)
     outputs = {**store.outputs(), "tries.jsonl": summary["problems"]}
     num_traces = sum(rows for name, rows in outputs.items() if name.startswith("traces-"))
@@ -220,6 +221,7 @@ def finish(stage: StageRun, prepared: Prepared, store: Store, tally: Tally, note
         dict(outputs),
         usage=usage,
         notes={**summary, **notes, "forecast": against_fact(read_forecast(stage.directory), fact)},
+        shards=shards,
     )
     log.info(
         "generate%s: %d of %d problems solved, %d to be decided later, %d traces (%d adopted) in %s",

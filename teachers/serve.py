@@ -18,10 +18,9 @@ import urllib.request
 from pipeline.errors import EngineError, RecipeError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import called, sampled_teacher, teacher_card
-from pipeline.recipe.engine_arguments import read_flags
 from pipeline.run.lifetime import Guard
 from pipeline.run.provenance import gpus
-from pipeline.sampling.engines.serving import serve_command
+from pipeline.sampling.engines.serving import num_devices, serve_command
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +76,7 @@ def wait_for_all(servers: dict[int, "subprocess.Popen[bytes]"]) -> int:
 
 def devices_of_one(teacher: str, flags: EngineFlags) -> int:
     """GPUs that one copy of the teacher takes."""
-    needs = teacher_card(teacher).engine
-    stages = (needs.arguments | read_flags(flags.engine_arguments)).get("pipeline_parallel_size", 1)
-    each = (flags.tensor_parallel or needs.tensor_parallel) * (flags.data_parallel or needs.data_parallel)
-    return each * int(stages)
+    return num_devices(teacher_card(teacher).engine, flags)
 
 
 def device_shares(replicas: int, each: int, environment: dict[str, str]) -> list[dict[str, str]]:

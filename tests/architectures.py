@@ -23,8 +23,8 @@ LINEAR = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 2,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    "linear_key_head_dim": 128,  # vLLM's kernel for the CPU has no smaller one
+    "linear_value_head_dim": 128,
 }
 HYBRID = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
 # name: transformers' model type, and what differs from SIZES
@@ -45,7 +45,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "SmolLM3": ("smollm3", {"no_rope_layers": [1, 0], "pad_token_id": 0}),
     "LFM2": (
         "lfm2",
-        {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "conv_dim": 64},
+        # vLLM reads the sizes by these names too, which the released configurations have
+        {
+            "layer_types": ["conv", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+            "block_dim": 64,
+            "conv_dim": 64,
+        },
     ),
     "Nemotron-H": (
         "nemotron_h",

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +43,10 @@ def with_student_card(context: Context, **changes: object) -> Context:
 @pytest.fixture
 def trained(recipe_file: Path) -> Context:
     """A run whose train stage is finished; the checkpoint is a copy of the embedded base."""
-    context = context_with(recipe_file)
+    return finish_train(context_with(recipe_file))
+
+
+def finish_train(context: Context, **notes: str) -> Context:
     tags = context.base.tags
     student = {"thinking": {"open": tags.open, "close": tags.close}, "eos": context.base.eos}
     stage = begin(context.directory("train"), Plan("train", 1, {"student": student}, {}, 0), context.start)
@@ -49,8 +54,63 @@ def trained(recipe_file: Path) -> Context:
     with stage:
         shutil.copytree(ROOT / "students/embedded", context.checkpoint, ignore=shutil.ignore_patterns("*.py"))
         names = ("chat_template.jinja", "config.json")
-        stage.finish(Counts(1, 1), {f"checkpoint/{name}": None for name in names})
+        stage.finish(Counts(1, 1), {f"checkpoint/{name}": None for name in names}, notes=dict(notes))
     return context
+
+
+OFF = {"enable_thinking": False}
+
+
+def modes_of(context: Context, wanted: str) -> dict[str, dict[str, Any]]:
+    """What each model compared is asked with, where train left a student of examples that `wanted` think."""
+    knowing = finish_train(with_student_card(context, without_thinking=OFF), thinking=wanted)
+    return {name: model.template_options for name, model in compared_models(knowing).items()}
+
+
+def test_a_student_is_asked_in_the_one_mode_that_its_examples_were_in(
+    recipe_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its base, so that both have one prompt; the teacher has its own. chat and serve ask alike."""
+    caplog.set_level(logging.INFO)
+    context = context_with(recipe_file)
+    assert modes_of(context, "never") == {"base": OFF, "student": OFF, "teacher": {}}
+    assert "eval: student is asked without thinking, as in all examples of train" in caplog.messages
+    knowing = with_student_card(context, without_thinking=OFF)
+    for asked in (knowing.finished_student("chat"), knowing.as_trained(knowing.student, "polish")):
+        assert (asked.template_options, asked.tags.opened_by_prompt) == (OFF, False)
+    assert compared_models(context)["student"].template_options == {}  # its card knows but one mode
+    forced = with_student_card(context_with(recipe_file, "eval.forced_budgets=[10]"), without_thinking=OFF)
+    with pytest.raises(
+        RecipeError, match=r"forced_budgets: .*trained on examples without any.*thinking: true"
+    ):
+        compared_models(forced)
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "warning"),
+    [
+        (
+            "never",
+            "true",
+            "eval.thinking: true, and the student was trained on examples without thinking alone",
+        ),
+        (
+            "always",
+            "false",
+            "eval.thinking: false, and the student was trained on examples with thinking alone",
+        ),
+        ("both", "true", ""),
+        ("always", "null", ""),
+    ],
+)
+def test_another_mode_than_the_trained_one_is_warned_of(
+    recipe_file: Path, caplog: pytest.LogCaptureFixture, trained: str, asked: str, warning: str
+) -> None:
+    context = context_with(recipe_file, f"eval.thinking={asked}", "eval.compare=[base, student]")
+    options = OFF if asked == "false" else {}
+    assert modes_of(context, trained) == {"base": options, "student": options}
+    assert warning in caplog.text
+    assert bool(caplog.text) is bool(warning)
 
 
 def test_every_model_is_asked_in_the_mode_of_the_recipe(recipe_file: Path) -> None:

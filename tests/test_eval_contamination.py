@@ -1,12 +1,20 @@
 """Eval questions that training has seen are flagged by each rule, procedural ones only as a whole."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
-from pipeline.problems.overlap import TrainedText, flagged_questions, overlap_of, trained_texts
+from pipeline.problems.overlap import (
+    PROBLEMS_AT_ONCE,
+    TrainedText,
+    flagged_questions,
+    overlap_of,
+    trained_texts,
+)
 from pipeline.recipe.cards import Tags
 from pipeline.records import Problem, problem_id, read_filtered
 
@@ -54,6 +62,28 @@ def test_the_closest_rule_names_a_question_whichever_problem_comes_first() -> No
     asked = problem(LONG.format(2))
     near, same = problem(LONG.format(3)), problem(LONG.format(2), source="other")
     assert flags_of([asked], [near, same]) == {asked.id: "exact"}
+
+
+class Text(str):
+    """A question that can be seen to be gone."""
+
+
+def test_training_problems_are_never_held_all_at_once() -> None:
+    living: WeakSet[Text] = WeakSet()
+    most = 0
+
+    class Streamed:
+        def __iter__(self) -> Iterator[Problem]:
+            nonlocal most
+            for number in range(3 * PROBLEMS_AT_ONCE):
+                question = Text(f"trained {number}")
+                living.add(question)
+                most = max(most, len(living))
+                yield problem(question)
+
+    asked = [problem("trained 2999"), problem("What is left?")]
+    assert flagged_questions({"task": asked}, Streamed(), [])["task"] == {asked[0].id: "exact"}
+    assert PROBLEMS_AT_ONCE <= most <= 2 * PROBLEMS_AT_ONCE + 2
 
 
 def test_procedural_questions_are_only_flagged_as_a_whole() -> None:

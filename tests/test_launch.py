@@ -32,7 +32,7 @@ def test_a_launch_file_is_short_and_holds_no_open_place(kind: str) -> None:
     text = filled(kind)
     assert len(text.splitlines()) <= 40
     assert "$$" not in text
-    for open_place in ("${recipe}", "${shards}", "${last}", "${nodes}", "${gpus}", "${name}"):
+    for open_place in ("${recipe}", "${shards}", "${last}", "${nodes}", "${gpus}", "${name}", "${stage}"):
         assert open_place not in text
     assert "recipes/demo.yaml" in text
 
@@ -82,6 +82,21 @@ def test_the_slurm_array_runs_one_shard_a_task(tmp_path: Path) -> None:
     assert said == (
         "python -m pipeline generate --recipe recipes/demo.yaml --shard 3/16 --tensor-parallel 1 --data-parallel 1\n"
     )
+
+
+def test_the_slurm_array_of_eval_leaves_each_model_to_its_card(tmp_path: Path) -> None:
+    flags = RunFlags(recipe=RECIPE)
+    text = launch_file("slurm", context_of("r.yaml"), flags, (4, 1), stage="eval")
+    assert "#SBATCH --gpus-per-node=1\n" in text
+    assert "python -m pipeline eval --recipe r.yaml --merge" in text
+    assert "generate" not in text
+    checkout = in_a_checkout(tmp_path)
+    said = run_script(text, checkout, tmp_path, SLURM_ARRAY_TASK_ID="3")
+    assert said == "python -m pipeline eval --recipe r.yaml --shard 3/4\n"
+    big = context_of("r.yaml", "eval.extra=[{name: big, teacher: deepseek-r1-0528}]")
+    assert "#SBATCH --gpus-per-node=8\n" in launch_file("slurm", big, flags, (4, 1), stage="eval")
+    with pytest.raises(RecipeError, match=r"--stage eval: is for launch slurm"):
+        launch_file("sky", context_of("r.yaml"), flags, (4, 1), stage="eval")
 
 
 def test_the_engine_can_be_a_server(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGES = ("pipeline", "teachers", "students", "eval")
-HEAVY = {"torch", "transformers", "vllm", "trl", "peft", "accelerate", "datasets", "sympy", "math_verify"}
+HEAVY = {
+    "torch", "transformers", "vllm", "ray", "trl", "peft", "accelerate", "datasets", "sympy", "math_verify",
+}  # fmt: skip
 ONLY_IN_WORKERS = ROOT / "pipeline/verify/math/symbolic.py"
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 

@@ -40,8 +40,8 @@ def stages_with(tokens: Tokens | None = None) -> Stages:
     return Stages(problems, list(map(to_json, traces)), verdicts)
 
 
-def filtered(runs: Path, prefer: str, stages: Stages, **generate: Any) -> Context:
-    select = {"per_problem": 1, "prefer": prefer}
+def filtered(runs: Path, prefer: str, stages: Stages, unsolved: str = "drop", **generate: Any) -> Context:
+    select = {"per_problem": 1, "prefer": prefer, "unsolved": unsolved}
     recipe = make_recipe(filter={"rules": ["finished", "correct"], "select": select}, generate=generate)
     context = make_context(recipe, runs)
     write_stages(runs, stages)
@@ -64,6 +64,19 @@ def test_the_surprising_trace_is_likelier_to_the_teacher_than_to_the_base(tmp_pa
     stages = stages_with(Tokens([1, 2], [0.0, 0.0]))
     context = filtered(tmp_path / "runs", "surprising", stages, keep_tokens=True)
     assert {row["sample"] for row in read_rows(context.directory("filter") / "kept.jsonl")} == {2}
+
+
+def test_of_wrong_traces_too_the_likely_one_is_kept(tmp_path: Path) -> None:
+    """Of a problem that no trace solves; the first sample is the one that the base would not write."""
+    problem, solved = make_problem(1), make_problem(2)
+    rows = [make_trace(problem, sample, thinking=THINKING[1 - sample]) for sample in range(2)]
+    verdicts = [make_verdict(problem, sample, "wrong") for sample in range(2)] + [make_verdict(solved, 0)]
+    traces = [*rows, make_trace(solved, 0, thinking=THINKING[0])]
+    stages = Stages([problem, solved], list(map(to_json, traces)), list(map(to_json, verdicts)))
+    context = filtered(tmp_path / "runs", "likely", stages, "keep_one")
+    kept = read_rows(context.directory("filter") / "kept.jsonl")
+    assert {(row["problem_id"], row["sample"]) for row in kept} == {(problem.id, 1), (solved.id, 0)}
+    assert context.require("filter", "the test").notes["unsolved"] == 1
 
 
 def test_a_trace_without_its_teachers_word_is_not_weighed_against_it() -> None:

@@ -81,3 +81,27 @@ def test_no_build_of_torch_for_the_cpu_stands_in_for_the_gpu_lock() -> None:
     plain = str(torch.specifier).removeprefix("===")
     assert plain in torch.specifier
     assert f"{plain}+cpu" not in torch.specifier
+
+
+def test_an_extra_is_set_up_by_its_own_lock_and_an_unknown_one_is_named(tmp_path: Path) -> None:
+    """Beside the first lock, whose marker stays: `make setup` alone has nothing to do afterwards."""
+    for name in ("Makefile", "pyproject.toml", "requirements", "pipeline/run/stages.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    said = (tmp_path / "requirements/cpu.lock").read_bytes() + (tmp_path / "pyproject.toml").read_bytes()
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / f".venv/.ready-cpu-{hashlib.sha256(said).hexdigest()[:16]}").touch()
+
+    def setup(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = ["make", *words, "setup", "ACCEL=cpu"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert setup("-q").returncode == 0
+    assert setup("-q", "EXTRAS=ray").returncode == 1
+    lock = (tmp_path / "requirements/ray.lock").read_bytes()
+    (tmp_path / f".venv/.extra-ray-{hashlib.sha256(lock).hexdigest()[:16]}").touch()
+    assert setup("-q", "EXTRAS=ray").returncode == 0
+    unknown = setup("EXTRAS=rya")
+    assert "error: EXTRAS=rya: there is no requirements/rya.lock; there is ray" in unknown.stderr
+    assert unknown.returncode == 2

@@ -182,7 +182,7 @@ def test_a_round_of_a_sources_own_prompt_is_asked_once(tiny: Any, style: Format,
     with VerifierPool(workers=1) as pool:
         asker = Asker(
             tmp_path / "rounds",
-            POLISH,
+            POLISH.max_tokens,
             0,
             sampled(card_of(Path("x"))),
             style,
@@ -192,13 +192,13 @@ def test_a_round_of_a_sources_own_prompt_is_asked_once(tiny: Any, style: Format,
             4,
             pool,
         )
-        first = asker.round(0, "weights")
+        first = asker.round(0, "weights", 4)
         assert len(asked) == len(first) == 4
-        assert asker.round(0, "weights") == first
+        assert asker.round(0, "weights", 4) == first
         (tmp_path / "rounds").rename(tmp_path / "aside")
-        assert replace(asker, aside=(tmp_path / "aside",)).round(0, "weights") == first
+        assert replace(asker, aside=(tmp_path / "aside",)).round(0, "weights", 4) == first
         assert len(asked) == 4
-        asker.round(0, "other weights")
+        asker.round(0, "other weights", 4)
     assert len(asked) == 8
 
 

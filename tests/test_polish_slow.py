@@ -36,6 +36,7 @@ pytestmark = pytest.mark.slow
 IN_FLIGHT = 2  # requests at the scoring server
 NUM_TRIED = 16  # chats that teacher and student answer before the first round
 SAMPLED = ("polish.divergence=sampled", "polish.evaluate_every=1")
+LOCAL = ("polish.divergence=reverse_kl", "polish.evaluate_every=1")
 
 
 @pytest.fixture(scope="session")
@@ -63,10 +64,12 @@ def server_of(teacher: Any, **options: Any) -> ScoringServer:
     return ScoringServer("embedded-moe", teacher.model, teacher.prompts, teacher.end, **options)
 
 
-def start(runs: Path, url: str) -> "subprocess.Popen[str]":
-    overrides = [word for value in (*CHANGES, *SAMPLED) for word in ("--set", value)]
+def start(runs: Path, url: str | None = None) -> "subprocess.Popen[str]":
+    """polish with the teacher's weights here, or with the server at `url` that scores."""
+    overrides = [word for value in (*CHANGES, *(SAMPLED if url else LOCAL)) for word in ("--set", value)]
+    served = ["--concurrency", str(IN_FLIGHT), "--engine", "server", "--url", url] if url else []
     command = [sys.executable, "-m", "pipeline", "polish", "--recipe", str(runs.parent / "small.yaml"),
-               "--runs", str(runs), "--concurrency", str(IN_FLIGHT), "--engine", "server", "--url", url, *overrides]  # fmt: skip
+               "--runs", str(runs), *served, *overrides]  # fmt: skip
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -94,10 +97,50 @@ def kept_bytes(rounds: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_run_that_is_killed_four_times_ends_in_the_same_weights(runs: Path, teacher: Any) -> None:
-    """At sampling, scoring, an update, and writing a checkpoint: nothing is bought twice, nothing is lost."""
+def copy_of(runs: Path) -> Path:
     whole = Path(shutil.copytree(runs, runs.parent / "whole" / "runs"))
     shutil.copy(runs.parent / "small.yaml", whole.parent)
+    return whole
+
+
+def checkpoint_is_torn(polish: Path) -> bool:
+    path = polish / "steps" / "checkpoint-4"
+    return path.exists() and not (path / "trainer_state.json").exists()
+
+
+def test_a_run_with_the_teacher_here_that_is_killed_ends_in_the_same_weights(runs: Path) -> None:
+    """At sampling, an update, and writing a checkpoint: no response is sampled twice, and no figure differs."""
+    whole = copy_of(runs)
+    process = start(whole)
+    assert process.wait(timeout=400) == 0, process.communicate()[1]
+
+    polish = runs / "small" / "polish"
+    rounds = polish / "rounds"
+    points: list[tuple[str, Callable[[], bool]]] = [
+        ("sampling", lambda: (rounds / "00000" / "traces-00000.jsonl").exists()),
+        ("updating", lambda: lines_of(rounds / "00001" / "traces-00000.jsonl") == 32),
+        ("writing", lambda: checkpoint_is_torn(polish)),
+    ]
+    for what, reached in points:
+        kill_when(start(runs), reached, what)
+        held = kept_bytes(rounds)
+        assert not (polish / "manifest.json").exists(), what
+    process = start(runs)
+    assert process.wait(timeout=400) == 0, process.communicate()[1]
+    found = kept_bytes(rounds)
+    assert all(found[name].startswith(text) for name, text in held.items())
+    for number in range(3):
+        keys = [(trace.problem_id, trace.sample) for trace in Store(rounds / f"{number:05}").traces()]
+        assert len(keys) == len(set(keys)) == 32, number
+    assert hash_checkpoint(polish / "checkpoint") == hash_checkpoint(
+        whole / "small" / "polish" / "checkpoint"
+    )
+    assert figures(polish) == figures(whole / "small" / "polish")
+
+
+def test_a_run_that_is_killed_four_times_ends_in_the_same_weights(runs: Path, teacher: Any) -> None:
+    """At sampling, scoring, an update, and writing a checkpoint: nothing is bought twice, nothing is lost."""
+    whole = copy_of(runs)
     with serving(server_of(teacher)) as url:
         process = start(whole, url)
         assert process.wait(timeout=400) == 0, process.communicate()[1]
@@ -105,15 +148,11 @@ def test_a_run_that_is_killed_four_times_ends_in_the_same_weights(runs: Path, te
     polish = runs / "small" / "polish"
     rounds, steps = polish / "rounds", polish / "steps"
 
-    def checkpoint_is_torn() -> bool:
-        path = steps / "checkpoint-4"
-        return path.exists() and not (path / "trainer_state.json").exists()
-
     points: list[tuple[str, Callable[[], bool]]] = [
         ("sampling", lambda: (rounds / "00000" / "traces-00000.jsonl").exists()),
         ("scoring", lambda: lines_of(rounds / "00001" / "scores.jsonl") >= 5),
         ("updating", lambda: lines_of(rounds / "00001" / "scores.jsonl") == 32),
-        ("writing", checkpoint_is_torn),
+        ("writing", lambda: checkpoint_is_torn(polish)),
     ]
     server = server_of(teacher, delay_seconds=0.02)
     with serving(server) as url:

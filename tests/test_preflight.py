@@ -391,7 +391,7 @@ def test_examples_of_both_modes_pass_where_the_card_knows_the_switch(tmp_path: P
     model = sampled(card, without_thinking=card.without_thinking)
     data = build(examples, load_format(card, model), subject.recipe.train, 0)
     subject = replace(subject, model=model, style=load_format(card, model), shown=data.shown)
-    assert len(data.shown) == 4
+    assert (len(data.shown), data.thinking) == (4, "both")
     assert preflight(subject) == list(CHECKS)
     assert "<think>\n\n</think>\n\n[[2<|im_end|>]]" in render(
         data.shown[3].encoded, subject.style, colour=False

@@ -21,9 +21,10 @@ from pipeline.report.markdown import card_markdown
 from pipeline.report.page import inert_json, policy, questions_note, source_hash
 from pipeline.report.results import RESULTS, TaskResult, read_results
 from pipeline.report.stage import finished_stages
-from pipeline.report.tables import cost_table, forecast_table, what_is_measured
+from pipeline.report.tables import cost_table, forecast_table, hardware_note, what_is_measured
 from pipeline.report.traces import answered_questions, clipped, filtered_traces, shares
 from pipeline.run.contract import Usage
+from pipeline.run.provenance import machines
 from tests.finished_run import ABILITY, HOSTILE, Run, write_report, write_run
 
 
@@ -48,6 +49,16 @@ def found(context: Context) -> Findings:
 def reloaded(context: Context, *overrides: str) -> Context:
     """The same run under a changed recipe."""
     return load_context(Path(context.start.recipe), context.runs, context.start, list(overrides))
+
+
+def test_a_stage_of_shards_names_all_their_machines(context: Context) -> None:
+    findings = found(context)
+    one = findings.manifests["generate"]
+    other = one.hardware | {"gpus": ["NVIDIA H100, 81559 MiB"]}
+    merged = msgspec.structs.replace(one, hardware=machines([other, one.hardware, other]))
+    note = hardware_note(replace(findings, manifests=findings.manifests | {"generate": merged}))
+    assert "1 x NVIDIA H100, 81559 MiB (generate: 2 shards)" in note
+    assert re.search(r"no GPU \(problems, generate: 1 shards, filter", note)
 
 
 def test_the_path_of_the_page_is_all_that_is_printed(

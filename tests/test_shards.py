@@ -18,9 +18,9 @@ from pipeline.context import Context
 from pipeline.errors import PipelineError, RecipeError, StageError
 from pipeline.filter import stage as filter_stage
 from pipeline.flags import ShardFlags, WorkerFlags
-from pipeline.run.contract import check_outputs, read_manifest
+from pipeline.run.contract import Plan, Start, begin, check_outputs, read_manifest
 from pipeline.sampling.job import requests_of
-from pipeline.sampling.shards import Shard, parse_shard
+from pipeline.sampling.shards import Shard, bought_before, parse_shard
 from teachers import generate
 from teachers.generate import is_asked
 from tests.conftest import ROOT
@@ -294,3 +294,19 @@ def test_killed_shards_lose_and_double_nothing(whole: Path, tmp_path: Path) -> N
     num_traces = len(traces_of(one))
     print(f"{kills} kills, {num_traces} traces, {asked} requests")
     assert asked <= num_traces + 2 * kills, "a kill costs no more than what was in flight"
+
+
+def test_what_lies_aside_and_cannot_be_read_is_not_adopted_and_stops_no_shard(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = tmp_path / "generate"
+    for name, text in (("generate.1", "{}"), ("generate.2", "not JSON")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(text)
+    stage = begin(parse_shard("0/2").directory(whole), Plan("generate", 1, {}, {}, 0), Start())
+    assert stage is not None
+    with caplog.at_level("WARNING"):
+        places = bought_before(whole, stage, parse_shard("0/2"))
+    assert whole in places
+    assert not {tmp_path / "generate.1", tmp_path / "generate.2"} & set(places)
+    assert caplog.text.count("nothing is adopted from") == 2

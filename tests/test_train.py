@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+import trl
+from accelerate.parallelism_config import ParallelismConfig
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -25,6 +27,7 @@ from pipeline.recipe.cards import StudentCard
 from pipeline.recipe.schema import Train
 from pipeline.records import read_examples
 from pipeline.run.contract import Manifest, begin
+from pipeline.sampling.prompts import ChatPrompts
 from students.attention import register
 from students.batching import global_batches
 from students.examples import build
@@ -32,7 +35,16 @@ from students.export import ADAPTER, check_finite
 from students.format import load_format
 from students.model import load_base, load_student
 from students.train import EXAMPLES, STEPS, plan_of, run
-from students.trainer import Job, OrderedTrainer, build_trainer, last_checkpoint, plan_steps, rows, train
+from students.trainer import (
+    Job,
+    OrderedTrainer,
+    build_trainer,
+    check_parallelism,
+    last_checkpoint,
+    plan_steps,
+    rows,
+    train,
+)
 from tests.conftest import ROOT
 from tests.students_fixtures import (
     CHATML_THINK,
@@ -40,6 +52,7 @@ from tests.students_fixtures import (
     build_tokenizer,
     card_of,
     context_of,
+    example_of,
     finished_filter,
     sampled,
     sums,
@@ -262,6 +275,31 @@ def test_a_checkpoint_with_a_weight_that_is_no_number_is_never_written(base: Stu
         student.model.layers[1].mlp.up_proj.weight[0, 0] = torch.inf
     with pytest.raises(StageError, match=r"1 weights hold .*\(model.layers.1.mlp.up_proj.weight\)"):
         check_finite(student)
+
+
+def test_a_launch_that_cuts_rows_over_devices_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"cuts each row over 2 devices .*would not be kept apart"):
+        check_parallelism(ParallelismConfig(cp_size=2))
+    check_parallelism(ParallelismConfig(dp_shard_size=2))
+    check_parallelism(None)
+
+
+@pytest.mark.slow
+def test_a_student_that_never_thought_is_asked_for_no_thinking(tmp_path: Path) -> None:
+    """chat, eval and serve send the very prompt that its examples have; the manifest says why."""
+    template = (Path(trl.__file__).parent / "chat_templates/qwen3.jinja").read_text(encoding="utf-8")
+    card = card_of(
+        build_student(tmp_path / "base", build_tokenizer(template)),
+        thinking={"opened_by_prompt": False},
+        without_thinking={"enable_thinking": False},
+    )
+    examples = [example_of(f"What is {i} + 1?", None, str(i + 1), i) for i in range(16)]
+    context = finished_filter(tmp_path, examples, card=card)
+    run(context, CPU)
+    assert context.require("train", "the test").notes["thinking"] == "never"
+    asked, trained_on = context.finished_student("chat"), load_format(card, context.base).encode
+    prompt = ChatPrompts(AutoTokenizer.from_pretrained(asked.model), asked).ids(examples[0].messages[:1])
+    assert prompt == trained_on(examples[0].messages).prompt
 
 
 @pytest.mark.slow

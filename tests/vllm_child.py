@@ -3,7 +3,8 @@
     python -m tests.vllm_child PROMPT_IDS NUM_TOKENS DIRECTORY [DIRECTORY ...]
 
 Prints one JSON object: for each directory its token ids, or the last line of what kept it from loading. A
-directory `base+adapter` is the base with the adapter as a LoRARequest. Engines of one process get in each
+directory `base+adapter` is the base with the adapter as a LoRARequest, `directory@bfloat16` is one that is
+loaded in that type, not in float32. Engines of one process get in each
 other's way (groups of processes are global); importing takes longer than starting one.
 """
 
@@ -17,12 +18,13 @@ def answer(directory: str, prompt: list[int], num_tokens: int) -> Any:
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    model, _, adapter = directory.partition("+")
+    path, _, dtype = directory.partition("@")
+    model, _, adapter = path.partition("+")
     lora = {"enable_lora": True, "max_lora_rank": 16} if adapter else {}
     try:
         engine = LLM(
             model,
-            dtype="float32",
+            dtype=dtype or "float32",
             enforce_eager=True,
             max_model_len=128,
             max_num_seqs=1,

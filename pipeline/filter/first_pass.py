@@ -20,7 +20,7 @@ from pipeline.filter.ledger import Ledger
 from pipeline.filter.majorities import Majorities, find_majorities
 from pipeline.filter.selection import Selection
 from pipeline.filter.unsolved import WAITING, Unsolved
-from pipeline.filter.weighing import BY_MODEL
+from pipeline.filter.weighing import Weigh
 from pipeline.recipe.schema import Select
 from pipeline.records import FILTERED
 
@@ -31,12 +31,20 @@ class FirstPass:
     """One first pass; what it counted, and what selection goes by, is complete once `run` is done."""
 
     def __init__(
-        self, inputs: Inputs, rule_set: RuleSet, select: Select, seed: int, workers: int, ledger: Ledger
+        self,
+        inputs: Inputs,
+        rule_set: RuleSet,
+        select: Select,
+        seed: int,
+        workers: int,
+        ledger: Ledger,
+        weigh: Weigh | None = None,
     ) -> None:
         self.inputs = inputs
         self.rule_set = rule_set
         self.workers = workers
         self.ledger = ledger
+        self.weigh = weigh
         self.joined = Joined(inputs, rule_set.form.teacher, workers, ledger)
         self.selection = Selection(self.joined.index.lots, select, seed)
         self.majorities = Majorities()
@@ -57,7 +65,7 @@ class FirstPass:
             waiting.open("wb") as spares,
             tqdm(None, "filter", self.inputs.num_traces, unit=" traces", disable=None) as bar,
         ):
-            unsolved = Unsolved(spares, self.selection)
+            unsolved = Unsolved(spares, self.selection, self.weigh)
             for item, outcome in apply_rules(self._chunks(), self.rule_set, self.workers):
                 self._take(item, outcome, file, unsolved)
                 bar.update()
@@ -87,7 +95,7 @@ class FirstPass:
     def _pass(
         self, position: int, sample: int, tokens: int, row: bytes, source: str, passed: IO[bytes]
     ) -> None:
-        if self.selection.select.prefer not in BY_MODEL:  # else once a model has weighed it
+        if self.weigh is None:  # else once a model has weighed it
             self.selection.add(position, sample, tokens, passed.tell())
         self.passed_by_source[source] += 1
         passed.write(row)

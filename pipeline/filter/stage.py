@@ -177,7 +177,7 @@ def make_examples(
     passed = out / PASSED
     with (out / "dropped.jsonl").open("wb") as dropped_file, (out / "failed.jsonl").open("wb") as failed_file:
         ledger = Ledger(dropped_file, failed_file)
-        first = FirstPass(inputs, rule_set, section.select, seed, workers, ledger)
+        first = FirstPass(inputs, rule_set, section.select, seed, workers, ledger, weigh)
         first.run(passed)
         num_traces = ledger.num_in
         weights = weigh_passed(passed, first.joined.index, first.selection, weigh) if weigh else None

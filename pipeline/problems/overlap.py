@@ -23,7 +23,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pipeline.problems.bodies import BodyIndex
 from pipeline.problems.sources import normalise_question
@@ -53,6 +53,7 @@ ROWS_AT_ONCE, CELLS_AT_ONCE = 64, 2**20  # of the fuzzy rule; a cell is one pair
 Ngram = tuple[str, ...]
 # task -> question id -> the rule that flagged it first
 Flags = dict[str, dict[str, str]]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +256,7 @@ def find_matches(
     `procedural` names the procedural sources; the index has learnt the templates of the others.
     """
     similar = Similar([question.question for question in index.written])
-    rest = iter(problems)
-    while block := list(islice(rest, PROBLEMS_AT_ONCE)):
+    for block in blocks_of(problems):
         found: dict[int, Match] = {}
         unfound: list[tuple[int, Problem]] = []
         for position, problem in block:
@@ -275,6 +275,13 @@ def find_matches(
             if held is None or score > float(held.detail):
                 found[position] = Match("fuzzy", index.written[column], f"{score:.3f}")
         yield from sorted(found.items(), key=lambda item: item[0])
+
+
+def blocks_of(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """As many at once as are compared with the eval questions in one step."""
+    rest = iter(items)
+    while block := list(islice(rest, PROBLEMS_AT_ONCE)):
+        yield block
 
 
 class Similar:
@@ -319,30 +326,37 @@ def letter_counts(texts: list[str]) -> "numpy.ndarray[Any, Any]":
 
 
 def flagged_questions(
-    tasks: Mapping[str, Sequence[Problem]], training: Sequence[Problem], traces: Iterable[TrainedText]
+    tasks: Mapping[str, Sequence[Problem]], training: Iterable[Problem], traces: Iterable[TrainedText]
 ) -> Flags:
     """Every eval question that stands in any training problem or kept trace, with the rule that found it.
 
-    Rule after rule, so that the closest names a question: what is exact in any problem, then what is whole or
-    shares words, what is similar, what stands in a trace.
+    `training` is iterated more than once: a list, or an object that streams them anew each time. Rule after
+    rule, so that the closest names a question: what is exact in any problem, then what is whole or shares
+    words, what is similar, what stands in a trace.
     """
     index = EvalIndex(
         EvalQuestion(task, problem.id, problem.question, problem.verifier == PROCEDURAL, program_of(problem))
         for task, problems in tasks.items()
         for problem in problems
     )
-    written = [problem for problem in training if problem.verifier != PROCEDURAL]
-    index.learn_templates(written)
-    # for the fuzzy rule the roles are exchanged: each eval question against all training problems
-    asked, known = [q.question for q in index.written], [problem.question for problem in written]
+
+    def written() -> Iterator[Problem]:
+        return (problem for problem in training if problem.verifier != PROCEDURAL)
+
+    index.learn_templates(written())
+    similar = Similar([question.question for question in index.written])
     found = chain(
         (match for problem in training for match in index.matches(problem.question, procedural=True)),
         (
             match
-            for problem in written
+            for problem in written()
             for match in index.matches(problem.question, problem.source, program=program_of(problem))
         ),
-        (Match("fuzzy", index.written[row], f"{score:.3f}") for row, _, score in Similar(known).pairs(asked)),
+        (
+            Match("fuzzy", index.written[column], f"{score:.3f}")
+            for block in blocks_of(written())
+            for _, column, score in similar.pairs([problem.question for problem in block])
+        ),
         (m for trace in traces for m in index.inside(trace.text, trace.source, procedural=trace.procedural)),
     )
     flags: Flags = {task: {} for task in tasks}

@@ -457,6 +457,12 @@ def asked_without_thinking(model: SampledModel) -> SampledModel:
     )
 
 
+def in_mode_of(thinking: str | None, model: SampledModel) -> SampledModel:
+    """The model as it was asked in its examples: without thinking where they `never` have some and its card
+    knows that mode."""
+    return asked_without_thinking(model) if thinking == "never" and model.without_thinking else model
+
+
 def own_eos(model: str) -> str | None:
     """The end-of-text token that a local model's tokenizer names; None for a model of the hub.
 

@@ -272,7 +272,8 @@ class Train(Strict):
     `order`: random; each epoch from short to long; or in stages of growing length, each with all its epochs.
     `held_out_share` of the problems is not trained on; its loss is taken `evaluations` times a run, and with
     `early_stopping` the run ends after so many evaluations without a better one, and the best one is kept.
-    Better is `stop_on`: over many epochs of few examples the loss rises while answers still get better.
+    Better is `stop_on`: over many epochs of few examples the loss rises while answers still get better, and
+    pass_rate has held-out problems answered.
     `seed` orders the same examples otherwise, and starts another adapter; null takes the recipe's.
     """
 
@@ -293,7 +294,7 @@ class Train(Strict):
     held_out_share: float = Field(default=0.0, ge=0, lt=1)
     evaluations: Count = 10
     early_stopping: Count | None = None
-    stop_on: Literal["loss", "token_accuracy"] = "loss"
+    stop_on: Literal["loss", "token_accuracy", "pass_rate"] = "loss"
     seed: Seed | None = None
     loss: Literal["nll"] | TopkLoss = "nll"
 
@@ -394,7 +395,8 @@ class Eval(Strict):
 
     `samples` of each question and model; null takes the task card's usual number (1 where there is no card).
     `forced_budgets`: numbers of thinking tokens to close after, with the answer sampled anew. `thinking:
-    false` asks every model in the mode that its card calls `without_thinking`.
+    false` asks every model in the mode that its card calls `without_thinking`, true in the other; null asks
+    the student and its base in the mode that the student's examples were in.
     """
 
     tasks: list[Task] = Field(min_length=1)
@@ -402,7 +404,7 @@ class Eval(Strict):
     compare: list[Compared] = ["base", "student", "teacher"]  # with polish, unpolished too
     extra: list[ExtraModel] = []
     forced_budgets: list[Count] = []
-    thinking: bool = True
+    thinking: bool | None = None
     prompt: PromptName | None = None
     sampling: Sampling | None = None
 
@@ -413,7 +415,7 @@ class Eval(Strict):
 
     @model_validator(mode="after")
     def _thinking_is_forced_where_there_is_some(self) -> "Eval":
-        if self.forced_budgets and not self.thinking:
+        if self.forced_budgets and self.thinking is False:
             raise ValueError("forced_budgets close the thinking, and thinking: false asks for none")
         return self
 

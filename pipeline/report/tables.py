@@ -219,10 +219,12 @@ def hardware_note(findings: Findings) -> str:
     """Which machines made it, each with its stages."""
     stages: dict[str, list[str]] = {}
     for name, manifest in findings.manifests.items():
-        held = {"processor": "unknown", "cores": "?", "memory_gib": "?", "gpus": [], **manifest.hardware}
-        gpus = [f"{number} x {gpu}" for gpu, number in Counter(held["gpus"]).items()]
-        machine = f"{held['processor']}, {held['cores']} cores, {held['memory_gib']} GiB"
-        stages.setdefault(f"{machine}, {', '.join(gpus) or 'no GPU'}", []).append(name)
+        for machine in manifest.hardware.get("machines", [manifest.hardware]):
+            held = {"processor": "unknown", "cores": "?", "memory_gib": "?", "gpus": [], **machine}
+            gpus = [f"{number} x {gpu}" for gpu, number in Counter(held["gpus"]).items()]
+            said = f"{held['processor']}, {held['cores']} cores, {held['memory_gib']} GiB"
+            of_it = f"{name}: {held['shards']:,} shards" if "shards" in held else name
+            stages.setdefault(f"{said}, {', '.join(gpus) or 'no GPU'}", []).append(of_it)
     if len(stages) == 1:
         return f"Made on: {next(iter(stages))}."
     parts = [f"{machine} ({', '.join(names)})" for machine, names in stages.items()]

@@ -34,14 +34,13 @@ from typing import Any, Self
 import msgspec
 
 from pipeline.errors import PipelineError, StageError, write_fault
+from pipeline.run.aside import MANIFEST, SHARDS, aside, move_aside, move_back, settle
 from pipeline.run.lifetime import SCRATCH, temporary_files_in
-from pipeline.run.provenance import code_state, hardware, library_versions
+from pipeline.run.provenance import code_state, hardware, library_versions, machines
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-SHARDS = "shards"  # the parts of a stage, each a directory of its own that stays where it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +100,19 @@ class Counts(Part, frozen=True, rename={"num_in": "in"}):
                 f"{sum(self.dropped.values()):,} + failed {sum(self.failed.values()):,}. This is a bug: the "
                 "manifest was not written; please report it with the directory"
             )
+
+    def check_union(self, stage: str, parts: Collection["Counts"]) -> None:
+        """Shards have no problem in common and leave none out, so their counts add up to these."""
+        for name, own, theirs in (
+            ("in", self.num_in, [part.num_in for part in parts]),
+            ("kept", self.kept, [part.kept for part in parts]),
+        ):
+            if own != sum(theirs):
+                raise StageError(
+                    f"{stage}: the {len(parts)} shards have {name} {sum(theirs):,} together, and what they "
+                    f"were put together to has {own:,}. The manifest was not written; run the shards and the "
+                    "merge with the same problems, or report it with the directory"
+                )
 
 
 class Output(Part, frozen=True):
@@ -218,9 +230,13 @@ def require(directory: Path, wanted_by: str, recipe: str) -> Manifest:
     manifest = read_manifest(directory)
     if manifest is None:
         state = "was started and not finished" if _read_progress(directory) else "has not run"
+        command = f"make {directory.name} RECIPE={recipe}"
+        if any((directory / SHARDS).glob("*/")):
+            state = "was begun in shards, and they are not merged"
+            command = f"python -m pipeline {directory.name} --recipe {recipe} --merge"
         raise StageError(
             f"{wanted_by} needs {directory / MANIFEST}, which does not exist: {directory.name} {state}. "
-            f"Run: make {directory.name} RECIPE={recipe}"
+            f"Run: {command}"
         )
     return manifest
 
@@ -254,6 +270,7 @@ def begin(directory: Path, plan: Plan, start: Start, anew: bool = False) -> "Sta
     with ExitStack() as stack:
         lock = _lock(directory)
         stack.callback(os.close, lock)
+        settle(directory)
         if _up_to_date(directory, plan, start):  # by a process that ended since
             return None
         run = StageRun(directory, plan, start, lock, _clear_the_way(directory, plan, start, anew))
@@ -288,7 +305,7 @@ class StageRun:
         self._lock = lock
         self._moved = moved
         self._files = _written(directory)
-        self.aside = _aside(directory)
+        self.aside = aside(directory)
         held = _read_progress(directory)
         self.carried: dict[str, float] = _carried(directory, held)
         self._failed_before = "failed" in held
@@ -328,8 +345,7 @@ class StageRun:
             return
         _clear(self.directory)
         if self._moved is not None:
-            _move(self._moved, self.directory)
-            log.info("%s: moved back", self._moved)
+            move_back(self._moved, self.directory)
 
     def finish(
         self,
@@ -337,9 +353,16 @@ class StageRun:
         outputs: Mapping[str, int | None],
         usage: Usage | None = None,
         notes: dict[str, Any] | None = None,
+        shards: Collection[Manifest] = (),
     ) -> Manifest:
-        """Write the manifest. `outputs` maps each file of the directory to its rows (None: no rows)."""
+        """Write the manifest. `outputs` maps each file of the directory to its rows (None: no rows).
+
+        A stage that was put together of `shards` was made on their machines, in their seconds, and has
+        neither more nor less than they have.
+        """
         counts.check(self.plan.stage)
+        if shards:
+            counts.check_union(self.plan.stage, [shard.counts for shard in shards])
         manifest = Manifest(
             **self.plan.identity(),
             fingerprint=self.plan.fingerprint,
@@ -347,9 +370,9 @@ class StageRun:
             outputs={name: Output(hash_file(self.directory / name), rows) for name, rows in outputs.items()},
             code=code_state(),
             versions=library_versions(),
-            hardware=hardware(),
+            hardware=machines(shard.hardware for shard in shards) if shards else hardware(),
             started=self._started.isoformat(timespec="seconds"),
-            seconds=round(time.monotonic() - self._clock, 2),
+            seconds=round(time.monotonic() - self._clock + sum(shard.seconds for shard in shards), 2),
             usage=usage or Usage(),
             notes=notes or {},
             argv=self._start.argv,
@@ -394,9 +417,9 @@ def _clear_the_way(directory: Path, plan: Plan, start: Start, anew: bool) -> Pat
     manifest = None if start.force else read_manifest(directory)
     before = manifest.to_json() if manifest else progress
     if before.get("fingerprint") == plan.fingerprint and MANIFEST not in files:
-        return _move_aside(directory) if anew else None
+        return move_aside(directory) if anew else None
     if start.force or (manifest is None and "failed" in progress):
-        return _move_aside(directory)
+        return move_aside(directory)
     if not before:
         raise StageError(
             f"{directory}: holds files but neither {MANIFEST} nor {PROGRESS} "
@@ -432,39 +455,6 @@ def _clear(directory: Path) -> None:
     for path in directory.iterdir():
         if path.name != SHARDS:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _move(source: Path, target: Path) -> None:
-    """Rename a stage's directory. Its shards stay at the place whose name is the stage's."""
-    shards = source / SHARDS
-    if (target / SHARDS).is_dir():
-        (target / SHARDS).rename(shards)
-        shutil.rmtree(target)
-        source.rename(target)
-        return
-    source.rename(target)
-    if (target / SHARDS).is_dir():
-        source.mkdir()
-        (target / SHARDS).rename(shards)
-
-
-def _aside(directory: Path) -> list[Path]:
-    """`<stage>.1`, `<stage>.2`, ..., the last one first."""
-    found = [
-        path
-        for path in directory.parent.glob(f"{directory.name}.*")
-        if path.suffix[1:].isdecimal() and path.is_dir()
-    ]
-    return sorted(found, key=lambda path: -int(path.suffix[1:]))
-
-
-def _move_aside(directory: Path) -> Path:
-    number = 1
-    while (target := directory.with_name(f"{directory.name}.{number}")).exists():
-        number += 1
-    _move(directory, target)
-    log.info("%s: moved aside to %s", directory.name, target)
-    return target
 
 
 @contextmanager

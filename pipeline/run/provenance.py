@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,6 +46,19 @@ def hardware() -> dict[str, Any]:
         "memory_gib": round(memory, 1),
         "gpus": list(gpus()),
     }
+
+
+def machines(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The hardware of several processes as one: each kind of machine once, with how many ran there."""
+    kinds: list[dict[str, Any]] = []
+    for one in found:
+        for kind in kinds:
+            if kind == one | {"shards": kind["shards"]}:
+                kind["shards"] += 1
+                break
+        else:
+            kinds.append(one | {"shards": 1})
+    return {"machines": kinds}
 
 
 @lru_cache(maxsize=1)

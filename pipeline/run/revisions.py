@@ -10,7 +10,9 @@ import dataclasses
 import json
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import Cards, SampledModel
@@ -29,14 +31,20 @@ def resolved(run: Path, wanted: set[str]) -> dict[str, str]:
     path = run / REVISIONS
     known = read_revisions(path)
     if missing := sorted(wanted - known.keys()):
-        found = {name: latest_commit(name) for name in missing}
-        run.mkdir(parents=True, exist_ok=True)
-        known = found | read_revisions(path)  # what another process resolved since stands
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        known = enforce(run, {name: latest_commit(name) for name in missing})
         log.info("resolved %s; enforced from now on by %s", ", ".join(missing), path)
     return {name: known[name] for name in sorted(wanted)}
+
+
+def enforce(run: Path, found: Mapping[str, str]) -> dict[str, str]:
+    """Put commits into the run's revisions.json; all that it holds then. What stands there stays."""
+    path = run / REVISIONS
+    run.mkdir(parents=True, exist_ok=True)
+    known = {**found, **read_revisions(path)}  # another process may have resolved a name since
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return known
 
 
 def pinned(run: Path, model: SampledModel) -> SampledModel:
@@ -47,8 +55,47 @@ def pinned(run: Path, model: SampledModel) -> SampledModel:
     if model.revision is not None or Path(model.model).is_dir():
         return model
     name = f"{MODELS}{model.model}"
-    commit = resolved(run, {name})[name]
+    return at_revision(model, resolved(run, {name}))
+
+
+def at_revision(model: SampledModel, commits: Mapping[str, str]) -> SampledModel:
+    """`model` at the commit that stands for its card's null revision, where `commits` have one."""
+    commit = commits.get(f"{MODELS}{model.model}")
+    if commit is None or model.revision is not None:
+        return model
     return dataclasses.replace(model, revision=commit, identity={**model.identity, "revision": commit})
+
+
+def revisions_note(pairs: Iterable[tuple[SampledModel, SampledModel]]) -> dict[str, Any]:
+    """What a manifest notes of models, each as its card says and as it was loaded: the commits of those whose
+    card leaves them open."""
+    held = {
+        f"{MODELS}{card.model}": loaded.revision
+        for card, loaded in pairs
+        if card.revision is None and loaded.revision is not None
+    }
+    return {"revisions": held} if held else {}
+
+
+def one_revision(run: Path, noted: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The commit of each model in what several processes noted, by their names; enforced in the run from now
+    on. StageError where two differ, or one and the run: traces of two revisions are never mixed."""
+    path = run / REVISIONS
+    known = {name: (commit, str(path)) for name, commit in read_revisions(path).items()}
+    found: dict[str, str] = {}
+    for who, commits in noted.items():
+        for name, commit in commits.items():
+            first, where = known.setdefault(name, (commit, who))
+            if first != commit:
+                raise StageError(
+                    f"{who}: was made with {name.removeprefix(MODELS)} at {commit}, and {where} says "
+                    f"{first}; traces of two revisions are never mixed. Copy one {REVISIONS} to every "
+                    f"machine before the shards start, and make {Path(who).name} again: --shard, --force"
+                )
+            found[name] = commit
+    if found:
+        enforce(run, found)
+    return found
 
 
 def known_revision(run: Path, model: str) -> str | None:

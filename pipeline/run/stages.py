@@ -70,7 +70,7 @@ STAGES = (
         section="train",
         help="Fine-tune the student (TRL, full or LoRA)",
         unit="examples",
-        reads=("filter",),
+        reads=("problems", "filter"),
         shown=("metrics.jsonl",),
         checkpoint=True,
     ),

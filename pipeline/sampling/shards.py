@@ -6,15 +6,20 @@ stage's own kind, with its own lock and fingerprint: <stage>/shards/003-of-016/.
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.schema import Samples
 from pipeline.records import Problem
-from pipeline.run.contract import SHARDS
+from pipeline.run.aside import MOVING, SHARDS, aside
+from pipeline.run.contract import Plan, StageRun, read_manifest
+from pipeline.run.revisions import REVISIONS, read_revisions
+
+log = logging.getLogger(__name__)
 
 MAX_SHARDS = 10_000
 DIRECTORY = re.compile(r"(\d{3,5})-of-(\d{3,5})")
@@ -69,6 +74,35 @@ def shards_in(stage: Path) -> list[Shard]:
     folder = stage / SHARDS
     found = [DIRECTORY.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(Shard(int(match[2]), int(match[1])) for match in found if match)
+
+
+def shard_plan(plan: Plan, shard: Shard) -> Plan:
+    """The plan of one shard of a stage."""
+    return replace(plan, config=plan.config | {"shard": str(shard)})
+
+
+def bought_before(whole: Path, stage: StageRun, shard: Shard | None) -> list[Path]:
+    """The directories of a stage that may hold what it, or one shard of it, wants: those aside, and those of
+    another number of shards (shards of one number have no problem in common). Not those that another machine
+    made with a model at another commit than the run's."""
+    places = [] if shard is None else [whole, whole / MOVING, *aside(whole)]
+    for other in shards_in(whole):
+        if shard is None or other.of != shard.of:
+            directory = other.directory(whole)
+            places += [directory, *aside(directory)]
+    known, ours = read_revisions(whole.parent / REVISIONS), []
+    for place in places:
+        try:
+            manifest = read_manifest(place)
+        except StageError as error:  # damaged, or of another version: it stops nobody
+            log.warning("nothing is adopted from %s: %s", place, error)
+            continue
+        noted = manifest.notes.get("revisions", {}) if manifest else {}
+        if all(known.get(name, commit) == commit for name, commit in noted.items()):
+            ours.append(place)
+        else:
+            log.warning("nothing is adopted from %s: made with %s, this run has %s", place, noted, known)
+    return [*stage.aside, *ours]
 
 
 def refuse_redistribution(samples: Samples) -> None:

@@ -1,12 +1,13 @@
-"""The filter's speed and memory on synthetic traces of 2 KB, verdicts given, on two worker processes.
+"""The filter's speed and memory on synthetic traces of 2 KB, verdicts given, by the number of workers.
 
 Runs all rules that read text and the whole selection and writing on 100,000 and on 1,000,000 traces, each in
 a process of its own, then on 100,000 with tokens counted by a byte-level BPE tokenizer of 8,000 entries made
-here. Needs about 9 GB in the temporary directory. The last line on stdout is one JSON object:
-traces_per_second (the larger run), traces_per_second_counting, and the ratios of peak memory (all processes
-together) and of time between the two runs.
+here, and on 100,000 with one worker. Needs about 9 GB in the temporary directory. The last line on stdout is
+one JSON object: traces_per_second (the larger run), traces_per_second_counting, the ratios of peak memory (all
+processes together) and of time between the two runs, and under `workers` what tests.bench.scaling makes of one
+worker against two.
 
-    python -m tests.bench.bench_filter [--traces 1000000]
+    python -m tests.bench.bench_filter [--traces 1000000] [--only-workers]
 """
 
 import argparse
@@ -34,6 +35,7 @@ from pipeline.records import Problem, Status, Trace, Verdict, problem_id, to_jso
 from pipeline.render import Split, join_response
 from pipeline.verify.basis import basis_of, tags_digest
 from pipeline.verify.table import VERSIONS
+from tests.bench.scaling import cpu_seconds, scaling
 
 RULES: list[RuleEntry] = [
     "finished",
@@ -120,7 +122,7 @@ def write_tokenizer(path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def filter_all(directory: Path, tokenizer: str | None) -> dict[str, float]:
+def filter_all(directory: Path, tokenizer: str | None, workers: int) -> dict[str, float]:
     """Everything that the stage does between its manifests; seconds and peak memory of this process tree."""
     rng = random.Random(2)
     words = vocabulary(rng)
@@ -135,47 +137,50 @@ def filter_all(directory: Path, tokenizer: str | None) -> dict[str, float]:
     inputs = Inputs(
         directory / "problems.jsonl", [directory / "traces-00000.jsonl"], directory / "verdicts.jsonl"
     )
-    start = time.monotonic()
+    start, (before, _) = time.monotonic(), cpu_seconds()
     with (out / "dropped.jsonl").open("wb") as dropped, (out / "failed.jsonl").open("wb") as failed:
         ledger = Ledger(dropped, failed)
-        first = FirstPass(inputs, rule_set, select, 0, WORKERS, ledger)
+        first = FirstPass(inputs, rule_set, select, 0, workers, ledger)
         first.run(out / PASSED)
         selected = first.selection.choose()
         first_pass = time.monotonic() - start
         drop_unselected(out / PASSED, selected, ledger)
-        kept = write_kept(out / PASSED, out, selected, rule_set.form, Mixer([], rule_set, 0, 0, ledger))
+        kept, _ = write_kept(out / PASSED, out, selected, rule_set.form, Mixer([], rule_set, 0, 0, ledger))
     seconds = time.monotonic() - start
     if first.num_verified or ledger.failed or kept != len(selected.offsets):
         raise SystemExit(f"not the run that was meant to be measured: {first.num_verified=}, {ledger.failed}")
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    own, theirs = cpu_seconds()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak += WORKERS * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # that of the largest worker
+    peak += workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # that of the largest worker
     return {
-        "traces": ledger.num_in,
+        "rows": ledger.num_in,
         "seconds": seconds,
         "first_pass": first_pass,
         "peak_mb": peak / 1024,
-        "cpu": cpu,
+        "own_cpu": own - before,
+        "workers_cpu": theirs,
     }
 
 
-def measure(num_traces: int, *, counting: bool) -> dict[str, float]:
+def measure(num_traces: int, *, counting: bool = False, workers: int = WORKERS) -> dict[str, float]:
     """Write inputs, filter them in a fresh process, remove everything."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         write_inputs(directory, num_traces)
         command = [sys.executable, "-m", "tests.bench.bench_filter", "--child", name]
+        command += ["--workers", str(workers)]
         if counting:
             write_tokenizer(directory / "tokenizer.json")
             command += ["--tokenizer", str(directory / "tokenizer.json")]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    rate = result["traces"] / result["seconds"]
+    rate = result["rows"] / result["seconds"]
+    cpu = result["own_cpu"] + result["workers_cpu"]
     print(
-        f"{num_traces:>9,} traces{' counting tokens' if counting else '':16} {result['seconds']:7.1f} s "
+        f"{num_traces:>9,} traces{' counting tokens' if counting else '':16}, {workers} workers "
+        f"{result['seconds']:7.1f} s "
         f"(rules and selection {result['first_pass']:.1f} s) {rate:7,.0f} traces/s, "
-        f"{1000 * result['cpu'] / num_traces:.2f} ms of CPU a trace, {result['peak_mb']:.0f} MB peak",
+        f"{1000 * cpu / num_traces:.2f} ms of CPU a trace, {result['peak_mb']:.0f} MB peak",
         flush=True,
     )
     return result
@@ -188,18 +193,25 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=1_000_000)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tokenizer", help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, default=WORKERS, help=argparse.SUPPRESS)
+    parser.add_argument("--only-workers", action="store_true", help="one worker against two, and no more")
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(filter_all(arguments.child, arguments.tokenizer)))
+        print(json.dumps(filter_all(arguments.child, arguments.tokenizer, arguments.workers)))
         return
-    small = measure(arguments.traces // 10, counting=False)
+    small = measure(arguments.traces // 10)
+    workers = scaling({1: measure(arguments.traces // 10, workers=1), WORKERS: small})
+    if arguments.only_workers:
+        print(json.dumps({"workers": workers}))
+        return
     counted = measure(arguments.traces // 10, counting=True)
-    large = measure(arguments.traces, counting=False)
+    large = measure(arguments.traces)
     result = {
-        "traces_per_second": round(large["traces"] / large["seconds"]),
-        "traces_per_second_counting": round(counted["traces"] / counted["seconds"]),
+        "traces_per_second": round(large["rows"] / large["seconds"]),
+        "traces_per_second_counting": round(counted["rows"] / counted["seconds"]),
         "memory_ratio": round(large["peak_mb"] / small["peak_mb"], 3),
         "time_ratio": round(large["seconds"] / small["seconds"], 2),
+        "workers": workers,
     }
     print(json.dumps(result))
 

@@ -118,7 +118,10 @@ class Arm:
         if kind == "time":
             values["train"]["epochs"] = self.epochs_in_time(epochs)
         sizes = {source["size"] for source in values["problems"]["sources"]}
-        values["generate"]["share"] = min(1.0, round(size / max(sizes), 4))
+        if size > (most := max(sizes)):
+            print(f"{self.name}: for that time the teacher writes the traces of {size:,} problems a family; "
+                  f"the demo has {most:,}, and this arm has those", file=sys.stderr)  # fmt: skip
+        values["generate"]["share"] = min(1.0, round(size / most, 4))
         return values
 
     def more_problems(self, size: int) -> int:

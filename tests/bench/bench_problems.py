@@ -1,11 +1,12 @@
 """Memory and time of the problems stage by the number of its rows.
 
-    python -m tests.bench.bench_problems [--rows 100000,1000000]
+    python -m tests.bench.bench_problems [--rows 100000,1000000] [--only-workers]
 
 Each size runs in a process of its own, on questions made up from sixty words, with numbers: one row
 in fifty repeats another, one in fifty nearly does, one in a thousand is a question of the eval task of 500,
 one in two hundred has no gold. Golds are verified by `math`. Prints JSON {"<rows>": {"seconds", "mb": the peak
-of the stage's process, "mb_of_bare_process", "kept", "dropped"}, "mb_per_million_rows": between the sizes}.
+of the stage's process, "mb_of_bare_process", "kept", "dropped", CPU times}, "mb_per_million_rows": between the sizes, "workers": what
+tests.bench.scaling makes of one worker against two at the smallest size}.
 """
 
 import argparse
@@ -18,7 +19,10 @@ import time
 from pathlib import Path
 from random import Random
 
+from tests.bench.scaling import cpu_seconds, scaling
+
 SIZES = (100_000, 1_000_000)
+WORKERS = 2
 TASK_ROWS = 500
 CHILD = "--child"
 STARTS = ("ba", "de", "fi", "go", "lu", "me", "no", "pi", "ra", "su")
@@ -63,12 +67,16 @@ def run_child(directory: Path, workers: int) -> dict[str, float]:
 
     recipe = load_recipe(directory / "recipe.yaml")
     context = Context(recipe, load_cards(recipe), directory / "runs", Start())
-    before, started = peak_mb(), time.monotonic()
+    before, started, own_before = peak_mb(), time.monotonic(), cpu_seconds()[0]
     run(context, WorkerFlags(workers=workers))
     manifest = read_manifest(context.directory("problems"))
     assert manifest is not None
+    own, theirs = cpu_seconds()
     return {
+        "rows": manifest.counts.num_in,
         "seconds": round(time.monotonic() - started, 1),
+        "own_cpu": round(own - own_before, 1),
+        "workers_cpu": round(theirs, 1),
         "mb": peak_mb(),
         "mb_of_bare_process": before,
         "kept": manifest.counts.kept,
@@ -102,33 +110,41 @@ def prepare(directory: Path, num_rows: int) -> None:
     write_rows(directory / "rows.jsonl", num_rows, asked)
 
 
+def measure(size: int, workers: int) -> dict[str, float]:
+    """The stage on so many rows, in a process of its own."""
+    with tempfile.TemporaryDirectory() as made:
+        prepare(Path(made), size)
+        command = [sys.executable, "-m", "tests.bench.bench_problems", CHILD, made, f"--workers={workers}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(size, workers, found, file=sys.stderr)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", default=",".join(map(str, SIZES)))
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=WORKERS)
+    parser.add_argument("--only-workers", action="store_true", help="one worker against two, and no more")
     parser.add_argument(CHILD, type=Path)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(run_child(arguments.child, arguments.workers)))
         return
     sizes = [int(size) for size in arguments.rows.split(",")]
-    found = {}
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as made:
-            prepare(Path(made), size)
-            command = [sys.executable, "-m", "tests.bench.bench_problems", CHILD, made]
-            done = subprocess.run(
-                [*command, f"--workers={arguments.workers}"], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                sys.exit(done.stderr)
-            found[str(size)] = json.loads(done.stdout.splitlines()[-1])
-            print(size, found[str(size)], file=sys.stderr)
-    figures: dict[str, object] = dict(found)
+    found = {sizes[0]: measure(sizes[0], arguments.workers)}
+    workers = scaling({1: measure(sizes[0], 1), arguments.workers: found[sizes[0]]})
+    if arguments.only_workers:
+        print(json.dumps({"workers": workers}))
+        return
+    found |= {size: measure(size, arguments.workers) for size in sizes[1:]}
+    figures: dict[str, object] = {str(size): figure for size, figure in found.items()}
     if len(sizes) > 1:
-        first, last = found[str(sizes[0])], found[str(sizes[-1])]
-        figures["mb_per_million_rows"] = round((last["mb"] - first["mb"]) / (sizes[-1] - sizes[0]) * 1e6)
-    print(json.dumps(figures))
+        growth = found[sizes[-1]]["mb"] - found[sizes[0]]["mb"]
+        figures["mb_per_million_rows"] = round(growth / (sizes[-1] - sizes[0]) * 1e6)
+    print(json.dumps(figures | {"workers": workers}))
 
 
 if __name__ == "__main__":

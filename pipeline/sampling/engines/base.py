@@ -4,8 +4,9 @@
         prompt = engine.prompt(messages)
         completion = await engine.sample(Request(prompt, sampling, seed, key))
 
-`vllm` runs in this process, `server` is any number of OpenAI-compatible URLs. A request that gives no trace
-raises RequestFailed: data, to be recorded by kind. EngineError means that no further request can succeed.
+`vllm` runs in this process, `server` is any number of OpenAI-compatible URLs, `ray` any number of the first
+on a cluster. A request that gives no trace raises RequestFailed: data, to be recorded by kind. EngineError
+means that no further request can succeed.
 """
 
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ from pipeline.sampling.prompts import ChatPrompts
 ENGINES = {
     "vllm": "pipeline.sampling.engines.vllm:VllmEngine",
     "server": "pipeline.sampling.engines.server:ServerEngine",
+    "ray": "pipeline.sampling.engines.ray:RayEngine",
 }
 
 LOGPROB_DIGITS = 5  # of the most likely tokens, which are many: the rest is below what bfloat16 tells apart
@@ -69,9 +71,12 @@ class RequestFailed(Exception):
     """A request that gave no trace, by kind ("http_500", "timeout", ...); recorded, tried again on resume."""
 
     def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
+        super().__init__(kind, detail)  # what it is made of again in another process
         self.kind = kind
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
 
 
 class Engine(Protocol):

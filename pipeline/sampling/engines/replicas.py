@@ -1,4 +1,4 @@
-"""The servers behind the server engine: which one takes the next request, and which ones rest.
+"""Servers, or the replicas of a Ray cluster: which one takes the next request, and which ones rest.
 
 A server that cannot be reached is down until it answers again. Of one that refuses requests (429, 503) the
 share of refusals decides. What is refused now and then is asked again, each request after a wait of its own,
@@ -95,10 +95,17 @@ class Replica:
 class Replicas:
     """Servers of one model. `take` waits for a place at the least busy one."""
 
-    def __init__(self, urls: tuple[str, ...], concurrency: int, outage_seconds: float) -> None:
+    def __init__(
+        self,
+        urls: tuple[str, ...],
+        concurrency: int,
+        outage_seconds: float,
+        advice: str = "start one (make serve-teacher)",
+    ) -> None:
         # each may take all, so that one that is left alone keeps the whole concurrency
         self.all = [Replica(url.rstrip("/"), float(concurrency), concurrency) for url in urls]
         self._outage_seconds = outage_seconds
+        self._advice = advice
         self._last_sign = time.monotonic()
         self._changed = asyncio.Event()
 
@@ -116,7 +123,7 @@ class Replicas:
             if all(replica.down for replica in self.all) and now - self._last_sign > self._outage_seconds:
                 raise EngineError(
                     f"no server has answered for {self._outage_seconds:.0f} s ({', '.join(self.urls())}). "
-                    "What was finished is kept: start one (make serve-teacher) and run the same command again"
+                    f"What was finished is kept: {self._advice} and run the same command again"
                 )
             self._changed.clear()
             pauses = [replica.paused_until - now for replica in self.all if replica.paused_until > now]
@@ -160,7 +167,8 @@ class Replicas:
         replica.limit = float(replica.most)
         self.sign_of_life()
         self._changed.set()
-        log.warning("%s answers again", replica.url)
+        if replica.counts["down"]:
+            log.warning("%s answers again", replica.url)
 
     def urls(self) -> list[str]:
         return [replica.url for replica in self.all]

@@ -1,11 +1,12 @@
-"""The command line of `vllm serve`, for a teacher and for a student alike."""
+"""The command line of `vllm serve`, for a teacher and for a student alike, and the devices of one copy."""
 
 import json
 import sys
 from typing import Any
 
 from pipeline.flags import EngineFlags
-from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.cards import EngineNeeds, SampledModel
+from pipeline.recipe.engine_arguments import read_flags
 
 
 def serve_command(model: SampledModel, flags: EngineFlags, **more: Any) -> list[str]:
@@ -19,6 +20,13 @@ def serve_command(model: SampledModel, flags: EngineFlags, **more: Any) -> list[
     arguments = engine_arguments(model, flags) | more
     options = [word for name, value in arguments.items() for word in option(name, value)]
     return [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *options]
+
+
+def num_devices(needs: SampledModel | EngineNeeds, flags: EngineFlags) -> int:
+    """GPUs that one copy of a model takes."""
+    parts = (needs.arguments | read_flags(flags.engine_arguments)).get("pipeline_parallel_size", 1)
+    each = (flags.tensor_parallel or needs.tensor_parallel) * (flags.data_parallel or needs.data_parallel)
+    return each * int(parts)
 
 
 def option(name: str, value: Any) -> list[str]:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import gc
 import logging
+import math
 import os
 import signal
 import threading
@@ -17,6 +18,8 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
 
 from pipeline.errors import EngineError
 from pipeline.flags import EngineFlags
@@ -32,6 +35,8 @@ from pipeline.sampling.prompts import ChatPrompts, load_prompts
 
 log = logging.getLogger(__name__)
 
+STARTING = threading.Lock()  # one engine at a time changes the environment of this process
+PROCESSES_GIB = 3  # what the processes of an engine on a CPU hold beside weights and cache
 WORKERS_SECONDS = 0.5
 CORE_SECONDS = 4.0
 # the environment of an engine's processes, where the user did not set these
@@ -61,6 +66,7 @@ class VllmEngine:
         self._pending: asyncio.Future[None] | None = None
         self._num_requests = 0
         self._waiting: set[Any] = set()  # the queues of what is in flight
+        self.started = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,6 +85,20 @@ class VllmEngine:
             async with self._starting:
                 if self._llm is None:
                     await self._start()
+
+    async def start_beside(self, other: "VllmEngine") -> None:
+        """Start as soon as `other` has, unless they are on a GPU, whose memory one engine takes, or two may
+        be more than the machine's memory."""
+        await other.started.wait()
+        from vllm.platforms import current_platform
+
+        if current_platform.is_cpu() and psutil.virtual_memory().available > self._room_to_start():
+            await self.ready()
+
+    def _room_to_start(self) -> float:
+        """Bytes that an engine wants on a CPU, at most; infinite where its weights are not here."""
+        weights = sum(path.stat().st_size for path in Path(self._model.model).glob("*.safetensors"))
+        return 2 * weights + (self._flags.kv_cache_gib + PROCESSES_GIB) * 2**30 if weights else math.inf
 
     async def prompts(self) -> ChatPrompts | None:
         if self._prompts is None:
@@ -182,6 +202,7 @@ class VllmEngine:
         try:
             await asyncio.shield(self._pending)
         except (RuntimeError, ValueError, OSError) as error:
+            self._stop()  # another try has a guard of its own
             raise EngineError(
                 f"vLLM cannot start {self._model.model}: {_first_line(error)}. Set VLLM_LOGGING_LEVEL=INFO "
                 "to see the engine's own log"
@@ -189,6 +210,7 @@ class VllmEngine:
         self._prompts = ChatPrompts(self._fresh.get_tokenizer(), self._model)
         self._processes = processes_of(self._fresh)
         self._llm = self._fresh
+        self.started.set()
 
     def _start_llm(self, loop: asyncio.AbstractEventLoop) -> None:
         assert self._guard is not None
@@ -282,7 +304,8 @@ def tokens_of(output: Any, num_top: int = 0) -> Tokens:
 
 def start_llm(model: SampledModel, flags: EngineFlags, mark: dict[str, str]) -> Any:
     """An AsyncLLM for `model`. Blocks for the 15 seconds and more that an engine takes to start."""
-    with hidden(API_KEY, os.environ), engine_environment(offline=Path(model.model).is_dir(), mark=mark):
+    offline = Path(model.model).is_dir()
+    with STARTING, hidden(API_KEY, os.environ), engine_environment(offline=offline, mark=mark):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

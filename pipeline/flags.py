@@ -168,6 +168,9 @@ class TrainFlags:
     tokens_per_device: int = flag("Tokens of one micro-batch.", 8192)
     gradient_checkpointing: bool | None = flag("Less memory, a third slower; else where a GPU needs it.")
     liger: bool = flag("Liger's kernels; needs liger-kernel.", False, "--liger")
+    without_vllm: bool = flag(
+        "Train a student that the vLLM here cannot answer with.", False, "--without-vllm"
+    )
     save_every: int | None = flag("Steps between checkpoints to resume from; else ten times a run.")
     log_every: int = flag("Steps between rows of metrics.jsonl.", 10)
     tracker: Literal["none", "trackio", "tensorboard", "wandb"] = flag("Also log there.", "none")

@@ -13,6 +13,7 @@ from pipeline.records import Example, read_examples
 from pipeline.run.revisions import pinned
 from students.examples import build
 from students.format import load_format
+from students.in_vllm import check_answers
 from students.layout import choose_layout
 from students.model import load_student, pick_device, quiet_libraries
 from students.preflight import Subject, preflight, render
@@ -42,6 +43,7 @@ def run(context: Context) -> None:
     print(f"--- examples are {layout.name}, attention {layout.attention}")
     if in_mode_of(data.thinking, model) is not model:
         print("--- no example has thinking, so eval, chat, serve and polish will ask for none")
+    check_answers(model, student, data.shown[0].encoded.prompt)
     print(f"preflight: {len(checks)} checks passed: {', '.join(checks)}")
 
 

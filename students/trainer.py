@@ -38,6 +38,7 @@ from students.batching import balanced, cut, cut_padded, num_padded, ordered_bat
 from students.examples import TrainingSet, build
 from students.export import export
 from students.format import IGNORED, Encoded, load_format
+from students.in_vllm import check_answers
 from students.layout import PaddedRows, choose_layout
 from students.memory import device_gib, settle
 from students.model import adapter_config, load_student, pick_device, quiet_libraries
@@ -207,6 +208,9 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
     data = build(read_examples(context.directory("filter") / EXAMPLES), style, recipe.train, recipe.seed)
     student = load_student(card, model, recipe.train, device)
     checks = preflight(Subject(recipe, card, model, style, student, data.shown, data.largest_id))
+    begun = any((context.directory("train") / STEPS).glob("checkpoint-*"))
+    if flags.processes == 1 and not flags.without_vllm and not begun:
+        check_answers(model, student, data.shown[0].encoded.prompt)
     if student.device.type != device and flags.processes == 1:
         student.to(device)  # type: ignore[arg-type]  # its kernels are asked there
     layout = choose_layout(student, [one.encoded.ids for one in data.shown], recipe.train.max_length)

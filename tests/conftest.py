@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from students.format import Format
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,18 +49,57 @@ def recipe_file(tmp_path: Path) -> Path:
     return path
 
 
+def command_line(*arguments: object) -> list[str]:
+    """`python -m pipeline ...`, as a user would type it in the checkout."""
+    return [sys.executable, "-m", "pipeline", *map(str, arguments)]
+
+
 @pytest.fixture(scope="session")
 def retort() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m pipeline ...` from the checkout, as a user would."""
+    """Run a command of the pipeline from the checkout."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options
-        )
+            command_line(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+            **options,
+        )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The URL of a scripted teacher."""
+    from tests.served import scripted_server
+
+    with scripted_server(0.0) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def student_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny student of tests/students_fixtures.py on disk, which nobody changes."""
+    from tests.students_fixtures import build_student
+
+    return build_student(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="module")
+def tiny(student_directory: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(student_directory, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def style(student_directory: Path) -> "Format":
+    from students.format import load_format
+    from tests.students_fixtures import card_of, sampled
+
+    card = card_of(student_directory)
+    return load_format(card, sampled(card))
 
 
 def is_running(pid: int) -> bool:

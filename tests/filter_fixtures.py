@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.context import Context
+from pipeline.filter.stage import run as run_filter
+from pipeline.flags import WorkerFlags
 from pipeline.recipe.cards import Tags, load_cards
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.strict_yaml import validate
@@ -132,6 +134,14 @@ def ordinary_stages(num_problems: int = 6, samples: int = 4) -> Stages:
 
 def make_context(recipe: Recipe, runs: Path, path: str = "recipes/small.yaml") -> Context:
     return Context(recipe, load_cards(recipe), runs, Start(recipe=path))
+
+
+def filtered_run(recipe: Recipe, runs: Path, stages: Stages, workers: int = 1, **more: Any) -> Context:
+    """A run whose filter stage is finished; `more` is for that stage."""
+    context = make_context(recipe, runs)
+    write_stages(runs, stages)
+    run_filter(context, WorkerFlags(workers=workers), **more)
+    return context
 
 
 @pytest.fixture

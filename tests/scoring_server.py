@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from pipeline.sampling.prompts import ChatPrompts
+from tests.scripted_teacher import application_of
 
 
 class ScoringServer:
@@ -37,13 +38,7 @@ class ScoringServer:
         self.scored: Counter[tuple[int, ...]] = Counter()
 
     def application(self) -> web.Application:
-        app = web.Application()
-        app.add_routes([
-            web.get("/v1/models", self.models),
-            web.post("/v1/chat/completions", self.chat),
-            web.post("/v1/completions", self.completions),
-        ])  # fmt: skip
-        return app
+        return application_of(self, web.post("/v1/completions", self.completions))
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": self.name, "owned_by": "vllm"}]})

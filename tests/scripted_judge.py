@@ -3,26 +3,21 @@
     python -m tests.scripted_judge --behaviour right --seconds 300
 
 It reads the case as a model would, between its marks, and ends by itself after `--seconds`. /seen counts how
-often each case was asked about; /order lists the answers that it was shown, in order.
+often each case was asked about, and lists the answers that it was shown, in order.
 """
 
-import argparse
 import asyncio
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from aiohttp import web
 
-from tests.conftest import ROOT
-from tests.scripted_teacher import serve
+from tests.scripted_teacher import MODEL, application_of, main
+from tests.served import served_by
 
-MODEL = "scripted"
 FIELD = re.compile(r"<(question|reference|answer) (\w+)>\n(.*?)\n?</\1 \2>", re.DOTALL)
 
 
@@ -50,13 +45,7 @@ class ScriptedJudge:
         self.schemas: list[Any] = []
 
     def application(self) -> web.Application:
-        app = web.Application()
-        app.add_routes([
-            web.get("/v1/models", self.models),
-            web.post("/v1/chat/completions", self.chat),
-            web.get("/seen", self.seen),
-        ])  # fmt: skip
-        return app
+        return application_of(self, web.get("/seen", self.seen))
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "owned_by": "script"}]})
@@ -100,28 +89,10 @@ class ScriptedJudge:
         )
 
 
-@contextmanager
-def scripted_judge(behaviour: str, delay_seconds: float = 0.0) -> Iterator[str]:
+def scripted_judge(behaviour: str, delay_seconds: float = 0.0) -> AbstractContextManager[str]:
     """The URL of one in a process of its own, which ends by itself after ten minutes."""
-    command = [sys.executable, "-m", "tests.scripted_judge", "--behaviour", behaviour]
-    command += ["--delay", str(delay_seconds), "--seconds", "600"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{json.loads(server.stdout.readline())['port']}/v1"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--behaviour", default="right")
-    parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--seconds", type=float, default=300.0)
-    flags = parser.parse_args()
-    asyncio.run(serve(ScriptedJudge(flags.behaviour, flags.delay).application(), 0, flags.seconds))
+    return served_by("scripted_judge", "--behaviour", behaviour, "--delay", delay_seconds, "--seconds", 600)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(ScriptedJudge, "right")

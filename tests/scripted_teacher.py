@@ -11,8 +11,8 @@ import asyncio
 import hashlib
 import json
 import re
-import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -77,15 +77,8 @@ class ScriptedTeacher:
         self.last_body: dict[str, Any] = {}
 
     def application(self) -> web.Application:
-        app = web.Application()
-        app.add_routes([
-            web.get("/v1/models", self.models),
-            web.post("/v1/chat/completions", self.chat),
-            web.get("/seen", self.seen),
-        ])  # fmt: skip
-        if self.tokens is not None:
-            app.add_routes([web.post("/tokenize", self.tokenize)])
-        return app
+        more = [] if self.tokens is None else [web.post("/tokenize", self.tokenize)]
+        return application_of(self, web.get("/seen", self.seen), *more)
 
     async def tokenize(self, request: web.Request) -> web.Response:
         self.last_body = await request.json()
@@ -170,6 +163,14 @@ class ScriptedTeacher:
         return web.json_response(reply)
 
 
+def application_of(server: Any, *more: web.RouteDef) -> web.Application:
+    """What every server of these tests answers to, by its methods `models` and `chat`, and `more`."""
+    app = web.Application()
+    asked = [web.get("/v1/models", server.models), web.post("/v1/chat/completions", server.chat)]
+    app.add_routes([*asked, *more])
+    return app
+
+
 async def serve(application: web.Application, port: int, seconds: float) -> None:
     """Answer on loopback for so long; the port is printed as JSON."""
     runner = web.AppRunner(application)
@@ -181,16 +182,17 @@ async def serve(application: web.Application, port: int, seconds: float) -> None
     await runner.cleanup()
 
 
-def main() -> None:
+def main(server: Callable[[str, float], Any], behaviour: str) -> None:
+    """Serve one of these for as long as the flags say."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--behaviour", default="good")
+    parser.add_argument("--behaviour", default=behaviour)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--seconds", type=float, default=300.0)
     flags = parser.parse_args()
-    application = ScriptedTeacher(flags.behaviour, flags.delay).application()
+    application = server(flags.behaviour, flags.delay).application()
     asyncio.run(serve(application, flags.port, flags.seconds))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(ScriptedTeacher, "good")

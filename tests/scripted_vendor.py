@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from tests.scripted_teacher import answer, serve
+from tests.scripted_teacher import answer, application_of, serve
 
 VENDORS: dict[str, dict[str, Any]] = {
     vendor["name"]: vendor for vendor in yaml.safe_load(Path(__file__).with_name("vendors.yaml").read_text())
@@ -54,13 +54,7 @@ class ScriptedVendor:
         self.waiting = list(vendor.get("first", []))
 
     def application(self) -> web.Application:
-        app = web.Application()
-        app.add_routes([
-            web.get("/v1/models", self.models),
-            web.post("/v1/chat/completions", self.chat),
-            web.get("/seen", self.seen),
-        ])  # fmt: skip
-        return app
+        return application_of(self, web.get("/seen", self.seen))
 
     async def seen(self, request: web.Request) -> web.Response:
         return web.json_response(self.bodies)

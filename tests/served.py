@@ -1,11 +1,49 @@
-"""What tests with a real `vllm serve` need: a port, and to wait until it answers."""
+"""What tests with a server in a process of its own need: to start it, what it was asked, a port, to wait for it."""
 
+import json
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def served_by(module: str, *arguments: object) -> Iterator[str]:
+    """The URL of a module of tests/ that serves on loopback, and prints its port first."""
+    command = [sys.executable, "-m", f"tests.{module}", *map(str, arguments)]
+    root = Path(__file__).resolve().parent.parent
+    server = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{json.loads(server.stdout.readline())['port']}/v1"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def scripted_server(
+    delay_seconds: float, behaviour: str = "good", seconds: float = 600
+) -> AbstractContextManager[str]:
+    """The URL of a scripted teacher, which ends by itself after `seconds`."""
+    flags = ("--delay", delay_seconds, "--behaviour", behaviour, "--seconds", seconds)
+    return served_by("scripted_teacher", *flags)
+
+
+def seen_by(url: str) -> Any:
+    """What a scripted server was asked so far."""
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/seen", timeout=10) as response:
+        return json.load(response)
+
+
+def num_asked(url: str) -> int:
+    """How often a scripted teacher was asked for a response."""
+    return sum(seen_by(url).values())
 
 
 def free_port() -> int:

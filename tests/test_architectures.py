@@ -1,6 +1,7 @@
 """Many architectures through our own layout: an example among others is the same as alone, or it is refused."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from peft import PeftModel
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface
 
+from pipeline.context import Context
 from pipeline.errors import StageError
 from pipeline.flags import TrainFlags
 from pipeline.recipe.schema import Lora
@@ -19,6 +21,7 @@ from students.attention import attend_apart, register
 from students.batching import buckets, cut_padded, num_padded, ordered_batches
 from students.examples import build
 from students.format import load_format
+from students.in_vllm import ANSWERING, check_answers
 from students.layout import Layout, choose_layout
 from students.model import linear_config, load_base, unadaptable
 from students.train import run
@@ -27,7 +30,7 @@ from tests.architectures import ARCHITECTURES, build_architecture, build_model
 from tests.conftest import ROOT
 from tests.students_fixtures import card_of, context_of, finished_filter, sampled, sums
 
-CPU = TrainFlags(device="cpu", log_every=1)
+CPU = TrainFlags(device="cpu", log_every=1, without_vllm=True)
 PADDED, OWN = "see each other", "is not the model's own attention"
 # what is not packed with our attention, and why; tests of a few, a slow test of all
 SLOW_WAY = {
@@ -182,16 +185,38 @@ def test_layers_that_take_no_adapter_are_passed_over() -> None:
     assert unadaptable(mixer) == ["model.layers.0.mixer.out_proj"]
 
 
+def refused_before_training(context: Context, flags: TrainFlags, reason: str) -> None:
+    with pytest.raises(StageError, match=reason):
+        run(context, flags)
+    assert not context.directory("train").exists()
+
+
+def test_what_answers_in_vllm_is_what_the_table_says() -> None:
+    answering = ARCHITECTURES.keys() - REFUSED.keys() - NOT_IN_VLLM.keys()
+    assert {type(build_model(name, VOCABULARY)).__name__ for name in answering} == ANSWERING
+
+
+@slow
+def test_an_architecture_that_is_not_known_to_answer_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("students.in_vllm.ANSWERING", frozenset())
+    card = card_of(build_architecture(tmp_path, "Qwen3"), thinking={"opened_by_prompt": False})
+    caplog.set_level("INFO")
+    check_answers(sampled(card), load_base(card, sampled(card)), list(range(20)))
+    assert "asking vLLM whether it can answer with a Qwen3ForCausalLM" in caplog.text
+
+
 def through_the_pipeline(root: Path, name: str) -> dict[str, str]:
     """One row of the table: LoRA trained, merged, exported and loaded, or the reason why not."""
     card = card_of(build_architecture(root / "base", name), thinking={"opened_by_prompt": False})
     overrides = ["train.learning_rate=3.0e-3", "train.method=lora"]
     context = finished_filter(root, sums(16), *overrides, card=card)
     if name in REFUSED:
-        with pytest.raises(StageError, match=REFUSED[name]):
-            run(context, CPU)
-        assert not context.directory("train").exists()
+        refused_before_training(context, CPU, REFUSED[name])
         return {"layout": "refused before training"}
+    if name in NOT_IN_VLLM:
+        refused_before_training(context, TrainFlags(device="cpu"), re.escape(NOT_IN_VLLM[name]))
     run(context, CPU)
     directory, notes = context.directory("train"), context.require("train", "the test").notes
     style = load_format(card, sampled(card))

@@ -3,14 +3,13 @@
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import RECIPE, ROOT
+from tests.conftest import RECIPE, ROOT, command_line
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -136,16 +135,7 @@ def test_yaml_that_no_fingerprint_can_hold_is_exit_2(
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     path = recipe_with(tmp_path, "size: 20", "size: 20000")
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "problems",
-        "--recipe",
-        str(path),
-        "--runs",
-        str(tmp_path / "runs"),
-    ]
+    command = command_line("problems", "--recipe", path, "--runs", tmp_path / "runs")
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     progress = tmp_path / "runs/small/problems/progress.json"
     for _ in range(2400):

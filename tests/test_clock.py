@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.sampling import Store
 from tests.conftest import ROOT
-from tests.test_kills import scripted_server, start_child, tell_to_go
+from tests.served import scripted_server
+from tests.test_kills import start_child, tell_to_go
 from tests.test_layout import MODULES
 
 WALL = {"time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow", "today", "st_mtime", "st_ctime"}

@@ -14,7 +14,7 @@ from pipeline.errors import VerifyError
 from pipeline.verify import VerifierPool
 from pipeline.verify.pool import Task, Worker
 from tests.conftest import ROOT
-from tests.test_kills import scripted_server
+from tests.served import scripted_server
 
 ADVICE = "this process may hold {} (ulimit -n). What was finished is kept: raise the limit (ulimit -n 65536)"
 
@@ -23,14 +23,8 @@ def test_a_collection_without_descriptors_ends_with_one_error(tmp_path: Path) ->
     ends = {}
     with scripted_server(0.05) as url:
         for limit in (9, 16, 40, 200):  # 9: no second connection, and no worker
-            command = [
-                sys.executable,
-                "-m",
-                "tests.descriptors_child",
-                url,
-                tmp_path / str(limit),
-                str(limit),
-            ]
+            words = ["tests.descriptors_child", url, tmp_path / str(limit), str(limit)]
+            command = [sys.executable, "-m", *words]
             ends[limit] = subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
             )

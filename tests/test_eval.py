@@ -55,18 +55,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, "sub
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe that compares the teacher with a copy of the base in another directory: its eval directory."""
+def directory(retort: Retort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What eval left of a recipe that compares the teacher with a copy of the base in another directory."""
     runs = tmp_path_factory.mktemp("runs")
     copy = runs / "copy of the base"
     shutil.copytree(ROOT / "students/embedded", copy, ignore=shutil.ignore_patterns("*.py"))
     section = SECTION.replace("CHECKPOINT", json.dumps(str(copy)))
     (runs / "small.yaml").write_text(RECIPE[: RECIPE.index("eval:")] + section)
+    done = run_eval(retort, runs)
+    assert done.returncode == 0, done.stderr[-3000:]
     return runs / "small/eval"
 
 
-def run_eval(retort: Retort, directory: Path) -> CompletedProcess[str]:
-    runs = directory.parent.parent
+def run_eval(retort: Retort, runs: Path) -> CompletedProcess[str]:
     return retort("eval", "--recipe", runs / "small.yaml", "--runs", runs)
 
 
@@ -78,9 +79,7 @@ def thinking(row: dict) -> str:
     return split_response(row["response"], Tags()).thinking or ""
 
 
-def test_an_extra_model_is_compared_by_its_checkpoint(retort: Retort, directory: Path) -> None:
-    done = run_eval(retort, directory)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_an_extra_model_is_compared_by_its_checkpoint(directory: Path) -> None:
     results = json.loads((directory / "results.json").read_text())
     entry = results["tasks"]["chain_sum"]
     assert (entry["teacher"]["n"], entry["teacher"]["k"]) == (30, 2)
@@ -120,13 +119,17 @@ def test_forced_thinking_is_no_longer_than_its_budget(directory: Path) -> None:
 
 def test_a_second_run_does_nothing(retort: Retort, directory: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
-    done = run_eval(retort, directory)
+    done = run_eval(retort, directory.parent.parent)
     assert "eval: up to date" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
-def test_an_interrupted_run_takes_only_what_is_missing(retort: Retort, directory: Path) -> None:
+def test_an_interrupted_run_takes_only_what_is_missing(
+    retort: Retort, directory: Path, tmp_path: Path
+) -> None:
     """As after a kill: no manifest, one sample torn, one verdict missing. Only one engine has work."""
+    runs = shutil.copytree(directory.parent.parent, tmp_path / "runs")
+    directory = runs / "small/eval"
     manifest = json.loads((directory / "manifest.json").read_text())
     plan = {
         key: manifest[key] for key in ("stage", "stage_version", "config", "inputs", "seed", "fingerprint")
@@ -137,7 +140,7 @@ def test_an_interrupted_run_takes_only_what_is_missing(retort: Retort, directory
     whole = path.read_text()
     path.write_text(whole[:-40])
     torn = rows_by_key(whole)
-    done = run_eval(retort, directory)
+    done = run_eval(retort, runs)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "torn by a kill" in done.stderr
     assert done.stderr.count("starting vLLM") == 1

@@ -15,11 +15,10 @@ from pipeline.problems.stage import run
 from pipeline.recipe.schema import Recipe
 from tests.filter_fixtures import (
     context_of,
-    make_context,
+    filtered_run,
     make_recipe,
     ordinary_stages,
     read_rows,
-    write_stages,
 )
 from tests.test_problems import free_questions, write
 
@@ -97,10 +96,8 @@ def test_questions_that_may_not_be_taken_out_are_refused(
 
 
 def test_filter_drops_the_traces_of_a_problem_that_is_asked_now(tmp_path: Path) -> None:
-    context = make_context(make_recipe(), tmp_path / "runs")
     stages = ordinary_stages()
-    write_stages(context.runs, stages)
-    run_filter(context, ONE)
+    context = filtered_run(make_recipe(), tmp_path / "runs", stages)
     barred = stages.problems[2]
     found = (
         f'{{"matched": {{"{barred.id}": {{"rule": "exact", "task": "test", "question": "What is it?"}}}}}}'

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,23 +18,18 @@ from pipeline.flags import EngineFlags, ModelFlags, ShardFlags, WorkerFlags
 from pipeline.report.results import RESULTS
 from pipeline.run.contract import Manifest, Plan, Start, begin, read_manifest
 from pipeline.sampling.shards import Shard, bought_before
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command_line
 from tests.scripted_judge import scripted_judge
-from tests.test_eval_stage import asked_at, context_of, evaluate, sums
+from tests.served import num_asked, scripted_server
+from tests.test_eval_stage import context_of, evaluate, sums
 from tests.test_judge import NOWHERE, sampled
 from tests.test_judge_eval import eval_context
 from tests.test_judge_eval import evaluate as evaluate_judged
-from tests.test_kills import Growth, scripted_server
+from tests.test_kills import Growth
 
 __all__ = ["sampled"]  # a fixture
 KILLS = 3  # of each of two shards
 TEACHERS = "eval.extra=[{name: again, teacher: embedded-moe}]"
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with scripted_server(0.0) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +58,7 @@ def merge(context: Context, url: str = NOWHERE) -> Manifest:
 
 
 def manifest_of(context: Context) -> Manifest:
-    manifest = context.manifest("eval")
-    assert manifest is not None
-    return manifest
+    return context.require("eval", "the test")
 
 
 def results_in(context: Context) -> bytes:
@@ -77,11 +68,11 @@ def results_in(context: Context) -> bytes:
 def test_shards_put_together_are_what_one_process_measures(url: str, whole: Context, tmp_path: Path) -> None:
     context = context_of(tmp_path, TEACHERS)
     take(context, url, 2)
-    before = asked_at(url)
+    before = num_asked(url)
     with pytest.raises(StageError, match=r"begun in shards, and they are not merged. Run: .* eval .*--merge"):
         context.require("eval", "report")
     made, wanted = merge(context), manifest_of(whole)
-    assert asked_at(url) == before
+    assert num_asked(url) == before
     assert results_in(context) == results_in(whole)
     assert (made.fingerprint, made.counts) == (wanted.fingerprint, wanted.counts)
     rows = {name: output.rows for name, output in made.outputs.items()}
@@ -163,11 +154,11 @@ def test_any_number_of_shards_measures_the_same(of: int, url: str, whole: Contex
     made = merge(context)
     assert results_in(context) == results_in(whole)
     assert made.counts == manifest_of(whole).counts
-    before = asked_at(url)
+    before = num_asked(url)
     take(context, NOWHERE, 3)  # another number of shards takes what is there
     evaluate(context_of(tmp_path, TEACHERS, force=True), NOWHERE)  # and so does one process
     assert results_in(context) == results_in(whole)
-    assert asked_at(url) == before
+    assert num_asked(url) == before
 
 
 @pytest.mark.slow
@@ -214,16 +205,7 @@ def test_a_killed_shard_of_eval_goes_on_where_it_was(tmp_path: Path) -> None:
     context = context_of(tmp_path, "eval.samples=8")
     sums(tmp_path, "sums", 12)
     with scripted_server(0.1) as slow:
-        command = [
-            sys.executable,
-            "-m",
-            "pipeline",
-            "eval",
-            "--recipe",
-            context.start.recipe,
-            "--workers",
-            "1",
-        ]
+        command = command_line("eval", "--recipe", context.start.recipe, "--workers", 1)
         command += ["--runs", str(context.runs), "--set", "eval.samples=8", "--set", "name=small"]
         command += ["--url", f"teacher={slow}", "--served-name", "teacher=scripted", "--concurrency", "2"]
         kills = 0
@@ -241,7 +223,7 @@ def test_a_killed_shard_of_eval_goes_on_where_it_was(tmp_path: Path) -> None:
                 child.wait(timeout=120)
             subprocess.run([*command, "--shard", f"{number}/2"], cwd=ROOT, check=True, timeout=300)
         subprocess.run([*command, "--merge"], cwd=ROOT, check=True, timeout=300)
-        asked = asked_at(slow)
+        asked = num_asked(slow)
         one = context_of(tmp_path, "eval.samples=8", name="one")
         sums(tmp_path, "sums", 12)
         evaluate(one, slow)

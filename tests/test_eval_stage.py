@@ -4,8 +4,6 @@ import asyncio
 import dataclasses
 import json
 import shutil
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from pipeline.sampling.prompts import ChatPrompts, load_prompts
 from pipeline.verify.basis import tags_digest
 from pipeline.verify.table import VERSIONS
 from tests.conftest import RECIPE, ROOT
-from tests.test_kills import scripted_server
+from tests.served import num_asked, scripted_server
 
 EVAL = """\
 eval:
@@ -39,12 +37,6 @@ eval:
   compare: [teacher]
 """
 TEACHER = sampled_teacher("embedded-moe", teacher_card("embedded-moe"))
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with scripted_server(0.0) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +76,7 @@ def evaluate(context: Context, url: str, *adopt: str) -> Usage:
         model_names=tuple(f"{name}=scripted" for name in names),
     )
     run(context, EvalFlags(EngineFlags(), models, AdoptFlags(adopt=adopt), WorkerFlags(workers=1)))
-    manifest = context.manifest("eval")
-    assert manifest is not None
+    manifest = context.require("eval", "the test")
     return manifest.usage
 
 
@@ -93,16 +84,9 @@ def results_of(context: Context) -> Results:
     return read_results(context.directory("eval") / RESULTS)
 
 
-def asked_at(url: str) -> int:
-    """How many samples the server was asked for so far."""
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/seen", timeout=10) as answer:
-        return sum(json.load(answer).values())
-
-
 def test_every_sample_is_counted(finished: Path) -> None:
     context = context_of(finished)
-    manifest = context.manifest("eval")
-    assert manifest is not None
+    manifest = context.require("eval", "the test")
     usage = manifest.usage
     assert (usage.sampled, usage.adopted, usage.found, manifest.counts.kept) == (12, 0, 0, 12)
     assert usage.models["teacher"]["sampled"] == 12
@@ -127,10 +111,10 @@ def test_a_finished_eval_is_up_to_date(runs: Path) -> None:
 
 
 def test_more_samples_take_only_what_is_new(url: str, runs: Path) -> None:
-    before = asked_at(url)
+    before = num_asked(url)
     more = context_of(runs, "eval.samples=5", force=True)
     usage = evaluate(more, url)
-    assert (usage.sampled, usage.adopted) == (asked_at(url) - before, 12) == (18, 12)
+    assert (usage.sampled, usage.adopted) == (num_asked(url) - before, 12) == (18, 12)
     assert results_of(more).tasks["sums"].models["teacher"].k == 5
 
 
@@ -193,10 +177,10 @@ def test_where_too_many_samples_fail_the_next_attempt_takes_just_those(url: str,
     ):
         evaluate(context, flaky)
     assert context.manifest("eval") is None
-    before = asked_at(url)
+    before = num_asked(url)
     usage = evaluate(context, url)
     assert usage.found
-    assert usage.sampled == asked_at(url) - before == 12 - usage.found
+    assert usage.sampled == num_asked(url) - before == 12 - usage.found
 
 
 def test_where_every_sample_fails_the_failures_are_named(tmp_path: Path) -> None:
@@ -242,8 +226,7 @@ def test_the_student_is_known_by_its_checkpoint(url: str, trained: Context) -> N
     seen = results.tasks["sums"].contamination
     assert seen is not None
     assert (seen.questions, seen.rules) == (6, {"exact": 1, "fuzzy": 5})  # the sums differ in numbers
-    manifest = trained.manifest("eval")
-    assert manifest is not None
+    manifest = trained.require("eval", "the test")
     assert set(manifest.inputs) == {"problems", "filter", "task sums"}
     again = dataclasses.replace(trained, start=Start(force=True, recipe=trained.start.recipe))
     finish(again, "train", {}, {"epochs": 2})  # which made the same checkpoint

@@ -28,6 +28,7 @@ from tests.conftest import ROOT
 from tests.filter_fixtures import (
     Stages,
     context_of,
+    filtered_run,
     make_context,
     make_problem,
     make_recipe,
@@ -212,9 +213,7 @@ def test_a_second_run_does_nothing_and_a_changed_recipe_is_refused(
 def test_worker_processes_change_nothing(tmp_path: Path) -> None:
     recipe, digests = make_recipe(), []
     for workers in (1, 2):
-        context = make_context(recipe, tmp_path / str(workers))
-        write_stages(context.runs, ordinary_stages(200))
-        run(context, WorkerFlags(workers=workers))
+        context = filtered_run(recipe, tmp_path / str(workers), ordinary_stages(200), workers)
         conserve(context.directory("filter"), 800)
         digests.append(hashlib.sha256((context.directory("filter") / "examples.parquet").read_bytes()))
     assert digests[0].hexdigest() == digests[1].hexdigest()

@@ -17,10 +17,9 @@ from pipeline.flags import WorkerFlags
 from pipeline.records import to_json
 from pipeline.report.ablate import ablate
 from pipeline.report.against import recall
-from pipeline.run.contract import read_manifest
 from tests.filter_fixtures import (
     Stages,
-    make_context,
+    filtered_run,
     make_recipe,
     make_trace,
     make_verdict,
@@ -185,9 +184,8 @@ def test_an_export_loads_block_by_block(tmp_path: Path, kind: ExportFormat) -> N
     mix = tmp_path / "chat.jsonl"
     mix.write_text("".join(json.dumps({"messages": c}) + "\n" for c in (long, pair)))
     entry = {"name": "chat", "path": str(mix), "weight": 1.0, "licence": "CC0-1.0"}
-    context = make_context(make_recipe(filter={"mix": [entry]}), tmp_path / "runs")
-    write_stages(context.runs, ordinary_stages(60))
-    run(context, ONE)
+    recipe = make_recipe(filter={"mix": [entry]})
+    context = filtered_run(recipe, tmp_path / "runs", ordinary_stages(60))
     path = str(export(context, kind))
     rows = datasets.load_dataset(
         "json", data_files=path, split="train", chunksize=4096, cache_dir=str(tmp_path / "cache")
@@ -198,8 +196,7 @@ def test_an_export_loads_block_by_block(tmp_path: Path, kind: ExportFormat) -> N
 def test_an_ablation_differs_in_one_field_and_shares_the_traces(context: Context, recipe_path: Path) -> None:
     sibling = ablate(context, recipe_path, [("drop-rule", "correct")])
     child = load_context(sibling, context.runs)
-    manifest = read_manifest(context.directory("filter"))
-    assert manifest is not None
+    manifest = context.require("filter", "the test")
     tokens = manifest.usage.trained_tokens or 0
     expected = context.recipe.model_dump()
     expected["name"] = "small-without-correct"
@@ -210,8 +207,7 @@ def test_an_ablation_differs_in_one_field_and_shares_the_traces(context: Context
     for name in ("problems/problems.jsonl", "generate/traces-00000.jsonl", "generate/manifest.json"):
         assert (context.runs / "small" / name).samefile(context.runs / "small-without-correct" / name)
     run(child, ONE)
-    manifest = read_manifest(child.directory("filter"))
-    assert manifest is not None
+    manifest = child.require("filter", "the test")
     assert tokens - 40 < (manifest.usage.trained_tokens or 0) <= tokens
     assert any(
         row["verdict"]["status"] == "wrong" for row in read_rows(child.directory("filter") / "kept.jsonl")

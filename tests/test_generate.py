@@ -7,8 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,8 @@ from teachers.pilot import run_pilot, spread
 from teachers.serve import command, device_shares
 from teachers.serve import run as serve
 from tests.conftest import ROOT
-from tests.test_kills import Growth, scripted_server
+from tests.served import num_asked, scripted_server
+from tests.test_kills import Growth
 
 RECIPE = """\
 name: {name}
@@ -62,12 +61,6 @@ NOWHERE = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with scripted_server(0.0) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def finished(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with 60 sums, and a run over them whose problems and generate stages are finished."""
     directory = tmp_path_factory.mktemp("finished")
@@ -91,9 +84,11 @@ def write_sums(directory: Path, num_wrong: int) -> None:
     (directory / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def recipe_of(finished: Path, directory: Path, name: str = "small", **override: Any) -> Context:
+def recipe_of(
+    finished: Path, directory: Path, name: str = "small", recipe: str = RECIPE, **override: Any
+) -> Context:
     path = directory / f"{name}.yaml"
-    path.write_text(RECIPE.format(name=name, path=finished / "sums.jsonl"))
+    path.write_text(recipe.format(name=name, path=finished / "sums.jsonl"))
     overrides = [f"{key}={value}" for key, value in override.items()]
     return load_context(path, directory / "runs", Start(recipe=str(path)), overrides)
 
@@ -123,19 +118,11 @@ def flags_for(url: str, *adopt: str) -> generate.GenerateFlags:
 
 
 def manifest_of(context: Context) -> Manifest:
-    manifest = read_manifest(context.directory("generate"))
-    assert manifest is not None
-    return manifest
+    return context.require("generate", "the test")
 
 
 def keys_of(directory: Path) -> set[tuple[str, int]]:
     return {(trace.problem_id, trace.sample) for trace in Store(directory).traces()}
-
-
-def num_asked(url: str) -> int:
-    """How often a scripted server was asked for a response."""
-    with urllib.request.urlopen(url.replace("/v1", "/seen"), timeout=10) as response:
-        return sum(json.load(response).values())
 
 
 def bytes_in(run: Path) -> dict[str, bytes]:

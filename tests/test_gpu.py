@@ -42,6 +42,7 @@ def test_what_a_cpu_can_do_of_it_works(tmp_path: Path) -> None:
         "memory: 0.6B full, 8k, checkpointed",
         "memory: 1.7B LoRA, 8k",
         "vLLM: embedded teacher, seeds",
+        "train: vLLM is asked",
     }
 
 

@@ -4,8 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from pipeline.sampling.engines.faults import Retry, asked_seconds
 from tests.collect_child import MODEL, make_problems
 from tests.conftest import ROOT
 from tests.hostile_server import FAULTS, MODELS, start
+from tests.served import served_by
 from tests.test_sampling import make_job
 
 
@@ -67,17 +67,9 @@ def test_a_server_cannot_make_this_side_wait_for_ever(said: str, seconds: float 
     assert Retry("http_429", "", asked_seconds(said)).wait_seconds == seconds
 
 
-@contextmanager
-def hostile_server(behaviour: str) -> Iterator[str]:
+def hostile_server(behaviour: str) -> AbstractContextManager[str]:
     """The URL of a hostile server in a process of its own, which ends by itself after ten minutes."""
-    command = [sys.executable, "-m", "tests.hostile_server", "--behaviour", behaviour, "--seconds", "600"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{json.loads(server.stdout.readline())['port']}/v1"
-    finally:
-        server.kill()
-        server.wait()
+    return served_by("hostile_server", "--behaviour", behaviour, "--seconds", 600)
 
 
 LARGE = ["giant_body", "gzip_bomb", "endless_body", "many_lists", "endless_fault", "nested_json", "drip"]

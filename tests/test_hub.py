@@ -22,6 +22,7 @@ from pipeline.report.use import in_transformers, place_of
 from pipeline.run.contract import Counts, Start
 from tests.conftest import RECIPE, ROOT
 from tests.finished_run import Run, finish
+from tests.served import served_by
 from tests.standin_hub import TOKEN
 
 pytestmark = pytest.mark.slow
@@ -34,18 +35,11 @@ Hub = Callable[..., CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a machine whose hub is the stand-in, with a token and an empty cache."""
-    command = [sys.executable, "-m", "tests.standin_hub", "--seconds", "1800"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        port = json.loads(server.stdout.readline())["port"]
-        home = str(tmp_path_factory.mktemp("hub"))
-        held = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        where = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"}
+    home = str(tmp_path_factory.mktemp("hub"))
+    held = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    with served_by("standin_hub", "--seconds", 1800) as url:
+        where = {"HF_ENDPOINT": url.removesuffix("/v1"), "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"}
         yield {**held, **where, "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1"}
-    finally:
-        server.kill()
-        server.wait()
 
 
 def run_python(environment: dict[str, str], *arguments: object, **more: str) -> CompletedProcess[str]:

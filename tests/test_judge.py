@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -46,8 +45,9 @@ from pipeline.verify.judge import MARKS, Audit, audit, case_text, read_reply
 from teachers import generate
 from tests.conftest import ROOT
 from tests.scripted_judge import fields_of, is_right, scripted_judge
-from tests.test_generate import flags_for
-from tests.test_kills import Growth, scripted_server, wait_for_lines
+from tests.served import scripted_server, seen_by
+from tests.test_generate import flags_for, recipe_of
+from tests.test_kills import Growth, wait_for_lines
 
 RECIPE = """\
 name: {name}
@@ -347,10 +347,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def context_of(sampled: Path, directory: Path, name: str = "small", **override: Any) -> Context:
-    path = directory / f"{name}.yaml"
-    path.write_text(RECIPE.format(name=name, path=sampled / "sums.jsonl"))
-    overrides = [f"{key}={value}" for key, value in override.items()]
-    return load_context(path, directory / "runs", Start(recipe=str(path)), overrides)
+    return recipe_of(sampled, directory, name, RECIPE, **override)
 
 
 def fresh(sampled: Path, directory: Path, name: str = "small", **override: Any) -> Context:
@@ -365,11 +362,6 @@ def fresh(sampled: Path, directory: Path, name: str = "small", **override: Any) 
 def judge_flags(url: str, *adopt: str, **more: Any) -> judge_stage.JudgeFlags:
     engine = EngineFlags(engine="server", urls=(url,), served_name="scripted", concurrency=16, **more)
     return judge_stage.JudgeFlags(engine, AdoptFlags(adopt=adopt), WorkerFlags(workers=1))
-
-
-def seen(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url.replace("/v1", "/seen"), timeout=10) as response:
-        return dict(json.load(response))
 
 
 def manifest_of(context: Context) -> Manifest:
@@ -403,7 +395,7 @@ def test_a_judge_that_is_right(sampled: Path, tmp_path: Path, behaviour: str) ->
     context = fresh(sampled, tmp_path)
     with scripted_judge(behaviour, 0.05 if behaviour == "slow" else 0.0) as url:
         judge_stage.run(context, judge_flags(url))
-        told = seen(url)
+        told = seen_by(url)
     right, verdicts = truth(context), verdicts_in(context)
     assert {key: v.status == "correct" for key, v in verdicts.items()} == right
     assert {(v.layer, v.verifier) for v in verdicts.values()} == {("judge", "judge")}
@@ -443,14 +435,14 @@ def test_a_judge_that_accepts_everything_fails_the_stage_and_is_not_asked_twice(
             StageError, match=r"accepted 35 of 35 = 100.0% \[90.1%, 100.0%\].*max_false_accept"
         ):
             judge_stage.run(context, judge_flags(url))
-        asked = seen(url)["asked"]
+        asked = seen_by(url)["asked"]
         audited = (context.directory("judge") / "judge.audit.jsonl").read_text().splitlines()
         assert len(audited) == 40
         with pytest.raises(StageError, match=r"judge was started and not finished"):
             filter_stage.run(context, WorkerFlags(workers=1))
         looser = fresh(sampled, tmp_path, **{"judge.max_false_accept": 1.0})
         judge_stage.run(looser, judge_flags(NOWHERE))  # nobody needs to be asked
-        assert seen(url)["asked"] == asked
+        assert seen_by(url)["asked"] == asked
         assert set(manifest_of(looser).counts.dropped) == set()
         assert {v.status for v in verdicts_in(looser).values()} == {"correct"}
         with pytest.raises(
@@ -500,7 +492,7 @@ def test_another_judge_after_one_that_failed(sampled: Path, tmp_path: Path) -> N
     other = fresh(sampled, tmp_path, **{"judge.max_tokens": 200})
     with scripted_judge("right") as url:
         judge_stage.run(other, judge_flags(url))
-        assert len(seen(url)["asked"]) == manifest_of(other).usage.sampled
+        assert len(seen_by(url)["asked"]) == manifest_of(other).usage.sampled
     assert other.directory("judge").with_name("judge.1").is_dir()
     assert {key: v.status == "correct" for key, v in verdicts_in(other).items()} == truth(other)
 
@@ -580,7 +572,7 @@ def test_kill_9_in_the_middle_buys_nothing_twice(sampled: Path, tmp_path: Path) 
         finished = Growth(context.directory("judge"), "judge.samples").num_lines()
         time.sleep(0.3)
         judge_stage.run(context, judge_flags(url))
-        asked = Counter(seen(url)["asked"])
+        asked = Counter(seen_by(url)["asked"])
     manifest = manifest_of(context)
     assert finished >= 20
     assert manifest.usage.found is not None

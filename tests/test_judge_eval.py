@@ -30,8 +30,8 @@ from pipeline.report.traces import answered_questions, filtered_traces
 from pipeline.run.contract import Start, Usage, read_manifests
 from pipeline.verify.judge import read_reply
 from tests.scripted_judge import is_right, scripted_judge
-from tests.test_judge import NOWHERE, NUM_PROBLEMS, fresh, judge_flags, sampled, seen, verdicts_in
-from tests.test_kills import scripted_server
+from tests.served import scripted_server, seen_by
+from tests.test_judge import NOWHERE, NUM_PROBLEMS, fresh, judge_flags, sampled, verdicts_in
 from tests.test_plan import number, value
 
 __all__ = ["sampled"]  # a fixture
@@ -87,7 +87,7 @@ def test_eval_asks_the_judge_before_it_scores(sampled: Path, tmp_path: Path, tea
     context = eval_context(sampled, tmp_path)
     with scripted_judge("right") as url:
         usage = evaluate(context, teacher_url, url)
-        asked = seen(url)["asked"]
+        asked = seen_by(url)["asked"]
     results = results_of(context)
     score = results.tasks["task"].models["teacher"]
     assert score.pass_at_1 == pytest.approx(right_share(context))

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from pipeline.errors import EngineError, RecipeError
 from pipeline.run.secrets import API_KEY, ApiKey, is_secret, read_key, runs, without_secrets
 from pipeline.sampling import Store
 from pipeline.verify import VerifierPool
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command_line
 from tests.hostile_server import ECHOES, MODELS
 from tests.test_generate import RECIPE, write_sums
 from tests.test_hostile_servers import at_once, collect_from, hostile_server
@@ -168,16 +167,7 @@ COMMANDS = [  # in their order: each reads what the ones before have written
 def run_command(line: str, recipe: Path, url: str) -> subprocess.CompletedProcess[str]:
     server = f"--engine server --url {url} --served-name scripted --concurrency 4 --request-timeout-seconds 5"
     words = line.format(url=url, server=server + " --outage-seconds 5").split()
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        *words,
-        "--recipe",
-        str(recipe),
-        "--runs",
-        str(recipe.parent / "runs"),
-    ]
+    command = command_line(*words, "--recipe", recipe, "--runs", recipe.parent / "runs")
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
         env={**os.environ, API_KEY: KEY, "HF_HUB_OFFLINE": "1"},
@@ -215,7 +205,7 @@ def test_no_command_writes_an_echoed_key(recipe: Path) -> None:
 
 def test_a_broken_key_is_found_before_any_work_and_by_who_needs_it(recipe_file: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pipeline", *words]
+        command = command_line(*words)
         broken = {**os.environ, API_KEY: f"{KEY}\n{KEY}"}
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=broken)
 

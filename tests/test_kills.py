@@ -1,16 +1,13 @@
 """kill -9 in the middle of a collection: nothing that was finished is lost, nothing is doubled."""
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,25 +16,12 @@ from pipeline.render import split_response
 from pipeline.sampling import Store, request_fingerprint
 from pipeline.verify.basis import tags_digest
 from tests.collect_child import JOB, make_problems
+from tests.conftest import ROOT
 from tests.scripted_teacher import answer
+from tests.served import num_asked, scripted_server
 from tests.test_sampling import keys_in, outcomes, tries_by_rule
 
-ROOT = Path(__file__).resolve().parent.parent
 CONCURRENCY = 32
-
-
-@contextmanager
-def scripted_server(delay_seconds: float, behaviour: str = "good", seconds: float = 600) -> Iterator[str]:
-    """The URL of a scripted teacher in a process of its own, which ends by itself after `seconds`."""
-    command = [sys.executable, "-m", "tests.scripted_teacher", "--delay", str(delay_seconds)]
-    command += ["--behaviour", behaviour, "--seconds", str(seconds)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        yield f"http://127.0.0.1:{json.loads(server.stdout.readline())['port']}/v1"
-    finally:
-        server.kill()
-        server.wait()
 
 
 def start_child(module: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -127,8 +111,7 @@ def test_kill_9_at_50_random_moments(tmp_path: Path) -> None:
         tell_to_go(last)
         _, errors = last.communicate(timeout=240)
         assert last.returncode == 0, errors
-        with urllib.request.urlopen(url.replace("/v1", "/seen"), timeout=10) as response:
-            asked = sum(json.load(response).values())
+        asked = num_asked(url)
     found = keys_in(tmp_path)
     assert set(found) == expected
     assert set(found.values()) == {1}

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,18 +21,16 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 
 def top_level_imports(path: Path) -> set[str]:
     """Modules imported when `path` is imported (imports inside functions and TYPE_CHECKING do not count)."""
-    found: set[str] = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+    return imports_among(ast.parse(path.read_text()).body)
 
 
 def all_imports(path: Path) -> set[str]:
+    return imports_among(ast.walk(ast.parse(path.read_text())))
+
+
+def imports_among(nodes: Iterable[ast.AST]) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.campaign.work import ORPHAN_SECONDS, STAGES, Work, belonging, left_behind
 from tests.conftest import RECIPE, ROOT
-from tests.test_kills import scripted_server
+from tests.served import scripted_server
 
 FILTERING = """
 from pipeline.filter.apply import RuleSet, apply_rules
@@ -57,7 +57,31 @@ time.sleep(2)
 print("ready", flush=True)
 time.sleep(600)
 """
-PARENTS = {"rule workers": FILTERING, "verifiers": VERIFYING, "an engine": ENGINE}
+ASKING = """
+from pipeline.recipe.cards import sampled_student, student_card
+from students import in_vllm
+from students.model import load_base
+import psutil, threading, time
+
+def tell():
+    while not psutil.Process().children():
+        time.sleep(0.05)
+    time.sleep(3)
+    print("ready", flush=True)
+
+in_vllm.ANSWERING = frozenset()
+card = student_card("embedded-dense")
+model = sampled_student("base", card)
+student = load_base(card, model)
+threading.Thread(target=tell, daemon=True).start()
+in_vllm.check_answers(model, student, [1, 2, 3])
+"""
+PARENTS = [
+    pytest.param(FILTERING, id="rule workers"),
+    pytest.param(VERIFYING, id="verifiers"),
+    pytest.param(ENGINE, id="an engine"),
+    pytest.param(ASKING, id="an engine that is tried", marks=pytest.mark.slow),
+]
 
 
 def start(command: list[str], mark: str, **more: object) -> "subprocess.Popen[str]":
@@ -67,7 +91,7 @@ def start(command: list[str], mark: str, **more: object) -> "subprocess.Popen[st
     )
 
 
-@pytest.mark.parametrize("code", PARENTS.values(), ids=PARENTS.keys())
+@pytest.mark.parametrize("code", PARENTS)
 def test_workers_die_with_a_killed_parent(code: str, tmp_path: Path) -> None:
     mark = f"lifetime-{tmp_path}"
     parent = start([sys.executable, "-c", code], mark)

@@ -8,19 +8,16 @@ import pytest
 
 from pipeline.context import Context
 from pipeline.errors import StageError
-from pipeline.filter.stage import run
-from pipeline.flags import WorkerFlags
 from pipeline.records import Tokens, Trace, to_json
 from students.likelihood import Weighed, teacher_sum, weigher
 from tests.filter_fixtures import (
     Stages,
-    make_context,
+    filtered_run,
     make_problem,
     make_recipe,
     make_trace,
     make_verdict,
     read_rows,
-    write_stages,
 )
 
 # of each problem three right traces: in the base's own notation, in words that it never saw, and between
@@ -43,10 +40,7 @@ def stages_with(tokens: Tokens | None = None) -> Stages:
 def filtered(runs: Path, prefer: str, stages: Stages, unsolved: str = "drop", **generate: Any) -> Context:
     select = {"per_problem": 1, "prefer": prefer, "unsolved": unsolved}
     recipe = make_recipe(filter={"rules": ["finished", "correct"], "select": select}, generate=generate)
-    context = make_context(recipe, runs)
-    write_stages(runs, stages)
-    run(context, WorkerFlags(workers=1), weigher)
-    return context
+    return filtered_run(recipe, runs, stages, make_weigher=weigher)
 
 
 def test_the_likely_trace_is_the_one_that_the_base_would_write(tmp_path: Path) -> None:

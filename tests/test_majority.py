@@ -32,8 +32,8 @@ from teachers import generate, import_traces
 from teachers.layouts import Columns
 from tests.bench.bench_budget import grouped_problems
 from tests.bench.bench_majority import OF, agreement, sample, withheld
-from tests.test_generate import NOWHERE, bytes_in, flags_for, num_asked
-from tests.test_kills import scripted_server
+from tests.served import num_asked, scripted_server
+from tests.test_generate import NOWHERE, bytes_in, flags_for
 
 # answers in the order of samples, the share that is needed, and what comes of it: gold, votes, its samples
 GROUPS: dict[str, tuple[list[str | None], float, tuple[str | None, int, set[int]]]] = {

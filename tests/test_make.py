@@ -49,21 +49,26 @@ def test_a_name_that_begins_with_a_dash_is_no_flag(tmp_path: Path) -> None:
     assert "error: -dash.yaml: there is no such recipe" in done.stderr
 
 
+def marker_in(directory: Path) -> Path:
+    """A copy of what `make setup` reads, and the file that says it was done; it is not there yet."""
+    for name in ("Makefile", "pyproject.toml", "requirements", "pipeline/run/stages.py"):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, directory / name)
+    said = (directory / "requirements/cpu.lock").read_bytes() + (directory / "pyproject.toml").read_bytes()
+    (directory / ".venv").mkdir()
+    return directory / f".venv/.ready-cpu-{hashlib.sha256(said).hexdigest()[:16]}"
+
+
 def test_setup_looks_at_what_the_lock_says_and_not_at_its_time(tmp_path: Path) -> None:
     """`make -q` answers 0 where nothing is to be done, and 1 where something is."""
-    for name in ("Makefile", "pyproject.toml", "requirements", "pipeline/run/stages.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
+    marker = marker_in(tmp_path)
 
     def question(accel: str) -> int:
         command = ["make", "-q", "setup", f"ACCEL={accel}"]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
 
-    said = (tmp_path / "requirements/cpu.lock").read_bytes() + (tmp_path / "pyproject.toml").read_bytes()
-    marker = tmp_path / f".venv/.ready-cpu-{hashlib.sha256(said).hexdigest()[:16]}"
     assert question("cpu") == 1
-    marker.parent.mkdir()
     marker.touch()
     os.utime(marker, (0, 0))
     assert (question("cpu"), question("gpu")) == (0, 1)
@@ -85,13 +90,7 @@ def test_no_build_of_torch_for_the_cpu_stands_in_for_the_gpu_lock() -> None:
 
 def test_an_extra_is_set_up_by_its_own_lock_and_an_unknown_one_is_named(tmp_path: Path) -> None:
     """Beside the first lock, whose marker stays: `make setup` alone has nothing to do afterwards."""
-    for name in ("Makefile", "pyproject.toml", "requirements", "pipeline/run/stages.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
-    said = (tmp_path / "requirements/cpu.lock").read_bytes() + (tmp_path / "pyproject.toml").read_bytes()
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / f".venv/.ready-cpu-{hashlib.sha256(said).hexdigest()[:16]}").touch()
+    marker_in(tmp_path).touch()
 
     def setup(*words: str) -> "subprocess.CompletedProcess[str]":
         command = ["make", *words, "setup", "ACCEL=cpu"]

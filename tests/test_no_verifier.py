@@ -1,7 +1,6 @@
 """Rows without a gold answer that nobody verifies: from the problems to the examples, over a real connection."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,11 @@ from pipeline.filter import stage as filter_stage
 from pipeline.flags import WorkerFlags
 from pipeline.problems import stage as problems_stage
 from pipeline.records import ProblemFile, read_filtered
-from pipeline.run.contract import read_manifest
 from pipeline.sampling import Store
 from teachers import generate
 from tests.test_generate import flags_for, recipe_of
-from tests.test_kills import scripted_server
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with scripted_server(0.0) as address:
-        yield address
 
 
 def test_what_nobody_verifies_is_sampled_as_often_as_it_is_kept(url: str, tmp_path: Path) -> None:
@@ -39,7 +30,6 @@ def test_what_nobody_verifies_is_sampled_as_often_as_it_is_kept(url: str, tmp_pa
     assert len(verdicts) == 2 * len(problems)
     assert {(verdict.status, verdict.reason) for verdict in verdicts} == {("unverifiable", "no_verifier")}
     filter_stage.run(context, WorkerFlags(workers=1))
-    manifest = read_manifest(context.directory("filter"))
-    assert manifest is not None
+    manifest = context.require("filter", "the test")
     kept = list(read_filtered(context.directory("filter") / "kept.jsonl"))
     assert len(kept) == manifest.counts.kept == len(problems)  # one of each is selected

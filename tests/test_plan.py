@@ -29,8 +29,9 @@ from pipeline.recipe.cards import ModelSize, card_names, student_card, task_card
 from pipeline.recipe.reading import stored_weights
 from pipeline.recipe.schema import Samples
 from pipeline.rows import count_rows
-from pipeline.run.contract import Counts, Plan, begin
+from pipeline.run.contract import Counts
 from tests.conftest import ROOT
+from tests.finished_run import finish
 
 HUB = "{hub: openai/gsm8k, subset: main, columns: {question: question, gold: answer}, answer: hashes}"
 GYM = "{reasoning_gym: chain_sum, size: 70}"
@@ -245,10 +246,7 @@ def test_a_plan_is_printed_with_its_assumptions_and_writes_nothing(
 
 def test_the_problems_of_a_finished_stage_are_counted(tmp_path: Path) -> None:
     context = context_of(tmp_path, GYM)
-    stage = begin(context.directory("problems"), Plan("problems", 1, {}, {}, 0), context.start)
-    assert stage is not None
-    with stage:
-        stage.finish(Counts(70, 55, {"duplicate": 15}), {})
+    finish(context, "problems", Counts(70, 55, {"duplicate": 15}), {})
     assert value(plan_parts(context, Assumed()), "problems", "problems") == "55"
 
 

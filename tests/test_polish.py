@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState
 
 from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
@@ -17,10 +17,10 @@ from pipeline.flags import EngineFlags, TrainFlags
 from pipeline.recipe.prompts import PROMPTS
 from pipeline.recipe.schema import Polish
 from pipeline.records import Problem
-from pipeline.run.contract import Counts, Plan, Start, begin
+from pipeline.run.contract import Counts
 from pipeline.verify import VerifierPool
 from students.examples import is_held_out
-from students.format import Format, load_format
+from students.format import Format
 from students.memory import polish_checkpoints
 from students.model import load_padded
 from students.polish import run
@@ -29,31 +29,15 @@ from students.polish_watch import Job, Watch
 from students.rounds import Asker, Row, pick_questions, write_row
 from students.sampler import Draw, Drawn, draw
 from students.scoring import TeacherWeights, score_here
+from tests.finished_run import finish
 from tests.students_fixtures import (
     CHATML,
     CHATML_THINK,
-    build_student,
     build_tokenizer,
     card_of,
     context_of,
     sampled,
 )
-
-
-@pytest.fixture(scope="module")
-def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_student(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def tiny(model_directory: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(model_directory, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def style(model_directory: Path) -> Format:
-    card = card_of(model_directory)
-    return load_format(card, sampled(card))
 
 
 def draws_of(style: Format, num: int) -> list[Draw]:
@@ -207,8 +191,8 @@ def test_polish_trains_no_tokens() -> None:
         Polish(rounds=1, max_tokens=8, learning_rate=1e-3, method="lora", lora={"tokens": ["<think>"]})  # type: ignore[arg-type]
 
 
-def test_polish_takes_the_attention_of_train(model_directory: Path) -> None:
-    card = card_of(model_directory)
+def test_polish_takes_the_attention_of_train(student_directory: Path) -> None:
+    card = card_of(student_directory)
     for found, taken in (("eager", "eager"), ("sdpa", "sdpa"), ("flash", "sdpa"), (None, "sdpa")):
         student = load_padded(card, sampled(card), "full", "cpu", found)
         assert student.config._attn_implementation == taken
@@ -405,15 +389,9 @@ def test_flags_that_are_not_for_polish(tmp_path: Path, flags: dict[str, Any], sa
 
 def test_inputs_that_were_changed_are_refused(tmp_path: Path) -> None:
     context = context_with(tmp_path)
-    for stage, name in (("problems", "problems.jsonl"), ("train", "checkpoint/model.safetensors")):
-        held = begin(context.directory(stage), Plan(stage, 1, {}, {}, 0), Start())
-        assert held is not None
-        with held:
-            path = held.directory / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("as it was")
-            held.finish(Counts(0, 0), {name: 0})
-    path.write_text("another")
+    finish(context, "problems", Counts(0, 0), {"problems.jsonl": b""})
+    finish(context, "train", Counts(0, 0), {"checkpoint/model.safetensors": b"as it was"})
+    (context.directory("train") / "checkpoint/model.safetensors").write_text("another")
     with pytest.raises(StageError, match=r"model.safetensors: was changed after train finished"):
         run(context)
     assert not (context.directory("polish") / "manifest.json").exists()

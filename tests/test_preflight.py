@@ -47,11 +47,6 @@ from tests.students_fixtures import (
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_student(tmp_path_factory.mktemp("base"))
-
-
 def subject_of(root: Path, card: StudentCard, *overrides: str) -> Subject:
     recipe = context_of(root, *overrides, card=card).recipe
     model = sampled(card)
@@ -65,23 +60,25 @@ def with_ids(subject: Subject, change: Callable[[Encoded], Encoded]) -> Subject:
     return replace(subject, shown=[Shown(one.messages, change(one.encoded)) for one in subject.shown])
 
 
-def test_a_sound_student_passes_every_check(base: Path, tmp_path: Path) -> None:
-    subject = subject_of(tmp_path, card_of(base))
+def test_a_sound_student_passes_every_check(student_directory: Path, tmp_path: Path) -> None:
+    subject = subject_of(tmp_path, card_of(student_directory))
     assert len(subject.shown) == 3
     assert preflight(subject) == list(CHECKS)
 
 
-def test_a_student_without_thinking_passes_where_its_prompt_opens_none(base: Path, tmp_path: Path) -> None:
+def test_a_student_without_thinking_passes_where_its_prompt_opens_none(
+    student_directory: Path, tmp_path: Path
+) -> None:
     plain = build_student(tmp_path / "plain", build_tokenizer(CHATML))
     assert preflight(subject_of(tmp_path, card_of(plain, thinking="none"))) == list(CHECKS)
     with pytest.raises(
         StageError, match=r"thinking: none, and the generation prompt ends with <think>\. State"
     ):
-        preflight(subject_of(tmp_path, card_of(base, thinking="none")))
+        preflight(subject_of(tmp_path, card_of(student_directory, thinking="none")))
 
 
-def test_the_view_marks_what_is_trained_on(base: Path, tmp_path: Path) -> None:
-    subject = subject_of(tmp_path, card_of(base))
+def test_the_view_marks_what_is_trained_on(student_directory: Path, tmp_path: Path) -> None:
+    subject = subject_of(tmp_path, card_of(student_directory))
     plain = render(subject.shown[0].encoded, subject.style, colour=False)
     coloured = render(subject.shown[0].encoded, subject.style, colour=True)
     assert plain.endswith("\\boxed{13}<|im_end|>]]")
@@ -105,21 +102,21 @@ FAULTS: dict[str, tuple[Callable[[Encoded], Encoded], str]] = {
 
 
 @pytest.mark.parametrize("name", list(FAULTS))
-def test_wrong_ids_are_found(base: Path, tmp_path: Path, name: str) -> None:
+def test_wrong_ids_are_found(student_directory: Path, tmp_path: Path, name: str) -> None:
     change, message = FAULTS[name]
     with pytest.raises(StageError, match=message):
-        preflight(with_ids(subject_of(tmp_path, card_of(base)), change))
+        preflight(with_ids(subject_of(tmp_path, card_of(student_directory)), change))
 
 
-def test_all_faults_come_at_once(base: Path, tmp_path: Path) -> None:
-    subject = with_ids(subject_of(tmp_path, card_of(base)), FAULTS["end of turn lost"][0])
+def test_all_faults_come_at_once(student_directory: Path, tmp_path: Path) -> None:
+    subject = with_ids(subject_of(tmp_path, card_of(student_directory)), FAULTS["end of turn lost"][0])
     with pytest.raises(StageError, match=rf"2 of {len(CHECKS)} checks failed, nothing was trained"):
         preflight(with_ids(subject, FAULTS["another prompt"][0]))
 
 
-def test_an_orphan_closing_tag_is_found(base: Path, tmp_path: Path) -> None:
+def test_an_orphan_closing_tag_is_found(student_directory: Path, tmp_path: Path) -> None:
     """The thinking opened by the prompt, rendered again: an empty block and a second closing tag."""
-    subject = subject_of(tmp_path, card_of(base))
+    subject = subject_of(tmp_path, card_of(student_directory))
     close = subject.style.tokenizer.convert_tokens_to_ids("</think>")
     doubled = with_ids(
         subject, lambda e: Encoded([*e.ids[: e.num_prompt], close, *e.ids[e.num_prompt :]], e.num_prompt)
@@ -152,10 +149,12 @@ CARDS: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", list(CARDS))
-def test_a_card_or_recipe_that_does_not_fit_is_found(base: Path, tmp_path: Path, name: str) -> None:
+def test_a_card_or_recipe_that_does_not_fit_is_found(
+    student_directory: Path, tmp_path: Path, name: str
+) -> None:
     changes, overrides, message = CARDS[name]
     with pytest.raises(StageError, match=message):
-        preflight(subject_of(tmp_path, card_of(base, **changes), *overrides))
+        preflight(subject_of(tmp_path, card_of(student_directory, **changes), *overrides))
 
 
 def test_a_double_beginning_is_found(tmp_path: Path) -> None:
@@ -197,10 +196,10 @@ UNLEARNED: dict[str, tuple[Callable[[torch.Tensor, int], Any], str]] = {
 
 @pytest.mark.parametrize("name", list(UNLEARNED))
 def test_a_special_token_that_the_base_never_learned_is_trained_or_refused(
-    base: Path, tmp_path: Path, name: str
+    student_directory: Path, tmp_path: Path, name: str
 ) -> None:
     change, said = UNLEARNED[name]
-    subject = subject_of(tmp_path, card_of(base), "train.method=lora")
+    subject = subject_of(tmp_path, card_of(student_directory), "train.method=lora")
     token = subject.style.tokenizer.convert_tokens_to_ids("<|im_start|>")
     with torch.no_grad():
         change(subject.student.get_input_embeddings().weight, token)
@@ -264,8 +263,8 @@ UNFIT = {
 
 
 @pytest.fixture(scope="module")
-def loaded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return subject_of(tmp_path_factory.mktemp("loaded"), card_of(base))
+def loaded(student_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return subject_of(tmp_path_factory.mktemp("loaded"), card_of(student_directory))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -281,9 +280,11 @@ def test_every_template_that_trl_ships_is_fit_or_refused(loaded: Subject, path: 
     assert UNFIT.get(path.stem, "") in "".join(faults)
 
 
-def test_an_example_that_would_be_dropped_is_not_what_is_checked(base: Path, tmp_path: Path) -> None:
+def test_an_example_that_would_be_dropped_is_not_what_is_checked(
+    student_directory: Path, tmp_path: Path
+) -> None:
     examples = [example_of("What is 3 + 4?", "<think>\ntwice", "7"), *sums(11)]
-    subject = subject_of(tmp_path, card_of(base))
+    subject = subject_of(tmp_path, card_of(student_directory))
     data = build(examples, subject.style, subject.recipe.train, 0)
     assert [one.messages for one in data.shown] == [one.messages for one in examples[1:4]]
 

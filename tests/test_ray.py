@@ -180,10 +180,13 @@ def test_a_replica_is_on_one_machine(parallel: int, replicas: int, fits: bool) -
 
 
 def test_the_replicas_share_the_requests_and_start_no_ray_below_them() -> None:
-    flags = worker_flags(EngineFlags(engine="ray", replicas=3, ray_address="auto", concurrency=256))
-    assert (flags.engine, flags.concurrency, flags.max_restarts) == ("vllm", 86, 0)
-    assert flags.engine_arguments == ("distributed_executor_backend=mp",)
     model = make_job(1, 1).model
+    asked = EngineFlags(engine="ray", replicas=3, ray_address="auto", concurrency=256)
+    flags = worker_flags(model, asked)
+    assert (flags.engine, flags.concurrency, flags.max_restarts) == ("vllm", 86, 0)
+    assert flags.engine_arguments == ()
+    parted = worker_flags(model, replace(asked, tensor_parallel=2))
+    assert parted.engine_arguments == ("distributed_executor_backend=mp",)
     bundle, environment = room_of_one(
         model, EngineFlags(engine_arguments=("pipeline_parallel_size=2",), tensor_parallel=2), has_gpus=False
     )

@@ -1,6 +1,7 @@
 """The README's numbers are those of the committed results, and its commands are real (see also test_cli.py)."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def test_the_scores_by_family_are_the_committed_ones(task: str) -> None:
 def test_the_readme_states_questions_and_samples() -> None:
     scores = results("demo")["all"]["student"]
     assert f"{scores['n']} reserved questions, {scores['k']} samples each" in " ".join(README.split())
+
+
+def between(ci95: list[float], sign: str = "") -> str:
+    low, high = (f"{100 * end:{sign}.1f}" for end in ci95)
+    return f"[{low}, {high}]"
+
+
+def test_the_arms_of_polish_are_those_of_its_page() -> None:
+    """Scores and paired differences, each with its interval, as `make bench-polish ARGS=--table` printed them."""
+    held = json.loads((DATA / "polish-arms.json").read_text())
+    page = " ".join((ROOT / "docs/polish.md").read_text().split())
+    arms = {name: f"{arm['pass@1']:.1%} {between(arm['ci95'])}" for name, arm in held["arms"].items()}
+    assert {name: text for name, text in arms.items() if text not in page} == {}
+    named = set(re.findall(r"\[[+-][\d.]+, [+-][\d.]+\]", page.partition("## Two cheaper")[0]))
+    assert len(named) > 9
+    assert named <= {between(pair["ci95"], "+") for pair in held["pairs"].values()}
 
 
 def test_every_path_that_the_readme_names_in_the_checkout_exists() -> None:

@@ -9,7 +9,6 @@ holds is that every program ran in the sandbox and that nothing was lost; no sco
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +34,11 @@ from tests.conftest import ROOT
 from tests.real_models import fetched_smollm2
 
 SHORT = ROOT / "tests/data/code/mbpp_short.jsonl"
-NUM_TRAINED = 12
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much is asked for: problems to learn from, questions, samples of each, tokens of a response."""
-
-    problems: int = NUM_TRAINED
-    questions: int = 8
-    tries: int = 8
-    tokens: int = 384
-
-
-def recipe_of(directory: Path, size: Size) -> Recipe:
+def recipe_of(directory: Path) -> Recipe:
     lines = SHORT.read_text().splitlines(keepends=True)
-    files = {
-        "mbpp_train": lines[: size.problems],
-        "mbpp_test": lines[NUM_TRAINED : NUM_TRAINED + size.questions],
-    }
+    files = {"mbpp_train": lines[:12], "mbpp_test": lines[12:20]}
     rows: dict[str, Any] = {}
     for name, held in files.items():
         (directory / f"{name}.jsonl").write_text("".join(held))
@@ -70,8 +55,8 @@ def recipe_of(directory: Path, size: Size) -> Recipe:
         "generate": {
             "teacher": "smollm2",
             "prompt": "code",
-            "samples": {"keep": 1, "max": size.tries},
-            "sampling": {"temperature": 0.7, "top_p": 0.95, "max_tokens": size.tokens},
+            "samples": {"keep": 1, "max": 8},
+            "sampling": {"temperature": 0.7, "top_p": 0.95, "max_tokens": 384},
         },
         "filter": {
             "rules": [{"max_tokens": {"limit": 600}}, "correct"],
@@ -90,7 +75,7 @@ def recipe_of(directory: Path, size: Size) -> Recipe:
     return validate(Recipe, values, "recipe")
 
 
-def context_of(directory: Path, card: StudentCard, size: Size) -> Context:
+def context_of(directory: Path, card: StudentCard) -> Context:
     teacher = TeacherCard(
         model=card.model,
         thinking=card.thinking,
@@ -100,7 +85,7 @@ def context_of(directory: Path, card: StudentCard, size: Size) -> Context:
     )
     student = card.model_copy(update={"max_positions": 2048})
     cards = Cards({"smollm2": teacher}, {"smollm2": student}, {})
-    return Context(recipe_of(directory, size), cards, directory / "runs", Start(recipe="mbpp-short.yaml"))
+    return Context(recipe_of(directory), cards, directory / "runs", Start(recipe="mbpp-short.yaml"))
 
 
 def run_all(context: Context) -> None:
@@ -126,21 +111,14 @@ def figures(context: Context) -> Iterator[str]:
 @pytest.mark.real
 @pytest.mark.timeout(3600)
 def test_a_whole_recipe_on_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    context = context_of(tmp_path, fetched_smollm2(tmp_path), Size())
+    context = context_of(tmp_path, fetched_smollm2(tmp_path))
     run_all(context)
     with capsys.disabled():
         print("", *figures(context), sep="\n")
-    check(context)
-
-
-def check(context: Context) -> None:
     problems = context.require("problems", "the test")
     assert problems.counts.dropped.get("bad_gold", 0) == 0
-    rows = [
-        row
-        for name in ("kept.jsonl", "dropped.jsonl")
-        for row in read_filtered(context.directory("filter") / name)
-    ]
+    names = ("kept.jsonl", "dropped.jsonl")
+    rows = [row for name in names for row in read_filtered(context.directory("filter") / name)]
     assert len(rows) == context.require("generate", "the test").counts.kept
     verdicts = [row.verdict for row in rows if row.verdict is not None]
     assert {verdict.verifier for verdict in verdicts} == {"code"}

@@ -19,6 +19,7 @@ from pipeline.context import Context, load_context
 from pipeline.filter.stage import run as run_filter
 from pipeline.flags import EngineFlags, TrainFlags, WorkerFlags
 from pipeline.problems.stage import run as run_problems
+from pipeline.recipe.strict_yaml import read_mapping
 from pipeline.report.stage import run as run_report
 from students.train import run as run_train
 from teachers.generate import GenerateFlags
@@ -61,6 +62,8 @@ def test_the_figures_of_the_page_and_the_recipe_are_the_committed_ones() -> None
     for model in ("base", "student", "teacher"):
         assert f"{held[model]['pass@1']:.1%}" in header, f"{RECIPE}: {model} {held[model]['pass@1']:.1%}"
     assert f"{held['student']['n']} questions" in header
+    task = read_mapping(RECIPE, "recipe")["eval"]["tasks"][0]
+    assert task["size"] == held["student"]["n"]
 
 
 def small_context(directory: Path) -> Context:

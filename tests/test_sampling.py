@@ -24,6 +24,7 @@ from pipeline.records import Problem, Tokens, Trace, to_json, trace_row
 from pipeline.render import Split, split_response
 from pipeline.sampling import Job, Options, Store, Tally, collect, request_fingerprint, start_engine
 from pipeline.sampling.adopt import AdoptedRun
+from pipeline.sampling.engines.vllm import has_one_thread
 from pipeline.sampling.job import sample_seed
 from pipeline.sampling.progress import describe
 from pipeline.verify import VerifierPool
@@ -627,3 +628,26 @@ def test_a_million_keys_are_read_in_bounded_memory(tmp_path: Path) -> None:
     assert len(again.keys) == 2_500
     again.close()
     assert os.path.getsize(tmp_path / "traces-00000.jsonl") > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("cores", "environment", "alone"),
+    [
+        (2, {}, True),
+        (2, {"OMP_NUM_THREADS": "2"}, True),  # vLLM sets it anew where it binds threads
+        (2, {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}, False),
+        (2, {"VLLM_CPU_OMP_THREADS_BIND": "0-1"}, False),
+        (8, {}, False),
+        (8, {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}, False),
+        (8, {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}, True),
+    ],
+)
+def test_a_model_with_one_thread_needs_no_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, cores: int, environment: dict[str, str], alone: bool
+) -> None:
+    for name in ("OMP_NUM_THREADS", "VLLM_CPU_NUM_OF_RESERVED_CPU", "VLLM_CPU_OMP_THREADS_BIND"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert has_one_thread() is alone

@@ -5,39 +5,22 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from pipeline.errors import EngineError, RecipeError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel
-from students.format import Format, load_format
+from students.format import Format
 from students.rounds import Response
 from students.scoring import SCORES, TeacherEngine, in_flight, score_here
 from tests.scoring_server import ScoringServer, serving
-from tests.students_fixtures import build_student, card_of, sampled
+from tests.students_fixtures import card_of, sampled
 
 CHATS = [[{"role": "user", "content": f"What is {i} + {i}?"}] for i in range(3)]
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_student(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def tiny(directory: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def style(directory: Path) -> Format:
-    card = card_of(directory)
-    return load_format(card, sampled(card))
-
-
 @pytest.fixture
-def teacher(directory: Path) -> SampledModel:
-    return sampled(card_of(directory), name="teacher")
+def teacher(student_directory: Path) -> SampledModel:
+    return sampled(card_of(student_directory), name="teacher")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from pipeline.sampling.prompts import load_prompts
 from pipeline.verify import VerifierPool
 from tests.collect_child import MODEL, make_problems
 from tests.scripted_teacher import ScriptedTeacher
+from tests.served import free_port
 from tests.test_sampling import make_job
 
 
@@ -46,12 +46,6 @@ async def serving(teacher: ScriptedTeacher, port: int = 0) -> AsyncIterator[int]
 
 def url(port: int, end: str = "/v1") -> str:
     return f"http://127.0.0.1:{port}{end}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def collect_with_a_late_server(late: ScriptedTeacher, directory: Path) -> tuple[Tally, ScriptedTeacher]:

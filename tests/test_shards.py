@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,22 +23,12 @@ from pipeline.sampling.shards import Shard, bought_before, parse_shard
 from teachers import generate
 from teachers.generate import is_asked
 from tests.conftest import ROOT
-from tests.test_generate import context_of, flags_for, keys_of, manifest_of, num_asked, with_problems
-from tests.test_kills import Growth, scripted_server
+from tests.served import num_asked, scripted_server
+from tests.test_generate import context_of, flags_for, keys_of, manifest_of
+from tests.test_generate import finished as whole
+from tests.test_kills import Growth
 
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with scripted_server(0.0) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def whole(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 60 sums that one process has sampled."""
-    directory = tmp_path_factory.mktemp("whole")
-    generate.run(with_problems(directory), flags_for(url))
-    return directory
+__all__ = ["whole"]  # a fixture: a run of 60 sums that one process has sampled
 
 
 def part(url: str, text: str) -> generate.GenerateFlags:
@@ -88,8 +77,7 @@ def test_the_union_of_shards_is_what_one_process_samples(
     assert made.usage.sampled == wanted.usage.sampled
     assert set(made.notes["shards"]) == {f"{number}/{of}" for number in range(of)}
     filter_stage.run(context, WorkerFlags(workers=1))
-    kept = read_manifest(context.directory("filter"))
-    assert kept is not None
+    kept = context.require("filter", "the test")
     assert kept.counts.kept == len({trace["problem_id"] for trace in traces_of(one)})
 
 
@@ -216,8 +204,7 @@ def test_the_teacher_can_be_asked_about_a_share_of_the_problems(
     assert asked == {problem for problem in ids if is_asked(problem, 0.5, 0)}
     assert all(is_asked(problem, 0.7, 0) for problem in ids), "a larger share holds a smaller one"
     filter_stage.run(context, WorkerFlags(workers=1))
-    kept = read_manifest(context.directory("filter"))
-    assert kept is not None
+    kept = context.require("filter", "the test")
     assert kept.counts.kept == len(ids)
 
 

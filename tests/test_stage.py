@@ -13,6 +13,7 @@ from pipeline.errors import EngineError, StageError
 from pipeline.run.contract import (
     Counts,
     Plan,
+    StageRun,
     Start,
     Usage,
     begin,
@@ -27,10 +28,15 @@ PLAN = Plan("filter", 1, {"rules": ["correct"]}, {"generate": "ab"}, 0)
 OTHER = Plan("filter", 1, {"rules": ["finished"]}, {"generate": "ab"}, 0)
 
 
-def finish(directory: Path, plan: Plan = PLAN, text: str = "one\n", force: bool = False) -> None:
+def take(directory: Path, plan: Plan = PLAN, force: bool = False) -> StageRun:
+    """The stage, which has work to do."""
     run = begin(directory, plan, Start(force=force))
     assert run is not None
-    with run:
+    return run
+
+
+def finish(directory: Path, plan: Plan = PLAN, text: str = "one\n", force: bool = False) -> None:
+    with take(directory, plan, force) as run:
         (directory / "kept.jsonl").write_text(text)
         run.finish(Counts(3, 1, {"wrong": 2}), {"kept.jsonl": 1}, Usage(trained_tokens=5))
 
@@ -75,22 +81,19 @@ def test_force_moves_aside_and_deletes_nothing(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_stage_resumes_under_its_own_plan_only(tmp_path: Path) -> None:
-    run = begin(tmp_path / "filter", PLAN, Start())
-    assert run is not None
-    with run:
+    with take(tmp_path / "filter"):
         (tmp_path / "filter/part.jsonl").write_text("paid for\n")
     with pytest.raises(StageError, match="was started and not finished under a different plan"):
         begin(tmp_path / "filter", OTHER, Start())
-    again = begin(tmp_path / "filter", PLAN, Start(force=True))
-    assert again is not None
-    with again:
+    with take(tmp_path / "filter", force=True):
         assert (tmp_path / "filter/part.jsonl").read_text() == "paid for\n"
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    run = begin(tmp_path / "filter", PLAN, Start())
-    assert run is not None
-    with run, pytest.raises(StageError, match=r"another process \(pid \d+\) is writing there"):
+    with (
+        take(tmp_path / "filter"),
+        pytest.raises(StageError, match=r"another process \(pid \d+\) is writing there"),
+    ):
         begin(tmp_path / "filter", PLAN, Start())
 
 
@@ -114,9 +117,7 @@ FAULTS = [StageError("no server"), EngineError("dead"), RuntimeError("a bug"), K
 
 def attempt(directory: Path, plan: Plan, fault: BaseException, text: str = "", force: bool = False) -> None:
     """Begin, write `text` into a file (an empty one is opened as a store does), and fail."""
-    run = begin(directory, plan, Start(force=force))
-    assert run is not None
-    with pytest.raises(type(fault)), run:  # noqa: PT012
+    with pytest.raises(type(fault)), take(directory, plan, force):  # noqa: PT012
         (directory / "part.jsonl").write_text(text)
         raise fault
 
@@ -170,9 +171,7 @@ def test_what_another_process_finished_before_the_lock_was_taken_is_up_to_date(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 def test_a_fault_leaves_what_an_interrupted_attempt_wrote(tmp_path: Path, fault: BaseException) -> None:
-    run = begin(tmp_path / "filter", PLAN, Start())
-    assert run is not None
-    with run:
+    with take(tmp_path / "filter") as run:
         (run.directory / "paid.jsonl").write_text("paid for\n")  # as after a kill
     attempt(tmp_path / "filter", PLAN, fault)
     assert (tmp_path / "filter/paid.jsonl").read_text() == "paid for\n"
@@ -197,9 +196,7 @@ def test_an_attempt_that_failed_goes_on_under_its_own_plan(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("left", [".progress.json.tmp", "progress.json"], ids=["torn", "whole"])
 def test_a_kill_before_anything_was_written_blocks_nobody(tmp_path: Path, left: str) -> None:
-    run = begin(tmp_path / "filter", PLAN, Start())
-    assert run is not None
-    with run:
+    with take(tmp_path / "filter"):
         pass  # as after a kill: no error was seen
     if left != "progress.json":
         (tmp_path / "filter/progress.json").rename(tmp_path / "filter" / left)
@@ -210,9 +207,7 @@ def test_every_directory_that_lies_aside_is_known_the_last_one_first(tmp_path: P
     for text in ("one", "two"):
         finish(tmp_path / "filter", text=text, force=True)
     (tmp_path / "filter.notes").mkdir()
-    run = begin(tmp_path / "filter", PLAN, Start(force=True))
-    assert run is not None
-    with run:
+    with take(tmp_path / "filter", force=True) as run:
         assert [path.name for path in run.aside] == ["filter.2", "filter.1"]
 
 
@@ -230,9 +225,10 @@ def test_a_runs_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
 
 
 def test_counts_that_do_not_add_up_write_no_manifest(tmp_path: Path) -> None:
-    run = begin(tmp_path / "filter", PLAN, Start())
-    assert run is not None
-    with run, pytest.raises(StageError, match="in 3 != kept 1 \\+ dropped 1 \\+ failed 0"):
+    with (
+        take(tmp_path / "filter") as run,
+        pytest.raises(StageError, match="in 3 != kept 1 \\+ dropped 1 \\+ failed 0"),
+    ):
         run.finish(Counts(3, 1, {"wrong": 1}), {})
     assert read_manifest(tmp_path / "filter") is None
 
@@ -306,9 +302,7 @@ def test_an_edited_manifest_is_named_and_force_still_works(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("carried", ["[]", '{"seconds": "many"}', '{"seconds": null}'])
 def test_edited_figures_of_a_process_before_are_named(tmp_path: Path, carried: str) -> None:
-    run = begin(tmp_path / "filter", PLAN, Start())
-    assert run is not None
-    with run:
+    with take(tmp_path / "filter") as run:
         (tmp_path / "filter/part.jsonl").write_text("row\n")
         run.carry({})
     path = tmp_path / "filter/progress.json"
@@ -354,10 +348,8 @@ def test_a_lock_that_is_a_link_is_neither_followed_nor_emptied(tmp_path: Path) -
 def test_a_disk_that_takes_nothing_is_one_error_and_the_stage_goes_on(
     tmp_path: Path, fault: Exception
 ) -> None:
-    run = begin(tmp_path / "filter", PLAN, Start())
-    assert run is not None
     said = r"filter: cannot be read or written .*run the same command again"
-    with pytest.raises(StageError, match=said), run:  # noqa: PT012
+    with pytest.raises(StageError, match=said), take(tmp_path / "filter"):  # noqa: PT012
         (tmp_path / "filter/part.jsonl").write_text("row\n")
         raise fault
     finish(tmp_path / "filter")
@@ -366,9 +358,7 @@ def test_a_disk_that_takes_nothing_is_one_error_and_the_stage_goes_on(
 def test_temporary_files_are_the_stages_own_and_go_with_it() -> None:
     system = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(prefix="s") as short:
-        run = begin(Path(short) / "filter", PLAN, Start())
-        assert run is not None
-        with run:
+        with take(Path(short) / "filter"):
             assert tempfile.gettempdir() == os.environ["TMPDIR"] == f"{short}/filter/.tmp"
             (Path(tempfile.mkdtemp()) / "socket").write_text("as an engine leaves it")
         assert tempfile.gettempdir() == system
@@ -376,9 +366,7 @@ def test_temporary_files_are_the_stages_own_and_go_with_it() -> None:
 
 
 def test_temporary_files_of_a_killed_process_block_nobody_and_go(tmp_path: Path) -> None:
-    run = begin(tmp_path / "filter", PLAN, Start())
-    assert run is not None
-    with run:
+    with take(tmp_path / "filter"):
         pass
     (tmp_path / "filter/.tmp").mkdir()
     (tmp_path / "filter/.tmp/left").write_text("by a killed engine")
@@ -389,13 +377,9 @@ def test_temporary_files_of_a_killed_process_block_nobody_and_go(tmp_path: Path)
 def test_every_directory_aside_is_known_to_the_process_after_a_kill(tmp_path: Path) -> None:
     for text in ("one", "two"):
         finish(tmp_path / "filter", text=text, force=True)
-    run = begin(tmp_path / "filter", PLAN, Start(force=True))
-    assert run is not None
-    with run:
+    with take(tmp_path / "filter", force=True):
         pass  # as after a kill: the first process has gone, and its progress is all that is left
-    again = begin(tmp_path / "filter", PLAN, Start())
-    assert again is not None
-    with again:
+    with take(tmp_path / "filter") as again:
         assert [path.name for path in again.aside] == ["filter.2", "filter.1"]
 
 
@@ -404,3 +388,5 @@ def test_a_directory_with_nothing_but_the_contracts_own_files_is_empty(tmp_path:
     for name in (".progress.json.tmp", ".manifest.json.tmp", "progress.json"):
         (tmp_path / "filter" / name).write_text('{"fing')
     finish(tmp_path / "filter")
+    assert sorted(os.listdir(tmp_path / "filter")) == ["kept.jsonl", "manifest.json"]
+    assert sorted(os.listdir(tmp_path)) == [".filter.lock", "filter"], "nothing was moved aside"

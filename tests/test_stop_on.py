@@ -11,10 +11,11 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.flags import TrainFlags
-from pipeline.records import Problem, ProblemFile, Trace, read_lines, write_lines
-from pipeline.run.contract import Counts, Plan, Start, begin
+from pipeline.records import Problem, ProblemFile, Trace, read_lines, to_json
+from pipeline.run.contract import Counts
 from students.pass_rate import EVALUATIONS, MAX_ASKED, held_out_problems
 from students.train import PROBLEMS, run
+from tests.finished_run import finish
 from tests.polish_run import context_in, polish_recipe, train_student
 from tests.students_fixtures import build_student, card_of, context_of, finished_filter, sums
 
@@ -34,15 +35,12 @@ def metrics(context: Context) -> list[dict[str, Any]]:
 
 def with_problems(context: Context, verifier: str = "math") -> Context:
     """The problems that `sums` are traces of, as a finished stage."""
-    stage = begin(context.directory("problems"), Plan("problems", 1, {}, {}, 0), Start())
-    assert stage is not None
     problems = [
         Problem(one.problem_id, one.messages[0]["content"], "1", verifier, "sums", "MIT", {})
         for one in sums(32)
     ]
-    with stage:
-        write_lines(stage.directory / PROBLEMS, problems)
-        stage.finish(Counts(32, 32), {PROBLEMS: 32})
+    lines = "".join(to_json(problem) + "\n" for problem in problems)
+    finish(context, "problems", Counts(32, 32), {PROBLEMS: lines.encode()})
     return context
 
 

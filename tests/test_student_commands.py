@@ -12,9 +12,10 @@ import pytest
 from pipeline.context import Context
 from pipeline.flags import TrainFlags
 from pipeline.recipe.cards import Tags
-from pipeline.run.contract import Counts, Plan, Start, begin
+from pipeline.run.contract import Counts
 from students.chat import DIM, PLAIN, show
 from students.train import run
+from tests.finished_run import finish
 from tests.students_fixtures import finished_filter, sums
 
 Retort = Callable[..., CompletedProcess[str]]
@@ -25,11 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """A run that was trained on the CPU and has a report with a model card."""
     context = finished_filter(tmp_path_factory.mktemp("run"), sums(16), "train.method=lora")
     run(context, TrainFlags(device="cpu"))
-    stage = begin(context.directory("report"), Plan("report", 1, {}, {}, 0), Start())
-    assert stage is not None
-    with stage:
-        (stage.directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n# small\n")
-        stage.finish(Counts(0, 0), {"README.md": None})
+    finish(context, "report", Counts(0, 0), {"README.md": b"---\nlicense: apache-2.0\n---\n# small\n"})
     return context
 
 

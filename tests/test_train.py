@@ -62,8 +62,8 @@ CPU = TrainFlags(device="cpu", log_every=1)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> StudentCard:
-    return card_of(build_student(tmp_path_factory.mktemp("base")))
+def base(student_directory: Path) -> StudentCard:
+    return card_of(student_directory)
 
 
 def prepared(root: Path, card: StudentCard, *overrides: str, num: int = 32) -> Context:
@@ -628,8 +628,7 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         call = command(context) if processes == 1 else [*launcher, *command(context)]
         subprocess.run([sys.executable, *call], cwd=ROOT, env=environment(), check=True)
-        manifest = context.manifest("train")
-        assert manifest is not None
+        manifest = context.require("train", "the test")
         assert manifest.notes["processes"] == processes
         curves.append([row["loss"] for row in metrics(context)])
     assert len(curves[0]) == 10

@@ -14,10 +14,10 @@ from pipeline.filter.stage import run
 from pipeline.flags import WorkerFlags
 from pipeline.records import Status, to_json
 from pipeline.report.ablate import ablate
-from pipeline.run.contract import Manifest, read_manifest
+from pipeline.run.contract import Manifest
 from tests.filter_fixtures import (
     Stages,
-    make_context,
+    filtered_run,
     make_problem,
     make_recipe,
     make_trace,
@@ -54,11 +54,8 @@ def stages() -> Stages:
 def filtered(tmp_path: Path, workers: int = 1, **select: Any) -> tuple[Context, Manifest]:
     rules = ["finished", "closed_thinking", "correct", {"max_tokens": {"limit": 200}}]
     recipe = make_recipe(filter={"rules": rules, "select": {"per_problem": 1, **select}})
-    context = make_context(recipe, tmp_path / "runs")
-    write_stages(context.runs, stages())
-    run(context, WorkerFlags(workers=workers))
-    manifest = read_manifest(context.directory("filter"))
-    assert manifest is not None
+    context = filtered_run(recipe, tmp_path / "runs", stages(), workers)
+    manifest = context.require("filter", "the test")
     return context, manifest
 
 
@@ -103,9 +100,7 @@ def test_other_rules_still_drop_a_wrong_trace(tmp_path: Path) -> None:
     """Whether they stand before the rule correct or behind it: sample 0 of problem 1 is too long."""
     rules = ["finished", "correct", {"max_tokens": {"limit": 45}}]
     recipe = make_recipe(filter={"rules": rules, "select": {"prefer": "first", "unsolved": "keep_one"}})
-    context = make_context(recipe, tmp_path / "runs")
-    write_stages(context.runs, stages())
-    run(context, WorkerFlags(workers=1))
+    context = filtered_run(recipe, tmp_path / "runs", stages())
     assert kept(context)[1] == (1, True)
     tokens = [row["trained_tokens"] for row in read_rows(context.directory("filter") / "kept.jsonl")]
     assert max(tokens) <= 45
@@ -135,15 +130,13 @@ def test_an_ablation_keeps_unsolved_problems_at_the_parents_budget(tmp_path: Pat
     run(parent, WorkerFlags(workers=1))
     sibling = ablate(parent, path, [("keep-unsolved", "keep_one")])
     child = load_context(sibling, parent.runs)
-    manifest = read_manifest(parent.directory("filter"))
-    assert manifest is not None
+    manifest = parent.require("filter", "the test")
     expected = parent.recipe.model_dump()
     expected["name"] = "small-keep-unsolved"
     expected["filter"]["select"] |= {"unsolved": "keep_one", "max_tokens": manifest.usage.trained_tokens}
     assert child.recipe.model_dump() == expected
     run(child, WorkerFlags(workers=1))
-    found = read_manifest(child.directory("filter"))
-    assert found is not None
+    found = child.require("filter", "the test")
     assert found.notes["unsolved"] == sum(mark for _, mark in kept(child).values()) > 0
     assert (found.usage.trained_tokens or 0) <= (manifest.usage.trained_tokens or 0)
 

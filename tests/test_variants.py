@@ -2,7 +2,6 @@
 
 import json
 import os
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -29,7 +28,7 @@ from teachers.generate import plan_of as generate_plan
 from teachers.generate import run as run_generate
 from tests.browser import CHROMIUM, Browser
 from tests.finished_run import finish
-from tests.test_kills import scripted_server
+from tests.served import scripted_server, seen_by
 
 ONE = WorkerFlags(workers=1)
 RATES = "train.learning_rate=1e-3,2e-3,4e-3"
@@ -165,8 +164,7 @@ def test_a_stated_seed_bears_identity_by_its_value_alone(recipe_file: Path) -> N
     """The recipe's seed stated again is the same plan, another one is another."""
     parent = parent_of(recipe_file)
     finish(parent, "problems", Counts(0, 0), {"problems.jsonl": b""})
-    made = parent.manifest("problems")
-    assert made is not None
+    made = parent.require("problems", "the test")
 
     def plans(*overrides: str) -> tuple[str, str]:
         context = load_context(recipe_file, parent.runs, overrides=list(overrides))
@@ -238,8 +236,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, l
 @pytest.mark.slow
 def test_no_trace_and_no_answer_is_bought_twice(swept: tuple[Context, list[Variant], str]) -> None:
     _, variants, url = swept
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/seen", timeout=10) as answer:
-        seen = json.load(answer)
+    seen = seen_by(url)
     asked = [key for key in seen if key.startswith("Adding up")]
     bought = seen.keys() - set(asked)
     assert {seen[key] for key in bought} == {1}

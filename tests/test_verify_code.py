@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import time
@@ -349,6 +350,7 @@ def test_a_gold_that_holds_no_tests_is_named(held: object, message: str) -> None
         check_verifier("code", {}, text)
     outcome = verify_code(program(F), text, {})
     assert (outcome.status, outcome.reason) == ("unverifiable", "bad_gold")
+    assert re.search(message, outcome.extracted or "")
 
 
 def test_metadata_is_checked() -> None:

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from verify_rows import shown, stated
@@ -18,8 +17,7 @@ ROWS = {"math": stated.MATH, "choice": stated.CHOICE, "text": stated.TEXT, "json
 
 
 def accepts(name: str, row: stated.Row) -> bool:
-    gold, response = row[0], row[1]
-    metadata: dict[str, Any] = row[3] if len(row) > 3 else {}
+    gold, response, _, metadata = row
     return function_of(name)(response, gold, metadata).status == "correct"
 
 
@@ -30,9 +28,9 @@ def test_what_is_stated(name: str) -> None:
 
 def test_what_nothing_can_be_told_of() -> None:
     misses = [
-        (row, outcome)
-        for row in stated.UNDECIDED
-        if (outcome := function_of(row[0])(row[2], row[1], dict(*row[3:]))).status != "unverifiable"
+        (name, gold, response, outcome)
+        for name, gold, response, metadata in stated.UNDECIDED
+        if (outcome := function_of(name)(response, gold, metadata)).status != "unverifiable"
     ]
     assert misses == []
 
@@ -43,6 +41,7 @@ def test_every_module_of_rows_is_in_the_rates() -> None:
         file.stem for file in Path(stated.__file__).parent.glob("[!_]*.py") if file.stem != "hostile"
     }
     assert all(tables[f"stated {name}"] == len(rows) for name, rows in ROWS.items())
+    assert sum(map(len, ROWS.values())) + len(stated.UNDECIDED) == len(stated.HELD)
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -11,26 +11,25 @@ other's way (groups of processes are global); importing takes longer than starti
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
+
+from pipeline.flags import EngineFlags
+from tests.students_fixtures import card_of, sampled
 
 
 def answer(directory: str, prompt: list[int], num_tokens: int) -> Any:
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
+    from pipeline.sampling.engines.vllm import engine_arguments
+
     path, _, dtype = directory.partition("@")
     model, _, adapter = path.partition("+")
     lora = {"enable_lora": True, "max_lora_rank": 16} if adapter else {}
     try:
-        engine = LLM(
-            model,
-            dtype=dtype or "float32",
-            enforce_eager=True,
-            max_model_len=128,
-            max_num_seqs=1,
-            enable_prefix_caching=False,
-            **lora,
-        )
+        asked = sampled(card_of(Path(model)), dtype=dtype or "float32", max_model_len=128)
+        engine = LLM(**engine_arguments(asked, EngineFlags(concurrency=1, kv_cache_gib=1)), **lora)
         greedy = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
         request = LoRARequest("adapter", 1, adapter) if adapter else None
         (done,) = engine.generate(

@@ -4,6 +4,7 @@ Token ids and not text go to the engine, so nothing is tokenized twice and no be
 Training renders its examples with the same template and options.
 """
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import SampledModel
+from pipeline.recipe.prompts import Chat
 from pipeline.recipe.reading import Files, template_of
 from pipeline.recipe.templates import TEMPLATE_FAULTS, TEMPLATE_SECONDS, ending_within
 from pipeline.records import Problem
@@ -82,6 +84,22 @@ class ChatPrompts:
     def decode(self, ids: Sequence[int]) -> str:
         """Text with special tokens: a model may mark its thinking with them."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+class RendersPrompts:
+    """The part of an engine that renders the prompts of its model here, from the files of its tokenizer."""
+
+    _model: SampledModel
+    _prompts: ChatPrompts | None = None
+
+    async def prompts(self) -> ChatPrompts | None:
+        if self._prompts is None:
+            self._prompts = await asyncio.to_thread(load_prompts, self._model)
+        return self._prompts
+
+    def prompt(self, messages: Chat) -> list[int]:
+        assert self._prompts is not None, "ready() comes first"
+        return self._prompts.ids(messages)
 
 
 def token_id(tokenizer: Any, token: str, model: str, key: str = "eos") -> int:

@@ -66,7 +66,7 @@ def bare_requests(job: Job, problems: list[Problem], tokenizer: Any) -> tuple[li
         for sample in range(SAMPLES):
             prompts.append({"prompt_token_ids": list(ids)})
             seed = sample_seed(job.seed, problem, sample)
-            params.append(SamplingParams(**job.sampling.model_dump(), seed=seed))
+            params.append(SamplingParams(**job.sampling.model_dump(exclude={"seed"}), seed=seed))
     return prompts, params
 
 
@@ -93,9 +93,10 @@ async def loop_rate(job: Job, problems: list[Problem], engine: Any, pool: Verifi
 def start_bare(job: Job, flags: EngineFlags) -> Any:
     from vllm import LLM
 
-    from pipeline.sampling.engines.vllm import engine_arguments
+    from pipeline.sampling.engines.vllm import arguments_here
 
-    arguments = engine_arguments(job.model, flags)
+    arguments, environment = arguments_here(job.model, flags)
+    os.environ.update(environment)
     return LLM(**arguments)
 
 

@@ -20,7 +20,7 @@ from pipeline.flags import EngineFlags
 from pipeline.recipe.schema import Samples
 from pipeline.sampling import Options, Store, Tally, collect, start_engine
 from tests.collect_child import JOB, MODEL, make_problems
-from tests.test_kills import scripted_server
+from tests.served import scripted_server
 
 DELAY_SECONDS = 0.4
 REFUSALS = [

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.campaign.cases import Kinds
 from tests.campaign.work import Work
-from tests.test_kills import scripted_server
+from tests.served import scripted_server
 
 COUNTS = {"kills": 100, "disks": 40, "servers": 60, "corruptions": 40, "paths": 12}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.campaign.work import STAGES, Ended, Work
 from tests.scripted_teacher import BEHAVIOURS
-from tests.test_kills import scripted_server
+from tests.served import scripted_server
 
 # a stage of a tenth of a second is killed as often as one of ten, for which there is less time
 WEIGHTS = {"problems": 3, "generate": 4, "filter": 4, "train": 1, "eval": 3, "report": 2}

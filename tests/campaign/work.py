@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import pyarrow.parquet
 
 from tests.conftest import ROOT
+from tests.served import num_asked
 
 RECIPE = """\
 name: tiny
@@ -205,8 +205,7 @@ class Work:
 
     def num_asked(self) -> int:
         """How many requests the server has seen."""
-        with urllib.request.urlopen(self.url.replace("/v1", "/seen"), timeout=10) as response:
-            return sum(json.load(response).values())
+        return num_asked(self.url)
 
 
 def result_of(stage: str, runs: Path) -> Any:

@@ -3,12 +3,15 @@
 import asyncio
 import time
 from typing import Any
+from unittest.mock import patch
 
 from pipeline.flags import EngineFlags
-from pipeline.recipe.cards import sampled_teacher, teacher_card
+from pipeline.recipe.cards import sampled_student, sampled_teacher, student_card, teacher_card
 from pipeline.recipe.prompts import PROMPTS
 from pipeline.recipe.schema import Sampling
 from pipeline.sampling import Request, start_engine
+from students import in_vllm
+from students.model import load_base
 from tests.gpu.setting import NotHere, Setting, require_gpus
 
 QUESTIONS = [f"Calculate {11 * i + 12} + {7 * i + 35}." for i in range(400)]
@@ -49,6 +52,16 @@ def in_process(setting: Setting) -> dict[str, Any]:
     assert len(set(first)) > len(first) / 2, found
     assert same == 1, found
     return found
+
+
+def tried(setting: Setting) -> dict[str, Any]:
+    """What train asks of vLLM about an architecture that it does not know."""
+    card = student_card("embedded-dense")
+    model = sampled_student("base", card)
+    started = time.monotonic()
+    with patch.object(in_vllm, "ANSWERING", frozenset()):
+        in_vllm.check_answers(model, load_base(card, model), list(range(20)))
+    return {"seconds": round(time.monotonic() - started, 1)}
 
 
 def two_gpus(setting: Setting) -> dict[str, Any]:

@@ -57,6 +57,7 @@ ROWS = [
     Row("FSDP2, one process", "processes:fsdp2", 90, alone=True, on_gpu=True),
     Row("train: other architectures", "training:architectures", 240),
     Row("vLLM: embedded teacher, seeds", "engines:in_process", 150, alone=True, needs=("vllm",)),
+    Row("train: vLLM is asked", "engines:tried", 90, alone=True, needs=("vllm",)),
     Row("demo", "processes:recipe:demo", 240, alone=True, needs=("vllm",), on_gpu=True),
     Row("vLLM: two GPUs", "engines:two_gpus", 150, alone=True, needs=("vllm",), on_gpu=True),
     Row("demo-lora", "processes:recipe:demo-lora", 200, alone=True, needs=("vllm",), on_gpu=True),

@@ -404,7 +404,7 @@ def architectures(setting: Setting) -> dict[str, Any]:
             card=card,
         )
         try:
-            run(context, TrainFlags(device=setting.device, log_every=1))  # type: ignore[arg-type]
+            run(context, TrainFlags(device=setting.device, log_every=1, without_vllm=True))  # type: ignore[arg-type]
         except (PipelineError, RuntimeError, ValueError, TypeError) as error:
             failed.append(name)
             found[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -23,13 +23,12 @@ from pipeline.errors import EngineError, RecipeError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel
 from pipeline.recipe.engine_arguments import read_flags
-from pipeline.recipe.prompts import Chat
 from pipeline.run.secrets import API_KEY, hidden
 from pipeline.sampling.engines.base import Completion, Request, RequestFailed
 from pipeline.sampling.engines.replicas import Replica, Replicas
 from pipeline.sampling.engines.serving import num_devices
 from pipeline.sampling.engines.vllm import VllmEngine
-from pipeline.sampling.prompts import ChatPrompts, load_prompts
+from pipeline.sampling.prompts import RendersPrompts
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ class Worker:
         return 0 if self._engine is None else await self._engine.tokens_in_flight()
 
 
-class RayEngine:
+class RayEngine(RendersPrompts):
     """`model` in the replicas that `flags` ask for. An async context manager; no actor outlives the context.
     `notes` hold what each replica did."""
 
@@ -90,7 +89,6 @@ class RayEngine:
         self.notes: dict[str, Any] = {"engine": "ray"}
         self._model = model
         self._flags = flags
-        self._prompts: ChatPrompts | None = None
         names = tuple(f"replica {number}" for number in range(flags.replicas or 1))
         advice = "see what the cluster lacks (ray status)"
         self._replicas = Replicas(names, flags.concurrency, flags.outage_seconds, advice)
@@ -122,15 +120,6 @@ class RayEngine:
                 if not self._started:
                     await self._start()
                     self._started = True
-
-    async def prompts(self) -> ChatPrompts | None:
-        if self._prompts is None:
-            self._prompts = await asyncio.to_thread(load_prompts, self._model)
-        return self._prompts
-
-    def prompt(self, messages: Chat) -> list[int]:
-        assert self._prompts is not None, "ready() comes first"
-        return self._prompts.ids(messages)
 
     async def sample(self, request: Request) -> Completion:
         return await self._ask("sample", request)
@@ -231,7 +220,7 @@ class RayEngine:
         bundle, environment = room_of_one(self._model, self._flags, any("GPU" in node for node in nodes))
         check_room(nodes, bundle, len(self._replicas.all))
         log.info("starting %d x vLLM for %s with Ray", len(self._replicas.all), self._model.model)
-        flags = worker_flags(self._flags)
+        flags = worker_flags(self._model, self._flags)
         model = replace(self._model, template=None)  # prompts come as token ids
         self._files = ray.put(files_of(model.model))
         groups = [placement_group([bundle], strategy="STRICT_PACK") for _ in self._replicas.all]
@@ -341,10 +330,11 @@ def check_room(nodes: list[dict[str, float]], bundle: dict[str, int], num_replic
     )
 
 
-def worker_flags(flags: EngineFlags) -> EngineFlags:
-    """The flags of one replica's engine: its share of the requests, and no Ray below it."""
+def worker_flags(model: SampledModel, flags: EngineFlags) -> EngineFlags:
+    """The flags of one replica's engine: its share of the requests, and no Ray below it for its parts."""
     given = read_flags(flags.engine_arguments)
-    backend = () if "distributed_executor_backend" in given else ("distributed_executor_backend=mp",)
+    alone = num_devices(model, flags) == 1
+    backend = () if alone or "distributed_executor_backend" in given else ("distributed_executor_backend=mp",)
     return replace(
         flags,
         engine="vllm",

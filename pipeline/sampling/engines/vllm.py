@@ -22,16 +22,16 @@ from typing import Any, Self
 import psutil
 
 from pipeline.errors import EngineError
-from pipeline.flags import EngineFlags
+from pipeline.flags import EngineFlags, num_cores
 from pipeline.recipe.cards import SampledModel
 from pipeline.recipe.engine_arguments import check_known, read_flags
-from pipeline.recipe.prompts import Chat
 from pipeline.records import Tokens
 from pipeline.run.lifetime import Guard
 from pipeline.run.secrets import API_KEY, hidden
 from pipeline.sampling.engines.base import LOWEST_LOGPROB, Completion, Request, RequestFailed, likeliest
 from pipeline.sampling.engines.processes import kill, with_children
-from pipeline.sampling.prompts import ChatPrompts, load_prompts
+from pipeline.sampling.engines.serving import num_devices
+from pipeline.sampling.prompts import ChatPrompts, RendersPrompts, is_here
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ STARTING = threading.Lock()  # one engine at a time changes the environment of t
 PROCESSES_GIB = 3  # what the processes of an engine on a CPU hold beside weights and cache
 WORKERS_SECONDS = 0.5
 CORE_SECONDS = 4.0
+# the model in the core's process and not in one of its own, which vLLM starts on a CPU to bind threads to
+# cores: another import of all that it is made of, and a queue between the two at every token
+IN_THE_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # the environment of an engine's processes, where the user did not set these
 WANTED = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -50,7 +53,7 @@ WANTED = {
 }  # fmt: skip
 
 
-class VllmEngine:
+class VllmEngine(RendersPrompts):
     """`model` under AsyncLLM. An async context manager; no process of it outlives the context."""
 
     def __init__(self, model: SampledModel, flags: EngineFlags) -> None:
@@ -59,7 +62,6 @@ class VllmEngine:
         self._flags = flags
         self._fresh: Any = None  # from the thread's end, before all that belongs to it is there
         self._llm: Any = None
-        self._prompts: ChatPrompts | None = None
         self._processes: list[Any] = []
         self._guard: Guard | None = None
         self._starting = asyncio.Lock()
@@ -99,15 +101,6 @@ class VllmEngine:
         """Bytes that an engine wants on a CPU, at most; infinite where its weights are not here."""
         weights = sum(path.stat().st_size for path in Path(self._model.model).glob("*.safetensors"))
         return 2 * weights + (self._flags.kv_cache_gib + PROCESSES_GIB) * 2**30 if weights else math.inf
-
-    async def prompts(self) -> ChatPrompts | None:
-        if self._prompts is None:
-            self._prompts = await asyncio.to_thread(load_prompts, self._model)
-        return self._prompts
-
-    def prompt(self, messages: Chat) -> list[int]:
-        assert self._prompts is not None, "ready() comes first"
-        return self._prompts.ids(messages)
 
     async def sample(self, request: Request) -> Completion:
         from vllm import SamplingParams
@@ -201,12 +194,9 @@ class VllmEngine:
         threading.Thread(target=self._start_llm, args=[asyncio.get_running_loop()], daemon=True).start()
         try:
             await asyncio.shield(self._pending)
-        except (RuntimeError, ValueError, OSError) as error:
+        except Exception:
             self._stop()  # another try has a guard of its own
-            raise EngineError(
-                f"vLLM cannot start {self._model.model}: {_first_line(error)}. Set VLLM_LOGGING_LEVEL=INFO "
-                "to see the engine's own log"
-            ) from error
+            raise
         self._prompts = ChatPrompts(self._fresh.get_tokenizer(), self._model)
         self._processes = processes_of(self._fresh)
         self._llm = self._fresh
@@ -259,10 +249,12 @@ class VllmEngine:
         guard, self._guard = self._guard, None
         if llm is not None:
             # On the CPU neither workers nor core end by themselves: the core waits 9 s for its workers, then
-            # cleans up and hangs. So the workers are helped to their end, and the core gets what it needs.
+            # cleans up and hangs. So the workers are helped to their end, and the core gets what it needs,
+            # which is nothing where it is alone.
             timer = threading.Timer(WORKERS_SECONDS, kill, [self._processes[:-1]])
             timer.start()
-            llm.shutdown(timeout=CORE_SECONDS)
+            alone = llm.vllm_config.parallel_config.distributed_executor_backend == IN_THE_CORE
+            llm.shutdown(timeout=WORKERS_SECONDS if alone else CORE_SECONDS)
             timer.cancel()
             kill(self._processes)
             del llm
@@ -309,8 +301,28 @@ def start_llm(model: SampledModel, flags: EngineFlags, mark: dict[str, str]) -> 
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        with deaf_to_interrupts():
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, flags)))
+        arguments, environment = arguments_here(model, flags)
+        os.environ.update(environment)
+        try:
+            with deaf_to_interrupts():
+                return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except Exception as error:  # of any kind: vLLM has code for each architecture
+            raise EngineError(
+                f"vLLM cannot start {model.model}: {_first_line(error)}. Set VLLM_LOGGING_LEVEL=INFO to see "
+                "the engine's own log"
+            ) from error
+
+
+def arguments_here(model: SampledModel, flags: EngineFlags) -> tuple[dict[str, Any], dict[str, str]]:
+    """`engine_arguments` for an engine of this process, and the environment that its core needs."""
+    from vllm.platforms import current_platform
+
+    arguments = engine_arguments(model, flags)
+    alone = current_platform.is_cpu() and num_devices(model, flags) == 1 and has_one_thread()
+    if not alone or "distributed_executor_backend" in arguments:
+        return arguments, {}
+    # as vLLM would for a process of the model's own
+    return arguments | {"distributed_executor_backend": IN_THE_CORE}, {"OMP_NUM_THREADS": "1"}
 
 
 @contextlib.contextmanager
@@ -399,9 +411,33 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
         arguments["enforce_eager"] = True
         # stated, because the default wants 0.92 of all memory to be free and refuses to start otherwise
         arguments["kv_cache_memory_bytes"] = flags.kv_cache_gib * 2**30
+        if keeps_states(model, arguments | asked):
+            arguments["enable_prefix_caching"] = False  # which would want chunked prefill
     else:
         arguments["gpu_memory_utilization"] = flags.gpu_memory_share
     return arguments | asked
+
+
+def keeps_states(model: SampledModel, arguments: dict[str, Any]) -> bool:
+    """Whether the model has layers that keep a state in place of keys and values (Mamba, linear attention,
+    short convolutions), by vLLM's own reading of its files, where they are here."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    if not is_here(model):
+        return False
+    try:
+        return bool(AsyncEngineArgs(**arguments).create_model_config().is_hybrid)
+    except (OSError, ValueError):  # the engine's start will say it
+        return False
+
+
+def has_one_thread() -> bool:
+    """Whether vLLM would give a model on the CPU a single thread: then there is nothing to bind to cores."""
+    how = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "auto")
+    if how == "nobind":
+        return os.environ.get("OMP_NUM_THREADS") == "1"
+    reserved = os.environ.get("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")  # for the process that asks the model
+    return how == "auto" and reserved == "1" and num_cores() <= 2
 
 
 def processes_of(llm: Any) -> list[Any]:
@@ -412,4 +448,6 @@ def processes_of(llm: Any) -> list[Any]:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    speaks = isinstance(error, (RuntimeError, ValueError, OSError)) and line  # a KeyError is a name alone
+    return line if speaks else f"{type(error).__name__}: {line}"

@@ -208,7 +208,7 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
     data = build(read_examples(context.directory("filter") / EXAMPLES), style, recipe.train, recipe.seed)
     student = load_student(card, model, recipe.train, device)
     checks = preflight(Subject(recipe, card, model, style, student, data.shown, data.largest_id))
-    begun = any((context.directory("train") / STEPS).glob("checkpoint-*"))
+    begun = last_checkpoint(context.directory("train") / STEPS) is not None  # and so was asked before
     if flags.processes == 1 and not flags.without_vllm and not begun:
         check_answers(model, student, data.shown[0].encoded.prompt)
     if student.device.type != device and flags.processes == 1:

@@ -1,8 +1,6 @@
 """Shards of eval: put together they are what one process measures, with the same results.json."""
 
 import json
-import os
-import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from tests.test_eval_stage import context_of, evaluate, sums
 from tests.test_judge import NOWHERE, sampled
 from tests.test_judge_eval import eval_context
 from tests.test_judge_eval import evaluate as evaluate_judged
-from tests.test_kills import Growth
+from tests.test_kills import Growth, killed
 
 __all__ = ["sampled"]  # a fixture
 KILLS = 3  # of each of two shards
@@ -212,15 +210,7 @@ def test_a_killed_shard_of_eval_goes_on_where_it_was(tmp_path: Path) -> None:
         for number in (0, 1):
             growth = Growth(Shard(2, number).directory(context.directory("eval")), "sums.teacher.samples")
             for _ in range(KILLS):
-                child = subprocess.Popen(
-                    [*command, "--shard", f"{number}/2"], cwd=ROOT, stderr=subprocess.DEVNULL
-                )
-                wanted = growth.num_lines() + 3
-                while child.poll() is None and growth.num_lines() < wanted:
-                    pass
-                kills += child.poll() is None
-                os.kill(child.pid, signal.SIGKILL)
-                child.wait(timeout=120)
+                kills += killed([*command, "--shard", f"{number}/2"], growth, 3)
             subprocess.run([*command, "--shard", f"{number}/2"], cwd=ROOT, check=True, timeout=300)
         subprocess.run([*command, "--merge"], cwd=ROOT, check=True, timeout=300)
         asked = num_asked(slow)

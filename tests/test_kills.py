@@ -61,6 +61,18 @@ class Growth:
         return sum(number for number, _ in self._lines.values())
 
 
+def killed(command: list[str], growth: Growth, more: int) -> bool:
+    """Run a command until its store has so many lines more, and kill it; False where it ended before."""
+    child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    wanted = growth.num_lines() + more
+    while child.poll() is None and growth.num_lines() < wanted:
+        pass
+    was_running = child.poll() is None
+    child.kill()
+    child.wait(timeout=120)
+    return was_running
+
+
 def wait_for_lines(child: subprocess.Popen[str], growth: Growth, wanted: int, seconds: float = 60) -> None:
     """Return when the child's store has `wanted` traces."""
     end = time.monotonic() + seconds

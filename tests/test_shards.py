@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,7 +25,7 @@ from tests.conftest import ROOT
 from tests.served import num_asked, scripted_server
 from tests.test_generate import context_of, flags_for, keys_of, manifest_of
 from tests.test_generate import finished as whole
-from tests.test_kills import Growth
+from tests.test_kills import Growth, killed
 
 __all__ = ["whole"]  # a fixture: a run of 60 sums that one process has sampled
 
@@ -262,15 +261,7 @@ def test_killed_shards_lose_and_double_nothing(whole: Path, tmp_path: Path) -> N
         for number in (0, 1):
             growth = Growth(Shard(2, number).directory(context.directory("generate")))
             for _ in range(10):
-                child = subprocess.Popen(
-                    [*command, "--shard", f"{number}/2"], cwd=ROOT, stderr=subprocess.DEVNULL
-                )
-                wanted = growth.num_lines() + rng.randrange(0, 4)
-                while child.poll() is None and growth.num_lines() < wanted:
-                    pass
-                kills += child.poll() is None
-                os.kill(child.pid, signal.SIGKILL)
-                child.wait(timeout=120)
+                kills += killed([*command, "--shard", f"{number}/2"], growth, rng.randrange(0, 4))
             subprocess.run([*command, "--shard", f"{number}/2"], cwd=ROOT, check=True, timeout=120)
         generate.run(context, merge(slow))
         asked = num_asked(slow)

@@ -135,14 +135,19 @@ def measure_bare(job: Job, problems: list[Problem], rounds: int) -> tuple[list[f
     return whole, batches
 
 
+def stay_quiet() -> None:
+    """Warnings alone, and nothing sent over a network."""
+    logging.basicConfig(level=logging.WARNING)
+    for name, value in {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}.items():
+        os.environ.setdefault(name, value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    for name, value in {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}.items():
-        os.environ.setdefault(name, value)
+    stay_quiet()
     job, problems = make_job(), make_problems(flags.problems)
     # bare, loop, bare again: what else the machine does is met before and after
     before, batches_before = measure_bare(job, problems, flags.rounds)

@@ -10,7 +10,6 @@ second of one and of two, medians over the rounds, and their ratio. Wants two co
 import argparse
 import asyncio
 import json
-import logging
 import os
 import statistics
 from typing import Any
@@ -20,7 +19,7 @@ import psutil
 from pipeline.flags import EngineFlags
 from pipeline.sampling import start_engine
 from pipeline.sampling.engines.processes import with_children
-from tests.bench.bench_generate import loop_rate, make_job, make_problems, show
+from tests.bench.bench_generate import loop_rate, make_job, make_problems, show, stay_quiet
 
 FLAGS = EngineFlags(engine="ray", replicas=2, concurrency=256, kv_cache_gib=1)
 
@@ -64,9 +63,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    for name, value in {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}.items():
-        os.environ.setdefault(name, value)
+    stay_quiet()
     one, two = asyncio.run(measure(flags.problems, flags.rounds))
     for name, rates in {"one replica": one, "two replicas": two}.items():
         show(name, rates)

@@ -22,6 +22,9 @@ READY := $(VENV)/.ready-$(ACCEL)-$(shell cat $(LOCK) pyproject.toml 2>/dev/null 
 # what few need, each a lock of its own beside the first one
 EXTRA := $(foreach extra,$(EXTRAS),$(VENV)/.extra-$(extra)-$(shell cat requirements/$(extra).lock 2>/dev/null | sha256sum | cut -c -16))
 PY := $(VENV)/bin/python
+# empty where the environment's Python is a link to one that is no more, as after an upgrade of the system's
+RUNS_HERE := $(shell [ -x $(PY) ] && echo $(PY))
+GONE := $(if $(RUNS_HERE),,$(if $(wildcard $(PY)),python-gone))
 # what users name goes to the shell by the environment, never through its parser: spaces, quotes, $ and all
 export GIVEN_RECIPE = $(value RECIPE)
 export GIVEN_RUNS = $(value RUNS)
@@ -34,16 +37,16 @@ ADOPTED = $(if $(filter $(SAMPLING),$@),for run in $$GIVEN_ADOPT; do more+=(--ad
 STAGE = set -f; more=(); for pair in $$GIVEN_SET; do more+=(--set="$$pair"); done; $(ADOPTED) \
   $(PY) -m pipeline $@ $(RUN) $(if $(filter-out 0,$(FORCE)),--force) "$${more[@]}" $(ARGS)
 # name:+:help of each stage, from the table of stages, which any Python can print; + where it takes --adopt
-TABLE := $(shell $(firstword $(wildcard $(PY)) $(PYTHON)) pipeline/run/stages.py)
+TABLE := $(shell $(or $(RUNS_HERE),$(PYTHON)) pipeline/run/stages.py)
 $(if $(TABLE),,$(error $(PYTHON) cannot print the table of stages: name a Python 3, make ... PYTHON=python3.12))
 STAGES := $(foreach stage,$(TABLE),$(firstword $(subst :, ,$(stage))))
 SAMPLING := $(foreach stage,$(TABLE),$(if $(findstring :+:,$(stage)),$(firstword $(subst :, ,$(stage)))))
 
 # the default tests are many small ones; the slow ones want the whole machine, one at a time
 PARALLEL := -n auto --maxprocesses 8
-BENCHES := bench-verify bench-sandbox bench-majority bench-generate bench-ray bench-budget bench-resume bench-throttle bench-problems bench-filter bench-train bench-polish bench-peers
+BENCHES := bench-verify bench-sandbox bench-majority bench-generate bench-ray bench-budget bench-resume bench-throttle bench-problems bench-filter bench-train bench-polish bench-peers bench-ray-serve
 
-.PHONY: help setup demo demo-polish all $(STAGES) test test-slow test-real check-gpu campaign check format embedded serve-teacher serve-student $(BENCHES)
+.PHONY: help setup python-gone demo demo-polish all $(STAGES) test test-slow test-real check-gpu campaign check format embedded serve-teacher serve-student $(BENCHES)
 
 help:  ## Print this help
 	@echo "retort: distil verified reasoning from a large MoE teacher into a small dense student"
@@ -63,9 +66,11 @@ help:  ## Print this help
 setup: $(READY) $(EXTRA)  ## Make the virtual environment with exact versions (CPU or GPU lock)
 
 # torch comes first and alone: the CPU build is a local file on some machines, and on PyTorch's index elsewhere
-$(READY): | $(LOCK)
+# markers go before the first change, so that what is half changed is never taken for another lock's environment
+$(READY): $(GONE) | $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); name one: make setup PYTHON=python3.12" >&2; exit 2; }
+	@rm -f $(VENV)/.ready-* $(if $(GONE),$(VENV)/bin/python* $(VENV)/.extra-*)
 	$(PYTHON) -m venv $(VENV)
 	@torch=$$(grep '^torch==' $(LOCK)); echo "installing $$torch"; \
 	  $(PY) -m pip install -q --no-deps "$$torch" || $(PY) -m pip install -q --no-deps --index-url $(TORCH_INDEX) "$$torch"
@@ -77,13 +82,13 @@ ifeq ($(ACCEL),gpu)
 	  and $(LOCK) needs the CUDA build: remove $(VENV) and the wheel that pip took it from (pip config debug), and set up again")'
 	@$(PY) -c 'import bitsandbytes, peft, trl, vllm' || { echo "error: $(LOCK) is installed and cannot be imported (above)" >&2; exit 1; }
 endif
-	@rm -f $(VENV)/.ready-* && touch $@
+	@touch $@
 
-$(EXTRA): $(VENV)/.extra-%: | $(READY)
+$(EXTRA): $(VENV)/.extra-%: $(GONE) | $(READY)
 	@lock=$$(sed 's/-[^-]*$$/.lock/' <<< "$*"); [ -f "requirements/$$lock" ] || { \
 	  echo "error: EXTRAS=$(EXTRAS): there is no requirements/$$lock; there is ray" >&2; exit 2; }; \
-	  $(PY) -m pip install -q --no-deps -r "requirements/$$lock"
-	@rm -f $(VENV)/.extra-$(firstword $(subst -, ,$*))-* && touch $@
+	  rm -f $(VENV)/.extra-$(firstword $(subst -, ,$*))-*; $(PY) -m pip install -q --no-deps -r "requirements/$$lock"
+	@touch $@
 
 demo: setup  ## The whole pipeline on this machine: teacher, traces, student, report
 	@$(MAKE) --no-print-directory all RECIPE=recipes/demo.yaml

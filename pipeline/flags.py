@@ -162,11 +162,14 @@ class ModelFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainFlags:
-    """`rank` and `processes` are what a launcher said (RANK, WORLD_SIZE), not flags of the command line."""
+    """`rank`, `processes` and `sharded` are what a launcher said, not flags of the command line."""
 
     device: Device = flag("Where the student runs.", "auto")
     tokens_per_device: int = flag("Tokens of one micro-batch.", 8192)
     gradient_checkpointing: bool | None = flag("Less memory, a third slower; else where a GPU needs it.")
+    context_parallel: int | None = flag(
+        "Processes that share each row, for long examples; else as the memory of GPUs asks."
+    )
     liger: bool = flag("Liger's kernels; needs liger-kernel.", False, "--liger")
     without_vllm: bool = flag(
         "Train a student that the vLLM here cannot answer with.", False, "--without-vllm"
@@ -176,17 +179,25 @@ class TrainFlags:
     tracker: Literal["none", "trackio", "tensorboard", "wandb"] = flag("Also log there.", "none")
     rank: int = 0
     processes: int = 1
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         at_least_one(
-            tokens_per_device=self.tokens_per_device, log_every=self.log_every, save_every=self.save_every
+            tokens_per_device=self.tokens_per_device,
+            log_every=self.log_every,
+            save_every=self.save_every,
+            context_parallel=self.context_parallel,
         )
 
 
 def launched(flags: TrainFlags, environment: dict[str, str]) -> TrainFlags:
-    """The flags with the place of this process among those that one launcher started."""
+    """The flags with the place of this process among those that one launcher started, and whether they share
+    out the model: by accelerate's FSDP, or DeepSpeed's ZeRO-3."""
     rank, processes = (from_launcher(environment, *pair) for pair in (("RANK", 0), ("WORLD_SIZE", 1)))
-    return replace(flags, rank=rank, processes=processes)
+    zero = environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    sharded = environment.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    sharded = sharded or (zero and environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3")
+    return replace(flags, rank=rank, processes=processes, sharded=sharded)
 
 
 def from_launcher(environment: dict[str, str], name: str, lowest: int) -> int:

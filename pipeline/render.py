@@ -10,11 +10,12 @@ learns from one who thinks to write the thinking, an empty line and the answer, 
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from pipeline.recipe.cards import Tags
 
-STRAY_TAG, STRAY_END = "stray_thinking_tag", "stray_end_of_turn"
+STRAY_TAG, STRAY_END, STRAY_SPECIAL = "stray_thinking_tag", "stray_end_of_turn", "stray_special_token"
 # "unmarked": of a model that writes no thinking block, so that none is missing; "hidden": of one whose
 # thinking nobody sees
 Closing = Literal["closed", "unclosed", "none", "unmarked", "hidden"]
@@ -57,13 +58,33 @@ def split_response(text: str, tags: Tags) -> Split:
     return Split(None, text.strip(), "none")
 
 
-def stray_mark(split: Split, tags: Tags, end: str | None) -> str | None:
-    """Why a turn would teach the student to open or close its thinking, or to end, where it must not; as the
-    reason that filter and train count, or None. `end` is the token that ends the student's turn."""
+def split_message(message: dict[str, str], tags: Tags) -> Split:
+    """Thinking and answer of a trained message: apart, or (chats of a mix) in the student's own tags."""
+    thinking = message.get("reasoning_content")
+    if thinking is not None:
+        return Split(thinking.strip("\n"), message["content"].strip(), "closed")
+    return split_response(message["content"], tags.model_copy(update={"opened_by_prompt": False}))
+
+
+def stray_mark(
+    split: Split, tags: Tags, end: str | None, special: frozenset[str] = frozenset()
+) -> str | None:
+    """Why a turn would teach the student to open or close its thinking, to end, or to write another token of
+    control, where it must not; as the reason that filter and train count, or None. `end` is the token that
+    ends the student's turn, `special` are all that its tokenizer reads as such wherever they stand in text.
+    """
     text = f"{split.thinking or ''}{split.answer}"
     if split.closing == "unclosed" or (tags and (tags.open in text or tags.close in text)):
         return STRAY_TAG
-    return STRAY_END if end and end in text else None
+    if end and end in text:
+        return STRAY_END
+    return STRAY_SPECIAL if special and any_of(special).search(text) else None
+
+
+@lru_cache(maxsize=4)
+def any_of(texts: frozenset[str]) -> re.Pattern[str]:
+    """One pattern, as some tokenizers name thousands."""
+    return re.compile("|".join(map(re.escape, sorted(texts))))
 
 
 def join_response(split: Split, tags: Tags, opening: str = "") -> str:

@@ -7,7 +7,6 @@ nothing but rounding. Whole batches of similar length would need fewer cuts, and
 student: 6.8% instead of 99.2% on the same 8,000 traces.
 """
 
-import itertools
 import math
 import random
 from collections.abc import Callable
@@ -128,7 +127,8 @@ def similar(batch: list[int], lengths: list[int], max_tokens: int) -> list[list[
 
 
 def with_parts(parts: list[list[int]], lengths: list[int], wanted: int) -> list[list[int]]:
-    """Exactly `wanted` parts: the largest is halved, or the two that need the least padding join."""
+    """Exactly `wanted` parts: the largest is halved, or the two join that are the smallest together, so that
+    none grows beyond the limit while others are small."""
     parts = list(parts)
     while len(parts) < wanted:
         at = max(
@@ -138,10 +138,26 @@ def with_parts(parts: list[list[int]], lengths: list[int], wanted: int) -> list[
         half = (len(parts[at]) + 1) // 2
         parts[at : at + 1] = [parts[at][:half], parts[at][half:]]
     while len(parts) > wanted:
-        costs = [(lengths[one[0]] - lengths[two[0]]) * len(two) for one, two in itertools.pairwise(parts)]
-        at = costs.index(min(costs))
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        at, other = smallest_pair(parts, lengths)
+        parts[at] = parts[at] + parts.pop(other)
     return parts
+
+
+def smallest_pair(parts: list[list[int]], lengths: list[int]) -> tuple[int, int]:
+    """The places, in order, of the two parts that padded to their longest have the fewest tokens together.
+
+    Parts stand longest first, so the first of a pair names the length; the second is the one of the fewest
+    examples behind it, and of those the nearest in length.
+    """
+    fewest = len(parts) - 1
+    best, found = math.inf, (fewest - 1, fewest)
+    for at in range(fewest - 1, -1, -1):
+        size = lengths[parts[at][0]] * (len(parts[at]) + len(parts[fewest]))
+        if size < best:
+            best, found = size, (at, fewest)
+        if len(parts[at]) <= len(parts[fewest]):
+            fewest = at
+    return found
 
 
 def num_padded(parts: list[list[int]], lengths: list[int]) -> int:

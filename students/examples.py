@@ -13,8 +13,8 @@ from typing import Literal
 from pipeline.errors import StageError
 from pipeline.recipe.schema import Train
 from pipeline.records import Example
-from pipeline.render import STRAY_END, stray_mark
-from students.format import Encoded, Format, split_message
+from pipeline.render import STRAY_END, split_message, stray_mark
+from students.format import Encoded, Format
 
 TOO_LONG = "longer_than_max_length"
 NUM_SHOWN = 3
@@ -90,15 +90,16 @@ def build(examples: Iterable[Example], style: Format, recipe: Train, seed: int) 
 def advice(dropped: Counter[str]) -> str:
     """What helps against the drops: a longer limit only where examples are too long."""
     if dropped and TOO_LONG not in dropped:
-        return "Run: make filter FORCE=1, which drops what holds a thinking tag or an end of turn as text"
+        return "Run: make filter FORCE=1, which drops what holds a thinking tag or a special token as text"
     return "Raise train.max_length, lower generate.sampling.max_tokens"
 
 
 def why_dropped(example: Example, encoded: Encoded, style: Format, max_length: int) -> str | None:
-    """Too long, or a text that would teach the student to open, close or end where it must not."""
+    """Too long, or a text that would teach the student to open, close, end or steer where it must not."""
     if len(encoded.ids) > max_length:
         return TOO_LONG
-    reason = stray_mark(split_message(example.messages[-1], style.tags), style.tags, style.turn_end)
+    split = split_message(example.messages[-1], style.tags)
+    reason = stray_mark(split, style.tags, style.turn_end, style.special)
     if reason is None and encoded.trained.count(style.turn_end_id) != 1:
         return STRAY_END
     return reason

@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from pipeline.context import CHECKPOINT
@@ -34,7 +35,9 @@ def export(
             trained, adapter, ignore=shutil.ignore_patterns("*.bin", "*token*", "*.jinja", "*.md")
         )
         # in fp32: merging in bf16 or 4 bit would round the adapter away
-        student = PeftModel.from_pretrained(load_base(card, model), str(adapter)).merge_and_unload()
+        adapted = PeftModel.from_pretrained(load_base(card, model), str(adapter))
+        check_loaded(adapted, adapter)
+        student = adapted.merge_and_unload()
         path = adapter / "adapter_config.json"
         # no path of this machine: the base is named as its card does, a student of this run from here
         own = Path(model.model).is_relative_to(directory.parent.absolute())
@@ -45,10 +48,11 @@ def export(
         student = AutoModelForCausalLM.from_pretrained(
             trained, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
+    student.to(getattr(torch, card.dtype))  # first: what fp32 holds may be beyond float16
     check_finite(student)
     checkpoint = directory / CHECKPOINT
     shutil.rmtree(checkpoint, ignore_errors=True)
-    save(student.to(getattr(torch, card.dtype)), checkpoint, style, sampling)
+    save(student, checkpoint, style, sampling)
     return sorted(
         str(path.relative_to(directory))
         for part in (checkpoint, adapter)
@@ -57,13 +61,31 @@ def export(
     )
 
 
+def check_loaded(adapted: PeftModel, adapter: Path) -> None:
+    """StageError where the base has no place for a weight of the adapter, of which the library only warns."""
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        lost = set(file.keys()) - set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if lost:
+        raise StageError(
+            f"train: the adapter has {len(lost)} weights that its base has no place for ({sorted(lost)[0]}), "
+            "so a merge would leave them out, and no checkpoint is written. Train it with train.method: full"
+        )
+
+
+def not_finite(student: PreTrainedModel) -> list[str]:
+    """The weights that hold a value that is no number, by name."""
+    return [name for name, weight in student.named_parameters() if not torch.isfinite(weight).all()]
+
+
 def check_finite(student: PreTrainedModel) -> None:
     """StageError with the first weight that holds a value that is no number."""
-    wrong = [name for name, weight in student.named_parameters() if not torch.isfinite(weight).all()]
+    wrong = not_finite(student)
     if wrong:
+        narrow = ", or state a wider dtype in the student's card" if student.dtype == torch.float16 else ""
         raise StageError(
-            f"train: {len(wrong)} weights hold values that are no numbers ({', '.join(wrong[:2])}), so no "
-            "checkpoint is written. Lower train.learning_rate, and run again with FORCE=1"
+            f"train: {len(wrong)} weights hold values that are no numbers in {student.dtype} "
+            f"({', '.join(wrong[:2])}), so no checkpoint is written. Lower train.learning_rate{narrow}, and "
+            "run again with FORCE=1"
         )
 
 

@@ -7,15 +7,17 @@ as the model will produce it.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageError
 from pipeline.recipe.cards import SampledModel, StudentCard, Tags
 from pipeline.records import Key
-from pipeline.render import Split, join_response, split_response
+from pipeline.render import join_response, split_message
 from pipeline.sampling.prompts import ChatPrompts, load_tokenizer
 
+NUM_BLANKS = 16  # tokens of white space that a prompt may write after an opening tag
 IGNORED = -100  # the label that no loss is taken on, in torch and in every trainer above it
 
 
@@ -41,7 +43,7 @@ class Encoded:
         return [IGNORED] * self.num_prompt + self.trained
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Format:
     """How one student writes: tokenizer with its template, prompts, tags and the end of its turn."""
 
@@ -53,6 +55,12 @@ class Format:
     @property
     def turn_end_id(self) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(self.turn_end))
+
+    @cached_property
+    def special(self) -> frozenset[str]:
+        """What the tokenizer reads as one control token wherever it stands in a text."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return frozenset({*self.tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
     def encode(self, messages: list[dict[str, str]]) -> Encoded:
         """The ids of an example whose last message is the trained one. StageError where there is none."""
@@ -71,19 +79,12 @@ class Format:
         """What the end of a prompt opened already: the opening tag and the white space after it, or ''."""
         if not self.tags:
             return ""
-        tail = self.prompts.decode(prompt[-16:])
+        # a token is a byte at least, so the whole tag is among these, with white space behind it
+        tail = self.prompts.decode(prompt[-len(self.tags.open.encode()) - NUM_BLANKS :])
         start = tail.rfind(self.tags.open)
         if start < 0 or tail[start + len(self.tags.open) :].strip():
             return ""
         return tail[start:]
-
-
-def split_message(message: dict[str, str], tags: Tags) -> Split:
-    """Thinking and answer of a trained message: apart, or (chats of a mix) in the student's own tags."""
-    thinking = message.get("reasoning_content")
-    if thinking is not None:
-        return Split(thinking.strip("\n"), message["content"].strip(), "closed")
-    return split_response(message["content"], tags.model_copy(update={"opened_by_prompt": False}))
 
 
 def load_format(card: StudentCard, model: SampledModel) -> Format:

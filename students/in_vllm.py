@@ -2,19 +2,23 @@
 
 Of an architecture that the tests have seen answer, nothing is asked. Any other is started in a process of its
 own, with random weights in place of the student's, and has to give one token: some load and then lack a
-kernel, which only a start tells.
+kernel, which only a start tells. A class that reads pictures too is refused unasked.
 """
 
+import contextlib
 import copy
 import dataclasses
 import logging
 import os
+import re
+import signal
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from importlib.util import find_spec
 from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -35,10 +39,18 @@ ANSWERING = frozenset(
         *("SmolLM3", "Lfm2", "Olmo3", "Phi3", "GptOss", "GraniteMoeHybrid", "FalconH1"),
     )
 )
+SECONDS_TO_END = 30  # of a process that has answered
 SHARE = 0.9  # of the memory that is free on a GPU
 # the core in the same process, whose error then is the cause and not a hint at a log
 ALONE = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 LOG = "VLLM_LOGGING_LEVEL"
+# what torch, the system and vLLM say where memory is what lacks; an illegal access to it is another fault
+LACKS_MEMORY = re.compile(
+    r"MemoryError|out of memory|allocate memory|No available memory for the cache|available KV cache memory"
+    r"|Free memory on device",
+    re.IGNORECASE,
+)
+KILLED = "its process was killed, as the system does where it runs out of memory"
 
 
 def check_answers(model: SampledModel, student: PreTrainedModel, prompt: list[int]) -> None:
@@ -57,15 +69,11 @@ def check_answers(model: SampledModel, student: PreTrainedModel, prompt: list[in
         # and no longer than it must be: the cache of all positions may be more than is free
         longest = min(model.max_model_len, len(prompt) + 1)
         shape = dataclasses.replace(model, model=directory, revision=None, max_model_len=longest)
-        own = get_context("spawn"), die_with_parent, (os.getpid(),)
-        try:
-            with hidden(API_KEY, os.environ), ProcessPoolExecutor(1, *own) as child:
-                fault = child.submit(fault_of, shape, flags, prompt).result()
-        except BrokenProcessPool:
-            fault = "its process was killed, as for lack of memory"
+        with hidden(API_KEY, os.environ):
+            fault = asked_apart(fault_of, shape, flags, prompt)
     if fault is None:
         return
-    if "memory" in fault:
+    if LACKS_MEMORY.search(fault):
         log.warning("vLLM could not be asked whether it answers with a %s: %s", name, fault)
         return
     raise StageError(
@@ -73,6 +81,44 @@ def check_answers(model: SampledModel, student: PreTrainedModel, prompt: list[in
         "shows its log). Choose another student, or train this one all the same: make train "
         "ARGS=--without-vllm"
     )
+
+
+def asked_apart(ask: Callable[..., str | None], *arguments: Any) -> str | None:
+    """What `ask` answers in a process of its own; where that ends without an answer, how it ended."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, os.getpid(), ask, arguments))
+    process.start()
+    sender.close()
+    try:
+        wait([receiver, process.sentinel])  # the process tells its end where one of its own outlives it
+        with contextlib.suppress(EOFError):
+            if receiver.poll():
+                answer: str | None = receiver.recv()
+                process.join(SECONDS_TO_END)
+                return answer
+        process.join()
+        return ending(process.exitcode or 0)
+    finally:
+        process.kill()
+        process.join()
+
+
+def ending(code: int) -> str:
+    """In words: killed by the system is memory, any other signal is a fault of the program."""
+    if code == -signal.SIGKILL:
+        return KILLED
+    if code < 0:
+        known = {number.value: number.name for number in signal.Signals}
+        return f"its process was ended by {known.get(-code, f'signal {-code}')}"
+    return f"its process ended with exit code {code} and no answer"
+
+
+def _answer(
+    sender: "Connection[Any, Any]", parent: int, ask: Callable[..., str | None], arguments: tuple[Any, ...]
+) -> None:
+    die_with_parent(parent)
+    sender.send(ask(*arguments))
 
 
 def write_config(student: PreTrainedModel, directory: Path) -> None:

@@ -3,7 +3,8 @@
 Two questions, for whatever architecture comes. Is an attention function the model's own within rounding?
 Sinks, soft caps and masks that are not a window go missing without a word. And is an example packed among
 others the same as alone? Layers that carry a state along the row (linear attention, Mamba, convolutions) need
-kernels that know where an example begins; their fallbacks take such borders and do not heed them.
+kernels that know where an example begins; their fallbacks take such borders and do not heed them. Some rotary
+embeddings (LongRoPE, dynamic) go by the longest example of a row, in any layout.
 """
 
 import logging
@@ -103,6 +104,7 @@ def _chosen(probe: "_Probe", own: str) -> Layout:
     elif differs is None:
         seen = probe.packed_differs(own)
         if seen is None:
+            probe.refuse_by_longest(own, packed=True)
             return Layout(packed=True, attention=own)
         reason = seen
     else:
@@ -111,6 +113,7 @@ def _chosen(probe: "_Probe", own: str) -> Layout:
         if attention == SDPA and not (student._supports_sdpa and probe.attention_differs(SDPA) is None):
             continue
         if (fault := probe.padded_differs(attention)) is None:
+            probe.refuse_by_longest(attention, packed=False)
             return Layout(packed=False, attention=attention, reason=reason)
     raise StageError(
         f"{type(probe.student).__name__}: an example is not the same among others as alone, neither packed "
@@ -169,10 +172,31 @@ class _Probe:
             return f"packed examples see each other, which changes the logits by {by:.2g} of their scale"
         return self._as_alone(one, "packed")
 
-    def padded_differs(self, name: str) -> str | None:
-        batch = self._collate([self.first, self.second], padding_free=False)
+    def refuse_by_longest(self, name: str, packed: bool) -> None:
+        """StageError where a neighbour that ends at the greatest length changes the second example.
+
+        Its tokens are few: what is asked is whether the model reads the positions of all examples at once.
+        """
+        number = min(len(self.first), self.longest)
+        beside = self._packed if packed else self._padded
         with self._attention(name):
-            logits = self.student(**batch).logits[1, : len(self.second)]
+            near, far = (beside(self.first[:number], begin) for begin in (0, self.longest - number))
+        if not (by := float(_distances(far, near).max())) > SEEN:
+            return
+        config: Any = self.student.config.get_text_config()
+        rotary = getattr(config, "rope_parameters", None) or {}
+        known = getattr(config, "original_max_position_embeddings", None)
+        known = known or rotary.get("original_max_position_embeddings") or config.max_position_embeddings
+        raise StageError(
+            f"{type(self.student).__name__}: an example beside one of {self.longest:,} tokens is not the "
+            f"same as alone, which changes its logits by {by:.2g} of their scale: the rotary embedding "
+            f"({rotary.get('rope_type')}) goes by the longest example of a row. Lower train.max_length to "
+            f"{known:,}, up to which it does not, or choose another student"
+        )
+
+    def padded_differs(self, name: str) -> str | None:
+        with self._attention(name):
+            logits = self._padded(self.first)
         return self._as_alone(logits, "padded")
 
     def _as_alone(self, logits: torch.Tensor, how: str) -> str | None:
@@ -189,8 +213,18 @@ class _Probe:
             return None
         return f"{how} logits differ from those alone by {by:.2g} of their scale"
 
-    def _packed(self, first: list[int]) -> torch.Tensor:
+    def _padded(self, first: list[int], begin: int = 0) -> torch.Tensor:
+        """Logits of the second example below another one, whose positions begin there."""
+        batch = self._collate([first, self.second], padding_free=False)
+        if begin:
+            positions = torch.arange(batch["input_ids"].shape[1], device=self.student.device)
+            batch["position_ids"] = torch.stack([positions + begin, positions])
+        return self.student(**batch).logits[1, : len(self.second)]
+
+    def _packed(self, first: list[int], begin: int = 0) -> torch.Tensor:
+        """Logits of the second example behind another one, whose positions begin there."""
         batch = self._collate([first, self.second], padding_free=True)
+        batch["position_ids"][0, : len(first)] += begin
         return self.student(**batch).logits[0, len(first) :]
 
     def _collate(self, rows: list[list[int]], padding_free: bool) -> dict[str, Any]:

@@ -1,19 +1,19 @@
 """Whether the student will fit its device, asked before the first step: the estimate of pipeline.plan.memory
 for the very model.
 
-On a GPU `--gradient-checkpointing` follows from it where it is not given; nothing is refused, as an estimate
-is no proof, but the flags that would fit are named.
+On a GPU `--gradient-checkpointing` and then `--context-parallel` follow from it where they are not given;
+nothing is refused, as an estimate is no proof, but the flags that would fit are named.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 
 from pipeline.flags import TrainFlags
-from pipeline.plan.memory import GIB, least_change, load_of, need
+from pipeline.plan.memory import CHECKPOINTING, GIB, SHARING, fits, least_change, load_of, need
 from pipeline.recipe.cards import ModelSize
 from pipeline.recipe.schema import Train
 
@@ -40,14 +40,25 @@ def size_of_model(student: PreTrainedModel) -> ModelSize:
     )
 
 
-def settle(student: PreTrainedModel, recipe: Train, flags: TrainFlags, room: float | None) -> TrainFlags:
-    """The flags with gradient checkpointing decided, after one line that says what the student will take.
+def settle(
+    student: PreTrainedModel,
+    recipe: Train,
+    flags: TrainFlags,
+    room: float | None,
+    sizes: Sequence[int] = (),
+    attention: str = "",
+) -> TrainFlags:
+    """The flags with gradient checkpointing and the sharing of rows decided, after one line that says what
+    the student will take.
 
-    `room`: GiB of the device; None where it is a CPU.
+    `room`: GiB of the device; None where it is a CPU. `sizes`: how many processes could share a row.
+    `attention`: transformers' name for the one that the layout has chosen.
     """
-    shards = flags.processes if is_fsdp_enabled() or is_deepspeed_zero3_enabled() else 1
     size = size_of_model(student)
-    load = load_of(recipe, flags.tokens_per_device, bool(flags.gradient_checkpointing), shards)
+    shards, sharers = flags.processes if flags.sharded else 1, flags.context_parallel or 1
+    load = load_of(recipe, flags.tokens_per_device, bool(flags.gradient_checkpointing), shards, sharers)
+    if attention == "eager":
+        load = replace(load, scores=student.config.get_text_config().num_attention_heads * recipe.max_length)
     decided = replace(flags, gradient_checkpointing=load.checkpointing)
     found = need(size, load)
     if found is None or room is None:
@@ -60,10 +71,21 @@ def settle(student: PreTrainedModel, recipe: Train, flags: TrainFlags, room: flo
             )
         return decided
     log.info("memory: about %.1f of %.1f GiB (%s)", found.device_gib, room, found)
-    wanted, fitting = least_change(size, recipe, load, room)
+    wanted, fitting = least_change(size, recipe, load, room, sizes)
     if flags.gradient_checkpointing is None and fitting == replace(load, checkpointing=True):
         log.info("memory: that is too much, so %s is taken", wanted)
         return replace(flags, gradient_checkpointing=True)
+    if wanted and flags.context_parallel is None:
+        checkpointing = flags.gradient_checkpointing is not False
+        for number in (size for size in sizes if flags.processes % size == 0):
+            if fits(size, load_of(recipe, flags.tokens_per_device, checkpointing, shards, number), room):
+                log.info(
+                    "memory: that is too much, so %s%s %d is taken",
+                    f"{CHECKPOINTING} with " if checkpointing and not flags.gradient_checkpointing else "",
+                    SHARING,
+                    number,
+                )
+                return replace(flags, gradient_checkpointing=checkpointing, context_parallel=number)
     if wanted:
         log.warning("memory: more than the device has. What would fit: %s", wanted)
     return decided

@@ -18,6 +18,8 @@ from pipeline.recipe.schema import Lora, Train
 from pipeline.sampling.prompts import token_id
 from students import attention
 
+log = logging.getLogger(__name__)
+
 PADDED = ("sdpa", "eager")  # transformers' own attention, which takes padded rows on every device
 
 
@@ -194,7 +196,44 @@ def _load(
             f"{model.model}: its *.safetensors lack {len(lost)} weights that its config.json asks for "
             f"({', '.join(lost[:3])}), which would start as random numbers. Fetch the whole checkpoint"
         )
-    return student
+    if options and student.config.get_text_config() is not student.config:
+        raise StageError(
+            f"{model.model}: {type(student).__name__} reads more than text, and what is quantised does not "
+            "come apart. Use train.method: lora, or name a checkpoint of text alone as the student"
+        )
+    return text_alone(student)
+
+
+def text_alone(student: PreTrainedModel) -> PreTrainedModel:
+    """The part that reads and writes text, of a class that reads pictures or sound too; any other is itself.
+
+    Trained is text alone: the other parts would get no gradient, and vLLM would want their processor of the
+    checkpoint. StageError where the two do not come apart.
+    """
+    config = student.config.get_text_config()
+    if config is student.config:
+        return student
+    name, attention_of_it = type(student).__name__, student.config._attn_implementation
+    text: Any
+    try:
+        text = AutoModelForCausalLM.from_config(
+            config, dtype=student.dtype, attn_implementation=attention_of_it
+        )
+        text.base_model.load_state_dict(student.get_decoder().state_dict(), assign=True)
+        text.get_output_embeddings().load_state_dict(
+            student.get_output_embeddings().state_dict(), assign=True
+        )
+        text.tie_weights()
+    except (AttributeError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise StageError(
+            f"{name} reads more than text, and its text model cannot be trained by itself ({said}). Name a "
+            "checkpoint of text alone as the student"
+        ) from None
+    text.generation_config = student.generation_config
+    text.train(student.training)
+    log.info("the student is the %s in a %s", type(text).__name__, name)
+    return text
 
 
 def _load_quantised(card: StudentCard, model: SampledModel, device: str) -> PreTrainedModel:

@@ -22,7 +22,7 @@ from pipeline.run.contract import Manifest, Plan, begin, check_outputs
 from pipeline.run.revisions import pinned
 from students.train import PROBLEMS, STEPS
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 SFT = "train"  # the stage whose checkpoint is polished
 
 
@@ -57,6 +57,11 @@ def check_flags(context: Context, flags: TrainFlags, engine: EngineFlags) -> Non
         raise RecipeError(
             f"polish: {flags.processes} processes were launched, and rounds are sampled and trained by one. "
             "Run: python -m pipeline polish, without a launcher"
+        )
+    if (flags.context_parallel or 1) > 1:
+        raise RecipeError(
+            f"--context-parallel {flags.context_parallel}: polish is one process, which has no other to "
+            "share rows with; leave it out"
         )
     if flags.liger:
         raise RecipeError(

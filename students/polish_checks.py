@@ -8,8 +8,9 @@ compared (Pair), then what both write (Trial).
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from transformers import PreTrainedModel
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from pipeline.errors import RecipeError
 from pipeline.recipe.cards import SampledModel
 from pipeline.recipe.prompts import Chat
+from pipeline.records import Problem
 from pipeline.sampling.prompts import ChatPrompts
 from students.format import Format
 from students.sampler import Draw, draw
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 Subject = TypeVar("Subject")
 
 MARK = "retort-marks-the-answer"
+NUM_TRIED = 16  # chats that both answer before the first round; of every source so many are compared
 # Of greedy responses. The embedded teacher gives 0.99 to its own; its student gives them 0.97, the base
 # 0.001.
 MAX_CUT_SHARE, MIN_OWN, MIN_BY_STUDENT = 0.5, 0.5, 0.1
@@ -40,8 +43,9 @@ GOLD = (
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A student's and a teacher's way to write. `vocabularies` are the rows of their heads, None where
-    sampled tokens alone are compared; `positions` are the teacher's, `chats` some of the prompts that rounds
-    ask, `longest` the tokens of the longest with its response."""
+    sampled tokens alone are compared; `positions` are the teacher's, by `limit` if that is a server, and
+    `student_positions` the student's; `chats` are some of the prompts that rounds ask, of every source, and
+    the first of them are tried out; `longest` is the tokens of the longest with its response."""
 
     style: Format
     student: SampledModel
@@ -49,12 +53,26 @@ class Pair:
     teacher_tokenizer: Any
     vocabularies: tuple[int, int] | None
     positions: int
+    student_positions: int
     chats: Sequence[Chat]
     longest: int
+    limit: str = ""
 
     @property
     def teacher_prompts(self) -> ChatPrompts:
         return ChatPrompts(self.teacher_tokenizer, self.teacher)
+
+
+def some_of_each(problems: Iterable[Problem]) -> list[Problem]:
+    """The first of them, then the first of every source: a source may have a prompt of its own."""
+    given = list(problems)
+    taken, first = Counter[str](), {problem.id for problem in given[:NUM_TRIED]}
+    chosen = []
+    for problem in given:
+        taken[problem.source] += 1
+        if taken[problem.source] <= NUM_TRIED and problem.id not in first:
+            chosen.append(problem)
+    return given[:NUM_TRIED] + chosen
 
 
 def same_tokens(pair: Pair) -> str | None:
@@ -128,13 +146,33 @@ def same_prompts(pair: Pair) -> str | None:
     return None
 
 
+def scored_tokens(pair: Pair) -> int:
+    """Of the longest prompt with its response; an engine that scores writes a token after the last one."""
+    return pair.longest + (pair.vocabularies is None)
+
+
 def enough_positions(pair: Pair) -> str | None:
-    if pair.longest <= pair.positions:
+    if scored_tokens(pair) <= pair.positions:
+        return None
+    said = f"the longest prompt with polish.max_tokens has {scored_tokens(pair):,} tokens, and the teacher"
+    if pair.limit:
+        return (
+            f"{said} at {pair.limit} {pair.positions:,} positions (max_model_len). Serve it with as many "
+            "(--max-model-len; make serve-teacher takes them from the card), or lower polish.max_tokens"
+        )
+    return (
+        f"{said} {pair.positions:,} positions. Lower polish.max_tokens, or raise engine.max_model_len in the "
+        "teacher's card as far as the model allows"
+    )
+
+
+def enough_student_positions(pair: Pair) -> str | None:
+    if pair.longest <= pair.student_positions:
         return None
     return (
-        f"the longest prompt with polish.max_tokens has {pair.longest:,} tokens, and the teacher "
-        f"{pair.positions:,} positions. Lower polish.max_tokens, or raise engine.max_model_len in the "
-        "teacher's card as far as the model allows"
+        f"the longest prompt with polish.max_tokens has {pair.longest:,} tokens, and the student "
+        f"{pair.student_positions:,} positions. Lower polish.max_tokens, or raise max_positions in the "
+        "student's card as far as the model allows"
     )
 
 
@@ -145,7 +183,9 @@ CHECKS: dict[str, Callable[[Pair], str | None]] = {
     "thinking tags": same_tags,
     "prompts": same_prompts,
     "positions": enough_positions,
+    "the student's positions": enough_student_positions,
 }
+SERVER_CHECKS: dict[str, Callable[[Pair], str | None]] = {"positions where it is served": enough_positions}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +244,14 @@ def check_pair(pair: Pair) -> list[str]:
     return check(CHECKS, pair)
 
 
+def check_served(pair: Pair, limits: dict[str, int]) -> list[str]:
+    """The same of what a teacher's servers take: `limits` are their positions by URL, where they say so."""
+    url = min(limits, key=lambda name: limits[name], default="")
+    if not url or limits[url] >= pair.positions:
+        return []
+    return check(SERVER_CHECKS, replace(pair, positions=limits[url], limit=url))
+
+
 def check_trial(trial: Trial) -> list[str]:
     """The same of what both wrote."""
     return check(TRIAL_CHECKS, trial)
@@ -229,9 +277,10 @@ class Teacher(Protocol):
 
 
 def try_out(pair: Pair, student: PreTrainedModel, teacher: Teacher, max_tokens: int) -> Trial:
-    """Have both answer the pair's chats."""
-    prompts = [pair.style.prompts.ids(chat) for chat in pair.chats]
-    written = list(zip(prompts, teacher.write(pair.chats, max_tokens), strict=True))
+    """Have both answer the first of the pair's chats."""
+    chats = pair.chats[:NUM_TRIED]
+    prompts = [pair.style.prompts.ids(chat) for chat in chats]
+    written = list(zip(prompts, teacher.write(chats, max_tokens), strict=True))
     end = pair.style.turn_end_id
     ours = draw(student, [Draw(prompt, 0) for prompt in prompts], end, max_tokens, 0.0, batch=len(prompts))
     cut = sum(drawn.ids[-1] != end for drawn in ours)

@@ -10,6 +10,8 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +26,7 @@ from pipeline.errors import StageError
 from pipeline.flags import TrainFlags
 from pipeline.recipe.schema import Polish
 from students.progress import LOG_SECONDS
-from students.rounds import ROUNDS, Asker, Response, Row, digest_of, read_rows, write_row
+from students.rounds import ROUNDS, SECONDS, Asker, Response, Row, digest_of, read_rows, write_row
 from students.scoring import Scorer
 from students.train import METRICS, STEPS
 
@@ -67,6 +69,7 @@ class Watch(TrainerCallback):
         self._asker = asker
         self._scorer = scorer
         self.rows: dict[int, Row] = {}
+        self._before: dict[int, Row] = {}  # what earlier processes took for rounds that are done again
         self.stopped = ""
         self._marked, self._apart = (
             0.0,
@@ -78,26 +81,22 @@ class Watch(TrainerCallback):
 
     def restore(self, done: int) -> None:
         """Take up the figures of the `done` rounds that are in the last checkpoint, and the evaluation
-        after."""
-        self.rows = {row.round: row for row in read_rows(self._job.rounds) if row.round <= done}
-        row = self.rows.pop(done, None)
-        if row is not None and row.held_out is not None:  # the rest is of updates that are done again
-            self.rows[done] = Row(
-                round=done,
-                held_out=row.held_out,
-                held_out_tokens=row.held_out_tokens,
-                held_out_seconds=row.held_out_seconds,
-            )
+        after. Of the rounds that are done again their seconds are kept: they were spent."""
+        rows = {row.round: row for row in read_rows(self._job.rounds)}
+        self.rows = {number: row for number, row in rows.items() if number < done}
+        self._before = {number: row for number, row in rows.items() if number >= done}
+        if done in rows and rows[done].held_out is not None:  # the rest is of updates that are done again
+            row = self._row(done)
+            row.held_out, row.held_out_tokens = rows[done].held_out, rows[done].held_out_tokens
         self.stopped = self._why_stop(done)
 
     def begin(self, number: int, model: torch.nn.Module) -> tuple[list[Response], list[list[float]]]:
         """The responses of a round by the student as it is, and the teacher's scores where it scores
         apart."""
-        row, started = self._row(number), time.monotonic()
-        size, samples = self._job.recipe.problems_per_round, self._job.recipe.samples
-        responses = self._asker.round(number, digest_of(model), size, samples)
-        self._apart += (seconds := time.monotonic() - started)
-        row.sampling_seconds = seconds
+        row, recipe = self._row(number), self._job.recipe
+        with self._taking(row, "sampling_seconds"):
+            weights = digest_of(model, self._asker.model)
+            responses = self._asker.round(number, weights, recipe.problems_per_round, recipe.samples)
         row.prompt_tokens = sum(len(response.prompt) for response in responses)
         row.sampled_tokens = row.scored_tokens = sum(len(response.ids) for response in responses)
         row.mean_length = row.sampled_tokens / len(responses)
@@ -105,13 +104,24 @@ class Watch(TrainerCallback):
         row.pass_rate = sum(response.correct for response in responses) / len(responses)
         if self._scorer is None:
             return responses, []
-        started = time.monotonic()
-        scores = self._scorer(number, responses)
-        self.scored(number, time.monotonic() - started)
+        with self._taking(row, "scoring_seconds"):
+            scores = self._scorer(number, responses)
         return responses, scores
 
+    @contextmanager
+    def _taking(self, row: Row, name: str) -> Iterator[None]:
+        """Add what the block takes to a row's seconds, and write it: whatever ends the round then or later,
+        the next process goes on from there."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._apart += (seconds := time.monotonic() - started)
+            setattr(row, name, getattr(row, name) + seconds)
+            write_row(self._job.rounds, row)
+
     def scored(self, number: int, seconds: float) -> None:
-        """Take note of what the teacher took."""
+        """Take note of what the teacher took whose weights are here."""
         self._row(number).scoring_seconds += seconds
         self._apart += seconds
 
@@ -159,15 +169,19 @@ class Watch(TrainerCallback):
                 "FORCE=1"
             )
         now = time.monotonic()
-        row.training_seconds = now - self._marked - self._apart
+        row.training_seconds += now - self._marked - self._apart
         self._marked, self._apart = now, 0.0
         self._write(row)
         self._say(row)
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kept: Any) -> None:
-        """Only once a checkpoint knows of better weights are the ones before removed."""
+        """Only once a checkpoint knows of better weights are the ones before removed. The weights that were
+        evaluated last may turn out in their own round to have collapsed: those before them stay as long."""
+        rates = self._evaluations()
+        before = {done: rate for done, rate in rates.items() if done < state.global_step // self._job.updates}
+        stay = {self.best_weights} | ({self._weights_after(_best_of(before))} if before else set())
         for path in self._job.steps.glob("best-*"):
-            if self._evaluations() and path != self.best_weights:
+            if rates and path not in stay:
                 shutil.rmtree(path, ignore_errors=True)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kept: Any) -> None:
@@ -181,14 +195,19 @@ class Watch(TrainerCallback):
 
     @property
     def best(self) -> int:
-        """The number of rounds whose weights are kept: those of the best evaluation, of equal ones the last;
-        without evaluations those of the last round."""
+        """The number of rounds whose weights are kept: those of the best evaluation, of equal ones the first,
+        from before a collapse; without evaluations those of the last round."""
         rates = self._evaluations()
-        return max(rates, key=lambda done: (rates[done], done)) if rates else self.num_done
+        if self._collapse(self.num_done):  # seen in what the student wrote after the last round but one
+            rates = {done: rate for done, rate in rates.items() if done < self.num_done - 1}
+        return _best_of(rates) if rates else self.num_done
 
     @property
     def best_weights(self) -> Path:
-        return self._job.steps / f"best-{self.best:05d}"
+        return self._weights_after(self.best)
+
+    def _weights_after(self, done: int) -> Path:
+        return self._job.steps / f"best-{done:05d}"
 
     def write_metrics(self) -> int:
         """Write metrics.jsonl, a line for each row; how many."""
@@ -207,18 +226,17 @@ class Watch(TrainerCallback):
         return bool(recipe.held_out) and (done % recipe.evaluate_every == 0 or done == recipe.rounds)
 
     def _evaluate(self, done: int, model: PreTrainedModel) -> None:
-        row, started = self._row(done), time.monotonic()
-        found = self._asker.held_out(done, digest_of(model))
+        row = self._row(done)
+        with self._taking(row, "held_out_seconds"):
+            found = self._asker.held_out(done, digest_of(model, self._asker.model))
         row.held_out = sum(response.correct for response in found) / len(found)
         row.held_out_tokens = sum(len(response.ids) for response in found)
-        self._apart += (seconds := time.monotonic() - started)
-        row.held_out_seconds = seconds
         if self.best == done:
             self._keep(done, model)
         self._write(row)
 
     def _keep(self, done: int, model: PreTrainedModel) -> None:
-        whole = self._job.steps / f"best-{done:05d}"
+        whole = self._weights_after(done)
         part = whole.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         model.save_pretrained(part)
@@ -227,18 +245,28 @@ class Watch(TrainerCallback):
 
     def _why_stop(self, done: int) -> str:
         """Why there should be no round after `done`, or nothing."""
-        first, last = self.rows.get(0), self.rows.get(done - 1)
-        before, now = (row.mean_length if row is not None else None for row in (first, last))
-        if before and now and not SHORTEST <= now / before <= LONGEST:
-            return f"responses of {now:.0f} tokens where the first round had {before:.0f}"
+        if collapse := self._collapse(done):
+            return collapse
         rates = self._evaluations()
-        better = min((number for number, rate in rates.items() if rate == max(rates.values())), default=0)
+        better = _best_of(rates) if rates else 0
         if sum(number > better for number in rates) >= PATIENCE:
             return f"{PATIENCE} evaluations without a better one than after {better} rounds"
         return ""
 
+    def _collapse(self, done: int) -> str:
+        """What says in the last of `done` rounds that the student had collapsed before it, or nothing."""
+        first, last = self.rows.get(0), self.rows.get(done - 1)
+        before, now = (row.mean_length if row is not None else None for row in (first, last))
+        if before and now and not SHORTEST <= now / before <= LONGEST:
+            return f"responses of {now:.0f} tokens where the first round had {before:.0f}"
+        return ""
+
     def _row(self, number: int) -> Row:
-        return self.rows.setdefault(number, Row(round=number))
+        if number not in self.rows:
+            before = self._before.get(number, Row(round=number))
+            taken = {name: getattr(before, name) for name in SECONDS}
+            self.rows[number] = Row(round=number, **taken)
+        return self.rows[number]
 
     def _write(self, row: Row) -> None:
         write_row(self._job.rounds, row)
@@ -252,6 +280,8 @@ class Watch(TrainerCallback):
             f"{row.pass_rate or 0:.1%} right, {row.mean_length or 0:.0f} tokens ({row.cut_share or 0:.1%} "
             f"cut), divergence {row.divergence or 0:.3f}, entropy {row.entropy or 0:.3f}"
         )
+        if row.importance_ratio is not None:
+            text += f", importance ratio {row.importance_ratio:.3f}"
         if rates:
             last = max(rates)
             text += f", held out {rates[last]:.1%} after {last}"
@@ -262,3 +292,8 @@ class Watch(TrainerCallback):
             self._said = now
             left = (now - self._begun[0]) / (done - self._begun[1]) * (rounds - done)
             log.info("polish: round %d/%d: %s, %s left", done, rounds, text, timedelta(seconds=round(left)))
+
+
+def _best_of(rates: dict[int, float]) -> int:
+    """The number of rounds after which the rate was best, the first of equal ones."""
+    return min(rates, key=lambda done: (-rates[done], done))

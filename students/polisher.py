@@ -9,6 +9,7 @@ TRL's colocated vLLM would be a second way to the same tokens.
 
 import inspect
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoConfig, PreTrainedModel, PrinterCallback
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PrinterCallback
 from transformers.integrations import TensorBoardCallback
 from trl import DistillationConfig, DistillationTrainer
 
@@ -34,7 +35,15 @@ from students.export import export
 from students.format import Format, load_format
 from students.memory import polish_checkpoints
 from students.model import linear_config, load_padded, load_teacher, pick_device, quiet_libraries
-from students.polish_checks import Pair, check_pair, check_trial, try_out
+from students.polish_checks import (
+    Pair,
+    check_pair,
+    check_served,
+    check_trial,
+    scored_tokens,
+    some_of_each,
+    try_out,
+)
 from students.polish_watch import Job, Watch
 from students.rounds import ROUNDS, Asker, Questions, Response, pick_questions
 from students.sampler import batch_of, draw
@@ -45,7 +54,6 @@ from students.trainer import last_checkpoint, learning_rate_share, require_extra
 log = logging.getLogger(__name__)
 
 SAMPLED = "sampled"  # the divergence that needs but the sampled tokens' probabilities
-NUM_TRIED = 16  # chats that both answer before the first round
 BETAS = {SAMPLED: 1.0, "forward_kl": 0.0, "jsd": 0.5, "reverse_kl": 1.0}  # of TRL's generalised divergence
 CLIP = 0.2  # of the importance ratio, as PPO's
 MAX_ADVANTAGE = 10.0  # nats: a token that the teacher rules out pulls no harder than this
@@ -218,8 +226,9 @@ def teacher_for(
     """The teacher's weights here, or its scores from an engine, once both models have been tried out."""
     max_tokens = job.recipe.max_tokens
     if job.recipe.divergence == SAMPLED:
-        limit = in_flight(pair.longest, len(pair.teacher_tokenizer), engine.concurrency)
+        limit = in_flight(scored_tokens(pair), len(pair.teacher_tokenizer), engine.concurrency)
         with TeacherEngine(pair.teacher, engine, limit) as asked:
+            check_served(pair, asked.positions())
             check_trial(try_out(pair, student, asked, max_tokens))
             yield None, partial(asked.score_round, job.rounds)
             return
@@ -241,31 +250,37 @@ def pair_of(
     """What the checks compare; of a teacher elsewhere its tokenizer alone is read."""
     assert context.recipe.polish is not None
     tokenizer = load_tokenizer(teacher.model, teacher.revision)
-    vocabularies = None
+    vocabularies, positions = None, teacher.max_model_len
     if context.recipe.polish.divergence != SAMPLED:
         config = AutoConfig.from_pretrained(teacher.model, revision=teacher.revision, trust_remote_code=False)
         vocabularies = (
             student.config.get_text_config().vocab_size,
             config.get_text_config().vocab_size,
         )
-    chosen = [*questions.held_out, *questions.problems][:NUM_TRIED]
+        positions = min(positions, positions_of(config))
+    chosen = some_of_each([*questions.held_out, *questions.problems])
     chats = [context.prompt.messages(problem.question, problem.source) for problem in chosen]
-    # an engine that scores writes a token after the last one
-    longest += vocabularies is None
     return Pair(
         style,
         model,
         teacher,
         tokenizer,
         vocabularies,
-        teacher.max_model_len,
+        positions,
+        min(model.max_model_len, positions_of(student.config)),
         chats,
         longest,
     )
 
 
+def positions_of(config: PretrainedConfig) -> int:
+    """How many a model has by its own configuration; some have no end."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+
+
 def usage_of(watch: Watch, job: Job) -> Usage:
-    """What all rounds took, those of earlier processes too. Evaluations are among the sampled tokens."""
+    """What all rounds took, in earlier processes too: of a round that a kill cut short, the sampling and the
+    scoring that had ended, but not its updates. Evaluations are among the sampled tokens."""
     rows = list(watch.rows.values())
     return Usage(
         prompt_tokens=sum(row.prompt_tokens for row in rows),

@@ -20,9 +20,11 @@ from pipeline.errors import StageError
 from pipeline.recipe.cards import SampledModel, StudentCard
 from pipeline.recipe.reading import TAGS
 from pipeline.recipe.schema import Recipe
+from pipeline.render import split_message
 from pipeline.sampling.prompts import load_prompts
 from students.examples import Shown
-from students.format import Encoded, Format, split_message
+from students.export import not_finite
+from students.format import Encoded, Format
 from students.model import lora_config, unadaptable
 
 DIM, GREEN, PLAIN = "\x1b[2m", "\x1b[32m", "\x1b[0m"
@@ -308,6 +310,17 @@ def no_embedding(subject: Subject, modules: dict[str, torch.nn.Module], targeted
     return None
 
 
+def weights_are_numbers(subject: Subject) -> str | None:
+    """One value that is none spoils the loss of the first step, or the checkpoint after the last."""
+    wrong = not_finite(subject.student)
+    if not wrong:
+        return None
+    return (
+        f"{len(wrong)} weights of the base hold values that are no numbers ({', '.join(wrong[:2])}), and no "
+        f"training mends them. Fetch {subject.card.model} again, or choose another student"
+    )
+
+
 def can_emit_turn_end(subject: Subject) -> str | None:
     """An adapter leaves the output embedding as it is; a row that was never learned can never win."""
     return _unlearned(subject, "output", {subject.style.turn_end_id})
@@ -350,7 +363,7 @@ def state_of_row(weight: torch.Tensor, token: int) -> str | None:
         return "is all zeros"
     alike = (weight[:, 0] == row[0]).nonzero()[:, 0]  # by one column first: the matrix is large
     others = int((weight[alike] == row).all(dim=1).sum()) - 1
-    if others:
+    if others > 0:  # a row of no numbers is not even equal to itself
         return f"equals {others} other rows"
     mean, some = weight.float().mean(dim=0), weight[:: max(1, len(weight) // 1000)].float()
     usual = (some - mean).norm(dim=1).median()
@@ -370,6 +383,7 @@ CHECKS: dict[str, Callable[[Subject], str | None]] = {
     "token outside the embedding": tokens_in_embedding,
     "positions": length_within_positions,
     "LoRA targets": lora_targets_match,
+    "weights of the base": weights_are_numbers,
     "end of turn in the base": can_emit_turn_end,
     "special tokens in the base": can_read_special_tokens,
 }

@@ -39,6 +39,7 @@ from pipeline.recipe.cards import SampledModel
 from pipeline.recipe.prompts import Chat, Prompt
 from pipeline.recipe.schema import Polish, Samples, Sampling
 from pipeline.records import STOP, Key, Problem, Tokens, is_correct, trace_key
+from pipeline.run.contract import fingerprint
 from pipeline.sampling import (
     Completion,
     Job,
@@ -86,6 +87,10 @@ class Row(msgspec.Struct, omit_defaults=True, kw_only=True):
     held_out_seconds: float = 0.0
     scoring_seconds: float = 0.0
     training_seconds: float = 0.0
+
+
+# of a row: what a round took in all processes, up to the last of these that a kill let it end
+SECONDS = ("sampling_seconds", "held_out_seconds", "scoring_seconds", "training_seconds")
 
 
 def write_row(directory: Path, row: Row) -> None:
@@ -334,11 +339,15 @@ def _draw_order(seed: int, lap: int, problem_id: str) -> bytes:
     return hashlib.sha256(f"{seed}/{lap}/{problem_id}".encode()).digest()
 
 
-def digest_of(model: torch.nn.Module) -> str:
-    """16 hex digits over the weights that are trained, by name."""
-    digest = hashlib.blake2b(digest_size=8)
+def digest_of(model: torch.nn.Module, beneath: SampledModel | None = None) -> str:
+    """16 hex digits over the weights that are trained, by name, and where others stand beneath them over the
+    identity of the checkpoint that has those: a fresh adapter is the same on every student."""
+    digest, frozen = hashlib.blake2b(digest_size=8), False
     for name, weight in sorted(model.named_parameters()):
         if weight.requires_grad:
             digest.update(name.encode())
             digest.update(weight.detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        frozen = frozen or not weight.requires_grad
+    if frozen and beneath is not None:
+        digest.update(fingerprint(beneath.identity).encode())
     return digest.hexdigest()

@@ -25,6 +25,7 @@ from pipeline.recipe.prompts import Chat
 from pipeline.recipe.schema import Sampling
 from pipeline.sampling import Request, RequestFailed, start_engine
 from pipeline.sampling.engines.base import ScoringEngine
+from pipeline.sampling.engines.server import NoTokenIds
 from pipeline.sampling.prompts import ChatPrompts
 from pipeline.sampling.store import Appender, repair
 from students.rounds import Response, round_directory
@@ -93,6 +94,12 @@ class TeacherEngine:
     def notes(self) -> dict[str, Any]:
         return self._engine.notes
 
+    def positions(self) -> dict[str, int]:
+        """Those of its servers, by URL; without the ones that do not say. They are asked what they serve."""
+        self._run(self._engine.ready())
+        found: dict[str, int | None] = self.notes.get("max_model_len", {})
+        return {url: number for url, number in found.items() if number is not None}
+
     def write(self, chats: Sequence[Chat], max_tokens: int) -> list[list[int]]:
         """Its greedy responses, as ids. RecipeError where it does not write or does not score."""
         return self._run(self._tried(self._written(chats, max_tokens)))
@@ -134,7 +141,15 @@ class TeacherEngine:
             Request(engine.prompt(chat), greedy, 0, (str(number), 0), keep_tokens=True)
             for number, chat in enumerate(chats)
         ]
-        written = await asyncio.gather(*map(engine.sample, requests))
+        try:
+            written = await asyncio.gather(*map(engine.sample, requests))
+        except NoTokenIds:  # whose advice is about generate
+            raise RecipeError(
+                "polish.divergence: sampled asks the teacher for the token ids of its own responses too, and "
+                f"{', '.join(self._flags.urls)} gives none, though it scores. It must be seen to be a vLLM "
+                "(owned_by: vllm in /v1/models): name the servers themselves with --url and no proxy before "
+                "them, start one with make serve-teacher, or leave --engine out"
+            ) from None
         return [done.tokens.ids for done in written if done.tokens is not None]
 
     async def _scored(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:

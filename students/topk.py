@@ -122,10 +122,36 @@ def topk_loss(model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[torch.Ten
 def divergence(logits: torch.Tensor, top_ids: torch.Tensor, top_logprobs: torch.Tensor) -> torch.Tensor:
     """Forward divergence in nats at each of n places, from [n, vocabulary] logits of the student and [n, k]
     likeliest tokens of the teacher. What is beyond them is one bucket of both."""
-    theirs = top_logprobs.float()
-    ours = logits.float().log_softmax(-1).gather(-1, top_ids)
-    shares = theirs.exp()
-    rest = 1 - shares.sum(-1)
-    rest = torch.where(rest > SMALLEST_REST, rest, torch.zeros_like(rest))
-    our_rest = torch.log(-torch.expm1(ours.logsumexp(-1).clamp(max=-SMALLEST_REST)))
-    return (shares * (theirs - ours)).sum(-1) + torch.xlogy(rest, rest) - rest * our_rest
+    found: torch.Tensor = Divergence.apply(logits, top_ids, top_logprobs)
+    return found
+
+
+class Divergence(torch.autograd.Function):
+    """The divergence and its slope, at no more memory than a softmax and its own slope take.
+
+    The student's share of the bucket is the sum over the other tokens: as 1 less the likeliest ones it would
+    be lost in rounding where the student is sure, and its slope with it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, top_ids: torch.Tensor, top_logprobs: torch.Tensor
+    ) -> torch.Tensor:
+        theirs, logprobs = top_logprobs.float(), logits.float().log_softmax(-1)
+        shares = theirs.exp()
+        rest = 1 - shares.sum(-1)
+        rest = torch.where(rest > SMALLEST_REST, rest, torch.zeros_like(rest))
+        our_rest = logprobs.scatter(-1, top_ids, NOTHING).logsumexp(-1)
+        ctx.save_for_backward(logprobs, top_ids, shares, rest, our_rest)
+        ctx.dtype = logits.dtype
+        known = (shares * (theirs - logprobs.gather(-1, top_ids))).sum(-1)
+        return known + torch.xlogy(rest, rest) - rest * our_rest
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        logprobs, top_ids, shares, rest, our_rest = ctx.saved_tensors
+        # each token's share at the student, less what the teacher gives it; of the bucket each has its part
+        found = (logprobs - our_rest[:, None]).exp_().mul_(-rest[:, None])
+        found.scatter_(-1, top_ids, 0.0).scatter_add_(-1, top_ids, -shares)
+        found += logprobs.exp().mul_((shares.sum(-1) + rest)[:, None])
+        return found.mul_(slope[:, None]).to(ctx.dtype), None, None

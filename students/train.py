@@ -51,6 +51,17 @@ def run(context: Context, flags: TrainFlags | None = None) -> None:
 
 def check_flags(recipe: Train, flags: TrainFlags) -> None:
     """RecipeError where the stage cannot run as it is asked to."""
+    size = flags.context_parallel or 1
+    if flags.processes % size:
+        number = "1 process was" if flags.processes == 1 else f"{flags.processes} processes were"
+        raise RecipeError(
+            f"--context-parallel {size}: {number} launched, and each row is shared by {size}. Launch a "
+            f"multiple of {size} (students/launch/fsdp2.yaml), or leave the flag out"
+        )
+    if size > 1 and isinstance(recipe.loss, TopkLoss):
+        raise RecipeError(
+            f"--context-parallel {size}: train.loss: topk_kl reads whole rows; leave one of the two out"
+        )
     if recipe.stop_on == "pass_rate" and flags.processes > 1:
         raise RecipeError(
             f"train.stop_on: pass_rate: {flags.processes} processes were launched, and a student is sampled "
@@ -75,6 +86,8 @@ def plan_of(context: Context, model: SampledModel, examples: Manifest) -> Plan:
         student["lora_targets"] = card.lora_targets
     sampling = recipe.generate.sampling.model_dump(mode="json", exclude_defaults=True)
     config = {"train": train, "student": student, "sampling": sampling}
+    if recipe.train.early_stopping is not None and recipe.train.stop_on != "pass_rate":
+        config["held_out"] = {"mean": "tokens"}  # of micro-batches before, which kept another step
     inputs = {"filter": examples.digest(read_files(recipe.train))}
     if recipe.train.stop_on == "pass_rate":
         asked = {"max_tokens": recipe.eval_sampling.max_tokens, "prompt": context.prompt.identity}

@@ -35,6 +35,7 @@ from pipeline.recipe.schema import TopkLoss, Train
 from pipeline.records import read_examples
 from pipeline.run.contract import Counts, StageRun, Usage
 from students.batching import balanced, cut, cut_padded, num_padded, ordered_batches, similar
+from students.context_parallel import SharedRows, check_sharing, possible_sizes, sharing
 from students.examples import TrainingSet, build
 from students.export import export
 from students.format import IGNORED, Encoded, load_format
@@ -88,6 +89,24 @@ class Job:
     def metrics(self) -> Path:
         return self.directory / METRICS
 
+    @property
+    def sharers(self) -> int:
+        """Processes that have a run of each row."""
+        return self.flags.context_parallel or 1
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a micro-batch, of which each sharer has an equal run."""
+        return self.flags.tokens_per_device * self.sharers
+
+    def filled(self, tokens: int) -> int:
+        """Tokens of a row whose sharers have equal runs of it."""
+        return math.ceil(tokens / self.sharers) * self.sharers
+
+    def shared(self, parts: list[list[int]]) -> list[list[int]]:
+        """Micro-batches in the order in which processes take them: each of them to all of its sharers."""
+        return [part for part in parts for _ in range(self.sharers)]
+
 
 class OrderedTrainer(SFTTrainer):
     """SFTTrainer with the recipe's schedule. The report stage writes the model card, not TRL.
@@ -100,6 +119,8 @@ class OrderedTrainer(SFTTrainer):
     padding: float  # the share of all tokens that are computed
     pass_rate: Callable[[int], float] | None = None
     max_logits = 2**24  # held at once by compute_loss on a CPU: 64 MB in fp32
+    most_trained: int  # tokens of one micro-batch
+    row_group: Any = None  # the processes that share each row
 
     def count_from(self, step: int) -> None:
         """Go on counting tokens where the run stopped: TRL counts those of one process's life."""
@@ -126,11 +147,31 @@ class OrderedTrainer(SFTTrainer):
         super().log(logs, *given, **options)
 
     def evaluation_loop(self, *given: Any, **options: Any) -> Any:
+        """Loss and accuracy over all held-out tokens, however they are cut into micro-batches; the library
+        takes the mean of the micro-batches' means."""
+        self._held_out: list[tuple[float, float]] = []
         output = super().evaluation_loop(*given, **options)
+        assert output.metrics is not None
+        numbers = [number for number, _ in self._held_out]
+        output.metrics["eval_loss"] = sum(total for _, total in self._held_out) / sum(numbers)
+        rates = self._metrics["eval"].get("mean_token_accuracy")
+        if rates:
+            right = sum(rate * number for rate, number in zip(rates, numbers, strict=True))
+            self._metrics["eval"]["mean_token_accuracy"] = [right / sum(numbers)]
         if self.pass_rate is not None:
-            assert output.metrics is not None
             output.metrics[PASS_RATE] = self.pass_rate(self.state.global_step)
         return output
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **options: Any) -> Any:
+        found = super().prediction_step(model, inputs, *given, **options)
+        number = (following(inputs) != IGNORED).sum().float()
+        if self.row_group is not None:  # each of the sharers is given the loss of the whole row
+            torch.distributed.all_reduce(number, group=self.row_group)
+            number = number / self.row_group.size()
+        loss: Any = found[0]
+        both = torch.stack([number, loss.float() * number])
+        self._held_out.append(tuple(self.accelerator.gather_for_metrics(both[None]).sum(0).tolist()))
+        return found
 
     def _no_number(self, name: str, step: int, value: float) -> StageError:
         return StageError(
@@ -149,22 +190,27 @@ class OrderedTrainer(SFTTrainer):
         """
         if "top_ids" in inputs:
             return self._from_stored(model, inputs, num_items_in_batch)
+        if self.row_group is not None and num_items_in_batch is None:
+            return self._of_shared_row(model, inputs)
         labels = inputs["labels"]
-        trained = (labels[0, 1:] != IGNORED).nonzero()[:, 0]
-        size = trained.numel() * self.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
-        if (
-            labels.device.type != "cpu"
-            or len(labels) > 1
-            or return_outputs
-            or not 0 < size <= self.max_logits
-        ):
+        wanted = following(inputs)[0]
+        trained = (wanted != IGNORED).nonzero()[:, 0]
+        # what several processes gather differs between the two ways, so all of them have to go the same
+        alone = self.accelerator.num_processes == 1
+        most = trained.numel() if alone else self.most_trained
+        padded = len(labels) > 1 if alone else isinstance(self.data_collator, PaddedRows)
+        size = most * self.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+        if labels.device.type != "cpu" or padded or return_outputs or not 0 < size <= self.max_logits:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        given = {name: value for name, value in inputs.items() if name != "labels"}
+        num_trained = trained.numel()
+        if not num_trained:  # of a shared row; the others wait for this process's part of their attention
+            trained = torch.zeros(1, dtype=torch.long)
+        given = {name: value for name, value in inputs.items() if name not in ("labels", "shift_labels")}
         logits = model(**given, logits_to_keep=trained, use_cache=False).logits[0].float()
-        wanted = labels[0, 1:][trained]
+        wanted = wanted[trained]
         loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
         right = (logits.argmax(-1) == wanted).sum()
-        counts = torch.stack([right, torch.tensor(len(wanted)), torch.tensor(labels.shape[1])])
+        counts = torch.stack([right, torch.tensor(num_trained), torch.tensor(labels.shape[1])])
         totals = self.accelerator.gather_for_metrics(counts[None]).sum(0).tolist()
         mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]
         self._metrics[mode]["mean_token_accuracy"].append(totals[0] / totals[1])
@@ -172,8 +218,15 @@ class OrderedTrainer(SFTTrainer):
             self._total_train_tokens += totals[2]
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         if num_items_in_batch is None:
-            return loss / len(wanted)
+            return loss / num_trained
         return loss / num_items_in_batch * self.accelerator.num_processes
+
+    def _of_shared_row(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """A part of a row's mean loss, times the processes that share it: their mean is the row's."""
+        number = (inputs["shift_labels"] != IGNORED).sum()
+        torch.distributed.all_reduce(number, group=self.row_group)
+        loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=number)
+        return loss * self.row_group.size() / self.accelerator.num_processes
 
     def _from_stored(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         total, number = topk_loss(model, inputs)
@@ -193,6 +246,12 @@ class OrderedTrainer(SFTTrainer):
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         return None
+
+
+def following(inputs: dict[str, Any]) -> torch.Tensor:
+    """The label that each position predicts, [rows, tokens]; one fewer where they were not yet shifted."""
+    shifted: torch.Tensor = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][:, 1:]
+    return shifted
 
 
 def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRun | None) -> None:
@@ -218,11 +277,16 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
     asked = in_mode_of(data.thinking, model)
     if asked is not model:
         log.info("train: no example has thinking, so eval, chat, serve and polish will ask for none")
-    flags = settle(student, recipe.train, flags, device_gib(device))
+    check_sharing(student, layout, flags)
+    sizes = possible_sizes(student, layout, recipe.train)
+    flags = settle(student, recipe.train, flags, device_gib(device), sizes, layout.attention)
     directory = context.directory("train")
     job = Job(recipe.name, recipe.train, recipe.train_seed, flags, device, directory, not layout.packed)
     trainer = build_trainer(job, data, student, style.tokenizer, card.lora_targets)
-    with measured(context, asked, style, student, trainer.model) as trainer.pass_rate:
+    with (
+        measured(context, asked, style, student, trainer.model) as trainer.pass_rate,
+        sharing(student, job.sharers) as trainer.row_group,
+    ):
         seconds = train(trainer, job)
     trained = job.steps / "trained"
     trainer.save_model(str(trained))
@@ -243,6 +307,7 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
             "device": str(trainer.args.device),
             "processes": trainer.args.world_size,
             **layout.to_notes(),
+            **({"context_parallel": job.sharers} if job.sharers > 1 else {}),
             "padding": round(trainer.padding, 4),
             **({THINKING: data.thinking} if model.without_thinking else {}),
             **({} if recipe.train.early_stopping is None else {"kept_step": trainer.state.best_global_step}),
@@ -296,7 +361,7 @@ def build_trainer(
     """The trainer of one run, its global batches decided."""
     require_extras(job.flags)
     recipe, flags = job.recipe, job.flags
-    steps = plan_steps(job, data.train, flags.processes)
+    steps = plan_steps(job, data.train, flags.processes // job.sharers)
     stored = stored_tops(job, data)
     if recipe.early_stopping is not None and not data.held_out:
         raise StageError(
@@ -304,12 +369,12 @@ def build_trainer(
             f"{recipe.held_out_share:g}, so no loss can say when to stop. Raise it, or leave both out"
         )
     lengths = [len(example.ids) for example in data.train]
-    train_parts = [part for step in steps for part in step]
+    train_parts = job.shared([part for step in steps for part in step])
     full = recipe.method == "full"
     try:
         trainer = OrderedTrainer(
             model=model,
-            args=config_of(job, len(steps), len(steps[0]), bool(data.held_out)),
+            args=config_of(job, len(steps), len(steps[0]) * job.sharers, bool(data.held_out)),
             data_collator=PaddedRows(tokenizer.pad_token_id or 0) if job.padded else None,
             train_dataset=rows(data.train, train_parts, job.padded, stored),
             eval_dataset=held_out_rows(job, data.held_out, stored) if data.held_out else None,
@@ -321,13 +386,17 @@ def build_trainer(
     check_parallelism(trainer.accelerator.parallelism_config)
     if stored is not None:  # the library takes no collator where there is no padding
         trainer.data_collator = TopsCollator(pad_token_id=0, padding_free=True)  # of what it never pads
+    if job.sharers > 1:
+        trainer.data_collator = SharedRows(flags.rank % job.sharers, job.sharers)
     built: Any = trainer.model
     if not full and recipe.lora.tokens:
         head = built.get_base_model().get_output_embeddings()
         # TRL's loss reads it past PEFT's wrapper, which lets the weight through alone
         object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))
     trainer.recipe = recipe
-    trainer.step_tokens = [sum(lengths[i] for part in step for i in part) for step in steps]
+    trainer.step_tokens = [sum(job.filled(sum(lengths[i] for i in part)) for part in step) for step in steps]
+    num_trained = [len(example.ids) - example.num_prompt for example in data.train]
+    trainer.most_trained = max(sum(num_trained[i] for i in part) for part in train_parts)
     laid_out = num_padded(train_parts, lengths) if job.padded else sum(trainer.step_tokens)
     trainer.padding = 1 - sum(trainer.step_tokens) / laid_out
     if job.padded:
@@ -419,7 +488,7 @@ def check_parallelism(config: ParallelismConfig | None) -> None:
         raise RecipeError(
             f"train: the launch configuration cuts each row over {config.cp_size * config.sp_size} devices "
             "(context or sequence parallelism), and examples of one row would not be kept apart. Take "
-            "students/launch/fsdp2.yaml, and --gradient-checkpointing for long examples"
+            "students/launch/fsdp2.yaml with --context-parallel N, which keeps them apart"
         )
 
 
@@ -437,26 +506,29 @@ def require_extras(flags: TrainFlags) -> None:
 
 
 def plan_steps(job: Job, train: list[Encoded], processes: int) -> list[list[list[int]]]:
-    """All optimizer steps of the run, each cut into equally many micro-batches for every process."""
+    """All optimizer steps of the run, each cut into equally many micro-batches for every process, or group of
+    those that share rows."""
     recipe = job.recipe
     if processes > recipe.batch_size:
+        group = "" if job.sharers == 1 else f" groups of {job.sharers}"
         raise RecipeError(
-            f"train.batch_size: {recipe.batch_size} examples cannot be shared by {processes} processes, each "
-            "needs at least one; start fewer, or raise batch_size (another run: it changes the result)"
+            f"train.batch_size: {recipe.batch_size} examples cannot be shared by {processes}{group} "
+            "processes, each needs at least one; start fewer, let more of them share a row "
+            "(--context-parallel), or raise batch_size (another run: it changes the result)"
         )
     lengths = [len(example.ids) for example in train]
     batches = ordered_batches(lengths, recipe.batch_size, recipe.epochs, job.seed, recipe.order)
     cutting = cut_padded if job.padded else cut
-    return cutting(batches, lengths, processes, job.flags.tokens_per_device)
+    return cutting(batches, lengths, processes, job.row_tokens)
 
 
 def held_out_rows(job: Job, examples: list[Encoded], stored: StoredTops | None = None) -> Dataset:
-    lengths, most = [len(example.ids) for example in examples], job.flags.tokens_per_device
+    lengths, most = [len(example.ids) for example in examples], job.row_tokens
     every = [*range(len(lengths))]
     if job.padded:
         return rows(examples, similar(every, lengths, most), padded=True)
     parts = balanced(every, lengths, min(len(lengths), 1 + sum(lengths) // most))
-    return rows(examples, parts, stored=stored)
+    return rows(examples, job.shared(parts), stored=stored)
 
 
 def rows(

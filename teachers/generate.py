@@ -23,6 +23,7 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.flags import AdoptFlags, EngineFlags, ShardFlags, WorkerFlags
 from pipeline.plan.forecast import against_fact, read_forecast
 from pipeline.problems.sources import verifiers_in_use
+from pipeline.recipe.cards import is_ours
 from pipeline.records import Problem, ProblemFile
 from pipeline.run.contract import Counts, Manifest, Plan, StageRun, begin, check_outputs
 from pipeline.run.revisions import pinned, revisions_note, same_revision
@@ -143,7 +144,7 @@ def plan_of(context: Context, problems: Manifest) -> Plan:
 
 def job_of(context: Context) -> Job:
     """What generate samples. RecipeError where samples would all be alike, or the licence is not accepted."""
-    section, card = context.recipe.generate, context.teacher_card
+    section = context.recipe.generate
     voted = [source for source in context.recipe.problems.sources if getattr(source, "majority", None)]
     if section.sampling.temperature == 0 and voted:
         raise RecipeError(
@@ -155,11 +156,7 @@ def job_of(context: Context) -> Job:
             "generate.sampling.temperature: 0 makes all samples of a problem the same text, and samples.max "
             f"is {section.samples.max}; set temperature above 0, or samples: {{keep: 1, max: 1}}"
         )
-    if card.training_on_outputs == "restricted" and section.accept_licence != card.licence:
-        raise RecipeError(
-            f"generate.teacher: the licence of {context.teacher_name} ({card.licence}) restricts training on "
-            f"its outputs. Read it; to go on, set generate.accept_licence: {card.licence}"
-        )
+    check_licence(context)
     return Job(
         context.teacher,
         context.prompt,
@@ -168,6 +165,33 @@ def job_of(context: Context) -> Job:
         context.recipe.generate_seed,
         section.keep_tokens,
         top_logprobs=section.top_logprobs,
+    )
+
+
+def check_licence(context: Context) -> None:
+    """RecipeError where the licence restricts training on what the teacher wrote, or nobody has read whether
+    it does, and the recipe does not accept it. A warning for the users' own models, whose licence they know.
+    """
+    section, card, name = context.recipe.generate, context.teacher_card, context.teacher_name
+    if card.training_on_outputs == "allowed" or section.accept_licence == card.licence:
+        return
+    if card.training_on_outputs == "restricted":
+        found = f"the licence of {name} ({card.licence}) restricts training on its outputs"
+    elif is_ours(section.teacher):
+        found = (
+            f"whether the licence of {name} ({card.licence}) allows training on its outputs is not known: "
+            "nobody has read it for this card"
+        )
+    else:
+        log.warning(
+            "generate.teacher: the card of %s does not say whether its licence (%s) allows training on its "
+            "outputs; read it before the student is passed on",
+            name,
+            card.licence,
+        )
+        return
+    raise RecipeError(
+        f"generate.teacher: {found}. Read it; to go on, set generate.accept_licence: {card.licence}"
     )
 
 

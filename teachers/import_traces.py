@@ -37,6 +37,7 @@ from pipeline.sampling import Store
 from pipeline.sampling.keys import DONE, VERIFIED
 from pipeline.verify import VerifierPool
 from pipeline.verify.basis import basis_of, tags_digest
+from teachers.generate import check_licence
 from teachers.layouts import LAYOUTS, Columns, Refused, Row, bare_question, bare_solution
 from teachers.tries import write_tries
 
@@ -77,7 +78,8 @@ class Tokens:
 
 
 def run(context: Context, imported: Imported, workers: WorkerFlags | None = None) -> None:
-    """Import once. RecipeError for a row that cannot be read, StageError where no row matches a problem."""
+    """Import once. RecipeError for a row that cannot be read and where the licence of the teacher is not
+    accepted, StageError where no row matches a problem."""
     if imported.layout not in LAYOUTS:
         raise RecipeError(f"--layout {imported.layout}: {nearest(imported.layout, list(LAYOUTS))}")
     own = imported.columns.tokens or imported.columns.thinking
@@ -88,6 +90,7 @@ def run(context: Context, imported: Imported, workers: WorkerFlags | None = None
             f"generate.share: {context.recipe.generate.share:g} is about asking a teacher, and import-traces "
             "takes every trace of the file. Set generate.share: 1"
         )
+    check_licence(context)
     manifest = context.require("problems", "import-traces")
     plan = plan_of(context, imported, manifest)
     stage = begin(context.directory("generate"), plan, context.start)

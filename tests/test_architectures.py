@@ -1,7 +1,9 @@
 """Many architectures through our own layout: an example among others is the same as alone, or it is refused."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM, Gemma3Config
 from transformers.masking_utils import AttentionMaskInterface
 
 from pipeline.context import Context
@@ -21,14 +23,22 @@ from students.attention import attend_apart, register
 from students.batching import buckets, cut_padded, num_padded, ordered_batches
 from students.examples import build
 from students.format import load_format
-from students.in_vllm import ANSWERING, check_answers
+from students.in_vllm import ANSWERING, LACKS_MEMORY, asked_apart, check_answers, ending
 from students.layout import Layout, choose_layout
-from students.model import linear_config, load_base, unadaptable
+from students.model import _load, linear_config, load_base, unadaptable
 from students.train import run
 from students.trainer import Job, build_trainer
-from tests.architectures import ARCHITECTURES, build_architecture, build_model
+from tests.architectures import ARCHITECTURES, SIZES, build_architecture, build_model
 from tests.conftest import ROOT
-from tests.students_fixtures import card_of, context_of, finished_filter, sampled, sums
+from tests.students_fixtures import (
+    CHATML,
+    build_tokenizer,
+    card_of,
+    context_of,
+    finished_filter,
+    sampled,
+    sums,
+)
 
 CPU = TrainFlags(device="cpu", log_every=1, without_vllm=True)
 PADDED, OWN = "see each other", "is not the model's own attention"
@@ -97,6 +107,35 @@ def test_a_chunk_longer_than_the_probe_is_seen_in_the_mask() -> None:
     """Up to 128 tokens both are the same; train.max_length is 512."""
     _, layout = laid_out("Llama-4", attention_chunk_size=128)
     assert "of 512 tokens the last one would see 512 and not 128" in layout.reason
+
+
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 16,
+    "long_factor": [1.0 + i for i in range(16)],
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Phi-4-mini", {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 128}),
+        ("Llama-3", {"rope_parameters": DYNAMIC, "max_position_embeddings": 128}),
+    ],
+    ids=["LongRoPE", "dynamic"],
+)
+def test_a_rotary_embedding_that_goes_by_the_longest_example_is_refused(name: str, changes: Any) -> None:
+    """Up to the length that it was trained on, it does not."""
+    model = build_model(name, VOCABULARY, eos_token_id=0, **changes)
+    model.set_attn_implementation(register())
+    examples = [list(range(60)), list(range(60, 120))]
+    assert choose_layout(model, examples, longest=128).packed
+    with pytest.raises(StageError, match=r"beside one of 512 tokens .*Lower train.max_length to 128"):
+        choose_layout(model, examples, longest=512)
 
 
 def trainer_for(root: Path, name: str, *overrides: str) -> tuple[Any, list[Any], Any]:
@@ -205,6 +244,65 @@ def test_an_architecture_that_is_not_known_to_answer_is_tried(
     caplog.set_level("INFO")
     check_answers(sampled(card), load_base(card, sampled(card)), list(range(20)))
     assert "asking vLLM whether it can answer with a Qwen3ForCausalLM" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_memory"),
+    [
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("RuntimeError: CUDA out of memory occurred when warming up sampler", True),
+        ("RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", True),
+        ("ValueError: No available memory for the cache blocks. Try increasing", True),
+        ("ValueError: (0.1 GiB KV cache is needed, which is larger than the available KV cache memory", True),
+        (ending(-signal.SIGKILL), True),
+        ("AcceleratorError: CUDA error: an illegal memory access was encountered", False),
+        ("OutOfResources: out of resource: shared memory, Required: 262144", False),
+        (ending(-signal.SIGSEGV), False),
+        (ending(1), False),
+    ],
+)
+def test_only_a_lack_of_memory_is_taken_for_one(fault: str, is_memory: bool) -> None:
+    assert bool(LACKS_MEMORY.search(fault)) is is_memory
+
+
+def end_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@slow  # the process imports torch
+def test_how_the_process_of_the_question_ends_is_told() -> None:
+    assert asked_apart(end_by, signal.SIGSEGV) == "its process was ended by SIGSEGV"
+    assert asked_apart(end_by, signal.SIGKILL) == ending(-signal.SIGKILL)
+    assert asked_apart(os._exit, 3) == "its process ended with exit code 3 and no answer"
+    assert asked_apart(str.upper, "answered") == "ANSWERED"
+
+
+@slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_of_a_class_that_reads_pictures_too_the_text_model_is_trained(tmp_path: Path, method: str) -> None:
+    """It says what the whole model says of a text, and what is exported is text alone."""
+    tokenizer = build_tokenizer(CHATML)
+    text = {**SIZES, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    pictures = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    whole: Any = AutoModelForCausalLM.from_config(
+        Gemma3Config(text_config=text, vision_config={**pictures, "image_size": 28}), dtype=torch.float32
+    ).eval()
+    assert type(whole).__name__ == "Gemma3ForConditionalGeneration"
+    whole.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    card = card_of(tmp_path / "base", thinking={"opened_by_prompt": False})
+    alone: Any = load_base(card, sampled(card)).eval()
+    assert type(alone).__name__ == "Gemma3ForCausalLM"
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        assert torch.allclose(alone(input_ids=ids).logits, whole(input_ids=ids).logits, atol=1e-5)
+    with pytest.raises(StageError, match="reads more than text, and what is quantised does not come apart"):
+        _load(card, sampled(card), torch.float32, "eager", low_cpu_mem_usage=True)
+    context = finished_filter(tmp_path, sums(16), f"train.method={method}", card=card)
+    run(context, TrainFlags(device="cpu", log_every=1))
+    config = json.loads((context.directory("train") / "checkpoint/config.json").read_text())
+    assert (config["architectures"], config["model_type"]) == (["Gemma3ForCausalLM"], "gemma3_text")
 
 
 def through_the_pipeline(root: Path, name: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from pipeline.recipe.schema import Train
-from students.batching import balanced, cut, global_batches
+from students.batching import balanced, cut, cut_padded, global_batches, num_padded
 from students.trainer import learning_rate_share
 
 LENGTHS = [20 + 37 * i % 200 for i in range(100)]
@@ -57,6 +57,17 @@ def test_parts_have_nearly_equal_work() -> None:
 def test_an_example_longer_than_the_budget_still_stands_alone() -> None:
     assert cut([[0, 1]], [900, 100], processes=1, max_tokens=500) == [[[0], [1]]]
     assert cut([[0, 1]], [900, 100], processes=1, max_tokens=100) == [[[0], [1]]]
+
+
+@pytest.mark.parametrize("lengths", [[8192] * 15, [100] * 8 + [8192] * 7, [*range(8192, 8177, -1)]])
+def test_padded_parts_that_have_to_join_do_not_pile_up(lengths: list[int]) -> None:
+    """15 examples for 8 processes: 7 pairs at most, and never of long ones while short ones stand alone."""
+    ((*parts,),) = cut_padded([[*range(15)]], lengths, processes=8, max_tokens=8192)
+    assert sorted(i for part in parts for i in part) == [*range(15)]
+    assert len(parts) == 8
+    assert all(part == sorted(part, key=lambda i: -lengths[i]) for part in parts)
+    largest = max(num_padded([part], lengths) for part in parts)
+    assert largest <= (8192 if 100 in lengths else 2 * 8192)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from pipeline.report.board import (
     scores_table,
     show_board,
     spread_table,
+    taken,
 )
 from pipeline.report.board_page import without_start
 from pipeline.report.page import source_hash
-from pipeline.run.contract import Counts, Plan, begin
+from pipeline.run.contract import Counts, Plan, Usage, begin
 from tests.finished_run import Run, write_run
 
 
@@ -56,6 +57,15 @@ def test_scores_stand_beside_each_other_where_they_were_measured_alike(runs: Pat
         assert row[2] == f"{100 * held.pass_at_1:.1f}% [{100 * held.ci95[0]:.1f}, {100 * held.ci95[1]:.1f}]"
         assert re.fullmatch(r"[+-][\d.]+ points \[[+-][\d.]+, [+-][\d.]+\]", row[5])
     assert [row[-1] for row in table.rows] == ["-", "3.61 USD"]  # a price stands in the recipe of a report
+
+
+def test_what_polish_scores_and_trains_costs_as_what_it_samples_does(runs: Path) -> None:
+    [run] = read_board(runs, ["second"])
+    usage = Usage(engine_seconds=3600.0, scoring_seconds=7200.0, train_seconds=1800.0)
+    polish = msgspec.structs.replace(run.manifests["train"], usage=usage)
+    polished = BoardRun(run.path, {**run.manifests, "polish": polish}, run.results)
+    plain, dearer = (float(taken(each)[-1].split()[0]) for each in (run, polished))
+    assert dearer - plain == pytest.approx(3.5 * 0.5, abs=0.011)
 
 
 def test_runs_that_differ_in_seeds_are_one_experiment_with_its_spread(runs: Path) -> None:

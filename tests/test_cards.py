@@ -1,6 +1,7 @@
 """Teachers' and students' cards: their facts, vLLM's engine arguments in them, their families' templates."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from pipeline.errors import RecipeError
 from pipeline.flags import EngineFlags, SamplingFlags, in_this_process
-from pipeline.recipe.card_list import card_list
+from pipeline.recipe.card_list import card_list, teacher_cells
 from pipeline.recipe.cards import (
     SampledModel,
     TeacherCard,
@@ -26,7 +27,7 @@ from pipeline.render import Split, join_response, split_response
 from pipeline.sampling.engines.base import Request
 from pipeline.sampling.engines.replicas import Replica
 from pipeline.sampling.engines.server import extras, request_body
-from pipeline.sampling.engines.serving import option
+from pipeline.sampling.engines.serving import num_devices, option
 from pipeline.sampling.engines.vllm import sampling_arguments
 from pipeline.sampling.job import Job, request_fingerprint
 from pipeline.sampling.prompts import ChatPrompts
@@ -68,6 +69,41 @@ def test_a_teacher_s_card_states_its_sources(name: str) -> None:
     assert all(len(fact) > 3 for fact in card.facts.values())
 
 
+@pytest.mark.parametrize("name", card_names("teacher"))
+def test_a_card_claims_nothing_of_a_licence_that_nobody_read(name: str) -> None:
+    """A claim, allowed or restricted, is carried by what the facts say was read."""
+    card = teacher_card(name)
+    unread = "not read" in card.facts.get("training_on_outputs", "")
+    assert (card.training_on_outputs == "unstated") is unread
+    assert "not opened" not in card.facts["licence"]
+
+
+def test_both_nemotrons_are_under_the_licence_of_their_family() -> None:
+    licences = {teacher_card(name).licence for name in card_names("teacher") if name.startswith("nemotron-3")}
+    assert licences == {"NVIDIA Nemotron Open Model License"}
+
+
+@pytest.mark.parametrize("name", card_names("student"))
+def test_a_student_s_card_has_its_widths_or_says_why_not(name: str) -> None:
+    """Without them plan does not know the memory of training. A card without a size has a config.json here."""
+    card = student_card(name)
+    if card.size is not None:
+        widths = (card.size.hidden, card.size.mlp, card.size.queries, card.size.vocabulary)
+        assert (None in widths) is card.facts["widths of size"].startswith("left out;")
+
+
+@pytest.mark.parametrize("name", [*card_names("student"), *card_names("teacher")])
+def test_a_card_states_over_how_many_devices_its_cache_is_spread(name: str) -> None:
+    card = student_card(name) if name in card_names("student") else teacher_card(name)
+    if card.size is not None:
+        assert card.size.kv_heads is not None
+        latent = " ".join([card.facts["size"], card.facts.get("heads of size", "")])
+        if re.search(r"512 \+ 64|one head for KV", latent):
+            assert card.size.kv_heads == 1
+        elif found := re.search(r"\b(\d+) heads? (?:for\s+KV|of dimension)", latent):
+            assert card.size.kv_heads == int(found[1])
+
+
 def test_all_cards_are_listed_with_what_they_weigh() -> None:
     text = card_list()
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
@@ -75,7 +111,7 @@ def test_all_cards_are_listed_with_what_they_weigh() -> None:
     assert lines["qwen3-30b-a3b-thinking-2507"] == [
         *("qwen3-30b-a3b-thinking-2507", "30.5B", "3.3B", "61.0", "GB", "1", "allowed", "Apache-2.0")
     ]
-    assert lines["kimi-k2.6"][1:] == ["1,000B", "32B", "600.0", "GB", "8", "restricted", "modified-mit"]
+    assert lines["kimi-k2.6"][1:] == ["1,000B", "32B", "600.0", "GB", "8", "unstated", "modified-mit"]
     assert lines["embedded-dense"] == ["embedded-dense", *"-----", "Apache-2.0"]
     sizes = [
         float(lines[name][1][:-1].replace(",", "")) for name in lines if re.match(r"[\d.,]+B", lines[name][1])
@@ -88,6 +124,22 @@ def card_with(**arguments: Any) -> TeacherCard:
     return validate(
         TeacherCard, {**values, "engine": {**values["engine"], "arguments": arguments}}, "mine.yaml"
     )
+
+
+def test_parts_of_the_layers_count_among_the_devices() -> None:
+    card = card_with(pipeline_parallel_size=2)
+    assert teacher_cells(card)[3] == "2"
+    assert num_devices(card.engine, EngineFlags()) == 2
+    assert num_devices(card.engine, EngineFlags(engine_arguments=("pipeline_parallel_size=3",))) == 3
+    assert num_devices(sampled_teacher("t", card), EngineFlags(tensor_parallel=4)) == 8
+
+
+@pytest.mark.parametrize(("parts", "found"), [("two", "'two'"), ("", "None"), ("-2", "-2"), ("0", "0"),
+                                              ("1.9", "1.9"), ("true", "True")])  # fmt: skip
+def test_parts_that_are_no_whole_number_from_1_are_refused(parts: str, found: str) -> None:
+    said = rf"--engine-arg: pipeline_parallel_size: expected a whole number from 1 .*, found {found}; write 2"
+    with pytest.raises(RecipeError, match=said):
+        num_devices(card_with().engine, EngineFlags(engine_arguments=(f"pipeline_parallel_size={parts}",)))
 
 
 def test_what_can_change_a_response_is_in_the_identity_and_how_it_runs_is_not() -> None:
@@ -120,6 +172,50 @@ def test_a_card_and_a_flag_are_told_where_an_argument_belongs(name: str, said: s
         card_with(**{name: 1})
     with pytest.raises(RecipeError, match=rf"--engine-arg {name}=1: .*{said}"):
         SamplingFlags(engine_arguments=(f"{name}=1",))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("distributed_executor_backend", "evil.Executor", "only ray, mp, uni, external_launcher"),
+        ("compilation_config", {"backend": "evil.compile"}, "evil.compile .* names code to import"),
+        (
+            "compilation_config",
+            {"inductor_passes": {"mine": "evil.passes.run"}},
+            "evil.passes.run .* names code",
+        ),
+        ("speculative_config", {"method": "custom_class", "model": "evil.Drafter"}, "custom_class .* code"),
+        ("spec_method", "custom_class", "custom_class .* names code"),
+        ("spec_model", "evil.Drafter", "evil.Drafter .* names code"),
+        (
+            "speculative_config",
+            {"model": "evil.Drafter", "num_speculative_tokens": 2},
+            "evil.Drafter .* code",
+        ),
+        ("speculative_config", '{"method": "custom_class"}', "write it as a mapping"),
+        ("compilation_config", '{"backend": "evil.compile"}', "write it as a mapping"),
+        ("ec_manager_config", {"encoder_cache_manager_cls": "evil.M"}, "names code to import"),
+        (
+            "speculative_config",
+            {"rejection_sample_method": "synthetic"},
+            "synthetic .* changes what the model",
+        ),
+    ],
+)
+def test_a_value_that_names_code_or_changes_the_texts_is_refused(name: str, value: Any, said: str) -> None:
+    with pytest.raises(RecipeError, match=rf"mine\.yaml: engine\.arguments: .*{said}"):
+        card_with(**{name: value})
+    with pytest.raises(RecipeError, match=rf"--engine-arg {name}=.*{said}"):
+        read_flags([f"{name}={json.dumps(value)}"])
+
+
+def test_values_that_only_say_how_a_model_runs_are_taken() -> None:
+    card_with(distributed_executor_backend=None, spec_model="org/model-1.5")
+    card_with(
+        distributed_executor_backend="mp",
+        compilation_config={"mode": 3, "cudagraph_mode": "FULL", "custom_ops": ["+rms_norm"], "cache_dir": "/a/b.c"},
+        speculative_config={"method": "eagle3", "model": "org/model-1.5", "rejection_sample_method": "block"},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -95,14 +95,14 @@ def test_every_trace_is_kept_or_dropped_for_one_reason(context_of: MakeContext) 
 
 
 def test_what_train_would_refuse_is_not_kept(context_of: MakeContext, tmp_path: Path) -> None:
-    """A thinking tag or the student's end of turn as text, in a trace and in a chat of the mix; train drops
-    nothing of what is kept."""
+    """A thinking tag, the student's end of turn or another special token as text, in a trace and in a chat of
+    the mix, also in its thinking; train drops nothing of what is kept."""
     from students.examples import build
     from students.format import load_format
 
     problems = [make_problem(number) for number in range(16)]
-    marks = {1: "<think>", 2: "</think>", 3: "<|im_end|>"}
-    answers = {4: "\\boxed{5}</think>", 5: "\\boxed{6}<|im_end|>"}
+    marks = {1: "<think>", 2: "</think>", 3: "<|im_end|>", 6: "<|im_start|>"}
+    answers = {4: "\\boxed{5}</think>", 5: "\\boxed{6}<|im_end|>", 7: "\\boxed{8}<|endoftext|>"}
     traces = [
         to_json(
             replace(
@@ -114,20 +114,23 @@ def test_what_train_would_refuse_is_not_kept(context_of: MakeContext, tmp_path: 
         for number, problem in enumerate(problems)
     ]
     verdicts = [to_json(make_verdict(problem, 0)) for problem in problems]
-    chats = [{"prompt": f"Say {n}.", "response": text} for n, text in enumerate(("a <think> b", "fine"))]
+    said = [("", "a <think> b"), ("", "a <|endoftext|> b"), ("a </think> b", "c"), ("", "fine")]
+    chats = [{"prompt": f"Say {n}.", "thinking": a, "response": b} for n, (a, b) in enumerate(said)]
     path = tmp_path / "chat.jsonl"
     path.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
     mix = {"name": "chat", "path": str(path), "messages": None, "weight": 0.1, "licence": "MIT"}
+    mix["thinking"] = "thinking"
     context = context_of(make_recipe(filter={"rules": ["finished", "correct"], "mix": [mix]}))
     write_stages(context.runs, Stages(problems, traces, verdicts))
     run(context, ONE)
     manifest = manifest_of(context.directory("filter"))
-    assert manifest.counts.dropped == {"stray_thinking_tag": 3, "stray_end_of_turn": 2, "mix_stray": 1}
-    assert manifest.notes["dropped_by_rule"] == {"student": 5, "mix": 1}
+    strays = {"stray_thinking_tag": 3, "stray_end_of_turn": 2, "stray_special_token": 2}
+    assert manifest.counts.dropped == {**strays, "mix_stray": 3}
+    assert manifest.notes["dropped_by_rule"] == {"student": 7, "mix": 3}
     style = load_format(context.student_card, context.base)
     examples = read_examples(context.directory("filter") / "examples.parquet")
     data = build(examples, style, context.recipe.train, 0)
-    assert (data.num_in, data.dropped) == (12, {})
+    assert (data.num_in, data.dropped) == (10, {})
 
 
 def test_examples_hold_thinking_and_answer_apart(context_of: MakeContext) -> None:

@@ -9,10 +9,10 @@ import trl
 from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import Tags
 from pipeline.records import Example
-from pipeline.render import STRAY_END, STRAY_TAG, Split, join_response
+from pipeline.render import STRAY_END, STRAY_SPECIAL, STRAY_TAG, Split, join_response, split_message
 from pipeline.sampling.prompts import THE_DAY, ChatPrompts
 from students.examples import TOO_LONG, why_dropped
-from students.format import IGNORED, Format, load_format, split_message
+from students.format import IGNORED, Format, load_format
 from tests.students_fixtures import CHATML, CHATML_THINK, build_tokenizer, card_of, example_of, sampled
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -139,6 +139,19 @@ def test_a_completion_without_thinking_closes_what_the_prompt_opened() -> None:
     assert whole(style, encoded.ids[encoded.num_prompt :]) == f"\n</think>\n\n{ANSWER}<|im_end|>"
 
 
+def test_a_tag_of_many_tokens_is_seen_where_the_prompt_opens_it() -> None:
+    """The byte-level tokenizer reads it byte by byte."""
+    tag = "<reasoning_process>"
+    tokenizer = build_tokenizer(CHATML_THINK.replace("<think>", tag), QWEN, eos_token="<|im_end|>")
+    card = card_of(
+        Path("none"), thinking={"open": tag, "close": "</reasoning_process>", "opened_by_prompt": True}
+    )
+    style = Format(tokenizer, ChatPrompts(tokenizer, sampled(card)), card.thinking, "<|im_end|>")
+    encoded = style.encode(CHAT)
+    assert style.opening(encoded.prompt) == f"{tag}\n"
+    assert whole(style, encoded.trained) == f"{THINKING}\n</reasoning_process>\n\n{ANSWER}<|im_end|>"
+
+
 def test_without_thinking_and_without_an_opened_block_there_are_no_tags() -> None:
     style = style_of("chatml")
     encoded = style.encode([ASKED, {"role": "assistant", "content": ANSWER}])
@@ -186,12 +199,28 @@ def test_examples_that_teach_the_wrong_thing_are_dropped(
         ("one\n</think>\n\n7", ANSWER, STRAY_TAG),
         (THINKING, "7</think>", STRAY_TAG),
         ("one<|im_end|>", ANSWER, STRAY_END),
+        ("one<|endoftext|>", ANSWER, STRAY_SPECIAL),
+        (THINKING, "7\n<|im_start|>user\nAnd 1 + 1?", STRAY_SPECIAL),
     ],
-    ids=["good", "empty", "opened twice", "closed twice", "closed in the answer", "ended twice"],
+    ids=[
+        *("good", "empty", "opened twice", "closed twice", "closed in the answer", "ended twice"),
+        *("another end of text", "another turn"),
+    ],
 )
 def test_thinking_apart_is_held_to_the_same(thinking: str, answer: str, reason: str | None) -> None:
     style, example = style_of("chatml"), example_of("3 + 4?", thinking, answer)
     assert why_dropped(example, style.encode(example.messages), style, 512) == reason
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llama3_2"])
+def test_tags_that_are_special_tokens_are_no_stray_ones(name: str) -> None:
+    """Where they stand as tags; the template's own end of turn is no stray one either."""
+    style = style_of(name)
+    style.tokenizer.add_special_tokens({"extra_special_tokens": ["<think>", "</think>"]})
+    assert {"<think>", style.turn_end} < style.special
+    good, twice = example_of("3 + 4?", THINKING, ANSWER), example_of("3 + 4?", "<think>", ANSWER)
+    assert why_dropped(good, style.encode(good.messages), style, 512) is None
+    assert why_dropped(twice, style.encode(twice.messages), style, 512) == STRAY_TAG
 
 
 def test_a_chat_that_does_not_end_with_the_assistant_is_refused() -> None:

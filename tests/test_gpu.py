@@ -10,7 +10,9 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.gpu.__main__ import FAILS, NOT_HERE, WORKS, last_words, next_rows, table, wait_for
+from tests.gpu.processes import DATA, against_the_cpu
 from tests.gpu.rows import ROWS, Row
+from tests.gpu.setting import hold_estimate
 
 NEVER_HERE = Row("never", "machine:machine", needs=("no_such_module_of_anybody",))
 
@@ -51,6 +53,37 @@ def test_every_row_has_a_function_and_a_name_of_its_own() -> None:
     for row in ROWS:
         module, function, *_ = row.home.split(":")
         assert f"def {function}(" in (ROOT / f"tests/gpu/{module}.py").read_text(), row.home
+
+
+def test_a_row_about_memory_fails_where_the_estimate_is_not_the_peak() -> None:
+    assert hold_estimate({"estimate_gib": 1.0}) == {"estimate_gib": 1.0}  # on a CPU there is no peak
+    assert hold_estimate({"peak_gib": 9.0, "estimate_over_peak": 1.13})
+    with pytest.raises(KeyError):
+        hold_estimate({"peak_gib": 9.0})
+    for ratio in (0.79, 1.26):
+        with pytest.raises(AssertionError, match="estimate_over_peak"):
+            hold_estimate({"peak_gib": 9.0, "estimate_over_peak": ratio})
+
+
+@pytest.mark.parametrize(("name", "scores"), [("demo", (0.7, 0.95)), ("demo-polish", (0.7,))])
+def test_a_recipe_fails_where_its_scores_are_not_the_cpus(
+    name: str, scores: tuple[float, ...], tmp_path: Path
+) -> None:
+    """demo-polish has no committed results: its student is at least not below the demo's."""
+    results = json.loads((DATA / "demo-results.json").read_text())
+    found = against_the_cpu(DATA / "demo-results.json", name)
+    assert found["student, here and demo on a CPU"] == [0.8227, 0.8227]
+    for score in scores:
+        results["tasks"]["all"]["student"]["pass@1"] = score
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        with pytest.raises(AssertionError, match=str(score)):
+            against_the_cpu(tmp_path / "results.json", name)
+
+
+def test_no_row_takes_code_that_does_not_import_for_a_machine_that_lacks_it() -> None:
+    """`needs` names packages; a fault of ours is a failure."""
+    for path in {f"tests/gpu/{row.home.partition(':')[0]}.py" for row in ROWS}:
+        assert "except ImportError" not in (ROOT / path).read_text(), path
 
 
 def test_a_row_without_its_package_is_not_begun() -> None:

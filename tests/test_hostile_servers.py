@@ -61,10 +61,13 @@ def test_a_list_of_models_that_is_none_is_one_error(behaviour: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("said", "seconds"),
-    [("2", 2), ("0.5", 0.5), ("-3", 0), ("1e308", 300), ("inf", None), ("nan", None), ("Wed, 21 Oct", None), ("", None)],
+    [("2", 2), ("0.5", 0.5), ("-3", 0), ("1e308", 300), ("inf", None), ("nan", None), ("Wed, 21 Oct", None), ("", None),
+     (f"Fri, 31 Dec 2027 {'9' * 20}:59:59 GMT", None), ("Wed, 21 Oct 2015 07:28:30 GMT", 30)],
 )  # fmt: skip
 def test_a_server_cannot_make_this_side_wait_for_ever(said: str, seconds: float | None) -> None:
-    assert Retry("http_429", "", asked_seconds(said)).wait_seconds == seconds
+    """A time of day is one of the server's clock."""
+    asked = asked_seconds(said, "Wed, 21 Oct 2015 07:28:00 GMT")
+    assert Retry("http_429", "", asked).wait_seconds == seconds
 
 
 def hostile_server(behaviour: str) -> AbstractContextManager[str]:

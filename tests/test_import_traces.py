@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from pipeline.render import Split, split_response
 from pipeline.run.contract import Manifest, Usage
 from pipeline.sampling import Store
 from pipeline.verify.basis import basis_of, tags_digest
-from teachers import import_traces
+from teachers import generate, import_traces
 from teachers.layouts import LAYOUTS, Columns, bare_question, bare_solution
+from tests.conftest import ROOT
 from tests.test_generate import (
     ProblemFile,
     bytes_in,
@@ -298,6 +300,48 @@ def test_what_cannot_be_imported_is_named(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         imported(prepared, tmp_path, [row], layout, Columns.from_flag(columns) if columns else None)
+
+
+GUARDED = {
+    "restricted": r"the licence of embedded-moe \(Guarded-1.0\) restricts training on its outputs",
+    "unstated": r"whether the licence of embedded-moe \(Guarded-1.0\) allows training on its outputs is not known",
+}
+
+
+@pytest.mark.parametrize("outputs", GUARDED)
+@pytest.mark.parametrize("accepted", [None, "Apache-2.0", "Guarded-1.0"])
+def test_an_import_asks_for_the_licence_as_generate_does(
+    outputs: str, accepted: str | None, prepared: Path, tmp_path: Path
+) -> None:
+    override = {} if accepted is None else {"generate.accept_licence": accepted}
+    card = {"licence": "Guarded-1.0", "training_on_outputs": outputs}
+    context = with_card(context_of(prepared, tmp_path, **override), **card)
+    before, file = bytes_in(context.run), rows_in(tmp_path, [R1])
+    if accepted == "Guarded-1.0":
+        generate.prepare(context)
+        import_into(context, file, "openr1")
+        assert traces_of(context)
+        return
+    message = rf"generate\.teacher: {GUARDED[outputs]}.* set generate\.accept_licence: Guarded-1\.0"
+    with pytest.raises(RecipeError, match=message):
+        generate.prepare(context)
+    with pytest.raises(RecipeError, match=message):
+        import_into(context, file, "openr1")
+    assert bytes_in(context.run) == before
+
+
+def test_the_users_own_model_is_not_asked_about_but_warned_of(
+    prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where its files state no licence, who brought it knows; a card of ours knows less than its reader."""
+    given = f"{{model: {ROOT / 'teachers/embedded'}, licence: unknown, training_on_outputs: unstated}}"
+    context = context_of(prepared, tmp_path, **{"generate.teacher": given})
+    assert context.teacher_card.training_on_outputs == "unstated"
+    with caplog.at_level(logging.WARNING):
+        import_into(context, rows_in(tmp_path, [R1]), "openr1")
+        generate.prepare(context)
+    assert caplog.text.count("the card of embedded does not say whether its licence (unknown) allows") == 2
+    assert traces_of(context)
 
 
 def test_an_import_takes_no_share(prepared: Path, tmp_path: Path) -> None:

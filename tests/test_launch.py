@@ -1,8 +1,12 @@
 """Launch files: each parses, holds what was asked for, and its commands run with the scheduler's variables set."""
 
 import os
+import re
+import signal
 import stat
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError
 from pipeline.flags import RunFlags
 from pipeline.launch import FILES, launch_file
+from pipeline.recipe.cards import FOLDERS as CARDS
 from pipeline.run.contract import Start
 from tests.conftest import ROOT
 
@@ -32,8 +37,19 @@ def test_a_launch_file_is_short_and_holds_no_open_place(kind: str) -> None:
     text = filled(kind)
     assert len(text.splitlines()) <= 40
     assert "$$" not in text
-    for open_place in ("${recipe}", "${shards}", "${last}", "${nodes}", "${gpus}", "${name}", "${stage}"):
-        assert open_place not in text
+    for open_place in (
+        "recipe",
+        "shards",
+        "last",
+        "nodes",
+        "gpus",
+        "name",
+        "stage",
+        "merge",
+        "parallel",
+        "served",
+    ):
+        assert f"${{{open_place}}}" not in text
     assert "recipes/demo.yaml" in text
 
 
@@ -75,6 +91,21 @@ def run_script(script: str, checkout: Path, tmp_path: Path, **environment: str) 
     return said.read_text()
 
 
+def with_tools(tmp_path: Path, **tools: str) -> str:
+    """A PATH on which these commands come first, each a line of bash."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name, text in tools.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def pasted(text: str) -> str:
+    """The commands of a file's header, as somebody pastes them into a shell."""
+    return "".join(line.removeprefix("#   ") for line in text.splitlines(True) if line.startswith("#   "))
+
+
 def test_the_slurm_array_runs_one_shard_a_task(tmp_path: Path) -> None:
     assert "#SBATCH --array=0-15\n" in filled("slurm")
     assert "#SBATCH --gpus-per-node=4\n" in filled("slurm")
@@ -110,7 +141,7 @@ def test_the_engine_can_be_a_server(tmp_path: Path) -> None:
 def test_training_over_nodes_gives_each_node_its_rank(tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name, text in (("scontrol", "echo node-a; echo node-b"), ("srun", 'SLURM_NODEID=1 "$@"')):
+    for name, text in (("scontrol", "echo node-a; seq -f node-%g 99999"), ("srun", 'SLURM_NODEID=1 "$@"')):
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
     said = run_script(
@@ -123,6 +154,160 @@ def test_training_over_nodes_gives_each_node_its_rank(tmp_path: Path) -> None:
     assert said.endswith(" train --recipe recipes/demo.yaml\n")
     for words in ("--num_machines 2 --num_processes 8 --machine_rank 1", "--main_process_ip node-a "):
         assert words in said
+
+
+def at_the_limit(kind: str, checkout: Path, tmp_path: Path, signalled: bool) -> tuple[int, list[str]]:
+    """The exit code of a batch script whose work says `began`, and what was said, where Slurm sends it the signal
+    that the file asks for."""
+    text, said = filled(kind), tmp_path / "said"
+    asked = re.search(r"^#SBATCH --signal=B:(\w+)@\d+$", text, re.MULTILINE)
+    assert asked
+    running = subprocess.Popen(
+        ["bash", "-c", text],
+        cwd=checkout,
+        env=os.environ
+        | {
+            "PATH": with_tools(
+                tmp_path, scontrol='echo scontrol "$@" >> "$SAID"; echo node-a', srun='SLURM_NODEID=0 "$@"'
+            ),
+            **{"SAID": str(said), "SLURM_SUBMIT_DIR": str(checkout), "SLURM_JOB_NODELIST": "node-a"},
+            **{"SLURM_JOB_ID": "80", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3"},
+        },
+        # Slurm's own default: a shell that put these tests into the background would leave it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (said.exists() and "began" in said.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if signalled:
+            running.send_signal(getattr(signal, f"SIG{asked[1]}"))
+        return running.wait(timeout=60), said.read_text().splitlines()
+    finally:
+        running.kill()
+
+
+@pytest.mark.parametrize(
+    ("signalled", "ends_with", "code", "said"),
+    [
+        (True, 130, 130, ["began", "saved", "scontrol requeue 77_3"]),
+        (True, 0, 0, ["began", "saved"]),
+        (False, 1, 1, ["began", "not asked"]),
+        (False, 0, 0, ["began", "not asked"]),
+    ],
+)
+def test_a_shard_that_meets_its_time_limit_saves_and_is_queued_again(
+    signalled: bool, ends_with: int, code: int, said: list[str], tmp_path: Path
+) -> None:
+    checkout = in_a_checkout(tmp_path)
+    # nothing here is said about SIGINT: Python raises KeyboardInterrupt unless it was started deaf to it
+    (checkout / ".venv/bin/python").write_text(
+        f"""#!{sys.executable} -S
+import os, sys, time
+def say(word):
+    with open(os.environ["SAID"], "a") as file:
+        file.write(word + "\\n")
+try:
+    say("began")
+    time.sleep({30 if signalled else 0})
+    say("not asked")
+except KeyboardInterrupt:
+    time.sleep(0.3)
+    say("saved")
+sys.exit({ends_with})
+"""
+    )
+    assert at_the_limit("slurm", checkout, tmp_path, signalled) == (code, said)
+
+
+def test_a_training_that_meets_its_time_limit_is_queued_again(tmp_path: Path) -> None:
+    checkout = in_a_checkout(tmp_path)
+    (checkout / ".venv/bin/accelerate").write_text(
+        '#!/bin/bash\necho began >> "$SAID"\nuntil grep -q requeue "$SAID"; do sleep 0.05; done\nexit 3\n'
+    )
+    code, said = at_the_limit("slurm-train", checkout, tmp_path, True)
+    assert said == ["scontrol show hostnames node-a", "began", "scontrol requeue 80"]
+    assert code == 3
+
+
+def test_the_merge_in_the_header_takes_any_path_of_a_recipe(tmp_path: Path) -> None:
+    recipe = """my recipes/it's "$HOME" `id`.yaml"""
+    text = launch_file("slurm", context_of(recipe), RunFlags(recipe=RECIPE), (4, 1))
+    checkout = in_a_checkout(tmp_path)
+    (checkout / ".venv/bin/python").write_text('#!/bin/bash\nprintf "[%s]" "$@" > "$SAID"\n')
+    path = with_tools(
+        tmp_path,
+        sbatch='[ "$1" = --parsable ] && echo 77 && exit\n'
+        '[ "$#" = 3 ] && [ "$1" = --dependency=afterok:77 ] && [ "$2" = --wrap ] && sh -c "$3"',
+    )
+    said = run_script(pasted(text), checkout, tmp_path, PATH=path)
+    assert said == f"[-m][pipeline][generate][--recipe][{recipe}][--merge]"
+
+
+def test_the_sky_file_is_a_managed_job_for_each_shard(tmp_path: Path) -> None:
+    text = filled("sky")
+    task = yaml.safe_load(text)
+    # a pool may have no run, and a job on one no setup, workdir or file_mounts: this is neither
+    assert task.keys() == {"name", "workdir", "resources", "envs", "file_mounts", "setup", "run"}
+    assert task["envs"]["SHARD"] is None, "SkyPilot refuses a launch that leaves it out"
+    path = with_tools(tmp_path, sky='echo "$@" >> "$SAID"', python="true")
+    said = run_script(pasted(text), in_a_checkout(tmp_path), tmp_path, PATH=path).splitlines()
+    assert said == [
+        f"jobs launch -y -d -n generate-{number} --env SHARD={number} generate.sky.yaml"
+        for number in range(16)
+    ]
+
+
+# cp into a bucket: what is read is read at once, what is written is there half a second later and has no times
+UPLOADS = """dest="${!#}"
+for ((i = 1; i < $#; i++)); do next=$((i + 1)); [ "${!i}" != -t ] || dest="${!next}"; done
+case "$dest" in "$MOUNT"*/shards/*) ;; *) exec /bin/cp "$@" ;; esac
+before=$(mktemp -d -p "$TMPDIR") after=$(mktemp -d -p "$TMPDIR")
+/bin/cp -a "$dest/." "$before"
+/bin/cp -a "$dest/." "$after"
+/bin/cp "${@/#"$dest"/"$after"}" || exit
+echo begins >> "$TMPDIR/uploads"
+sleep 0.5
+cd "$after"
+for file in *; do
+  cmp -s "$file" "$before/$file" || { cat "$file" > "$dest/$file"; echo "$file" >> "$TMPDIR/uploads"; }
+done
+echo ends >> "$TMPDIR/uploads"
+"""
+
+
+def test_the_last_copy_to_a_bucket_has_all_that_was_made(tmp_path: Path) -> None:
+    bucket, checkout, shard = (
+        tmp_path / "bucket",
+        in_a_checkout(tmp_path),
+        "runs/demo/generate/shards/002-of-016",
+    )
+    (bucket / "runs/demo/problems").mkdir(parents=True)
+    work = f"""#!/bin/bash
+echo "$@" > "$SAID"
+for number in 1 2 3 4 5 6; do echo "$number" >> {shard}/traces-00000.jsonl; sleep 0.2; done
+echo finished > {shard}/manifest.json
+sleep 0.6
+"""
+    (checkout / ".venv/bin/python").write_text(work)
+    script = yaml.safe_load(filled("sky"))["run"].replace("sleep 60", "sleep 0.1")
+    run_script(
+        script,
+        checkout,
+        tmp_path,
+        PATH=with_tools(tmp_path, cp=UPLOADS),
+        TMPDIR=str(tmp_path),
+        MOUNT=str(bucket),
+        SHARD="2",
+    )
+    made = {path.name: path.read_text() for path in (bucket / shard).iterdir()}
+    assert made == {"traces-00000.jsonl": "1\n2\n3\n4\n5\n6\n", "manifest.json": "finished\n"}
+    uploads = (tmp_path / "uploads").read_text().split()
+    assert uploads[-2:] == ["manifest.json", "ends"]
+    assert uploads.count("manifest.json") == 1, "what a manifest speaks of is there before it"
+    assert uploads.count("begins") > 2
+    marks = [word for word in uploads if word in ("begins", "ends")]
+    assert marks == ["begins", "ends"] * (len(marks) // 2), "two copies at once: the older may end last"
 
 
 def test_the_sky_file_resumes_from_the_bucket_and_keeps_what_it_made(tmp_path: Path) -> None:
@@ -138,9 +323,7 @@ def test_the_sky_file_resumes_from_the_bucket_and_keeps_what_it_made(tmp_path: P
     (checkout / ".venv/bin/python").write_text(
         f'#!/bin/bash\necho "$@" > "$SAID"\necho bought now >> {shard}/traces-00000.jsonl\n'
     )
-    said = run_script(
-        task["run"], checkout, tmp_path, MOUNT=str(bucket), SKYPILOT_JOB_RANK="2", SKYPILOT_NUM_JOBS="16"
-    )
+    said = run_script(task["run"], checkout, tmp_path, MOUNT=str(bucket), SHARD="2")
     assert said.endswith("--recipe recipes/demo.yaml --shard 2/16 --tensor-parallel 1 --data-parallel 1\n")
     assert (bucket / shard / "traces-00000.jsonl").read_text() == "bought before\nbought now\n"
 
@@ -185,3 +368,40 @@ def test_what_no_shard_would_run_is_not_printed() -> None:
     cut = context_of("r.yaml", "generate.samples.redistribute=true", "generate.samples.cap=9")
     with pytest.raises(RecipeError, match="redistribute"):
         launch_file("sky", cut, flags, (4, 1))
+
+
+def card_of(tmp_path: Path, tensor_parallel: int, parts: object) -> str:
+    values = yaml.safe_load((CARDS["teacher"] / "qwen3-30b-a3b-thinking-2507.yaml").read_text())
+    arguments = {"pipeline_parallel_size": parts}
+    values["engine"] |= {"tensor_parallel": tensor_parallel, "arguments": arguments}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@pytest.mark.parametrize("stage", ["generate", "eval"])
+def test_the_parts_of_a_model_s_layers_count_among_its_gpus(stage: str, tmp_path: Path) -> None:
+    flags = RunFlags(recipe=RECIPE)
+    called = {"generate": "mine", "eval": "teacher"}[stage]  # eval has its own names, which --url takes
+
+    def printed(tensor_parallel: int, parts: object, kind: str = "slurm", gpus: int | None = None) -> str:
+        context = context_of("r.yaml", f"generate.teacher={card_of(tmp_path, tensor_parallel, parts)}")
+        return launch_file(kind, context, flags, (4, 1), gpus=gpus, stage=stage)
+
+    assert "#SBATCH --gpus-per-node=8\n" in printed(4, 2)
+    if stage == "generate":
+        assert "accelerators: {H100: 8}" in printed(4, 2, "sky")
+    over_nodes = (
+        r"one copy takes 16 GPUs.* of 8\. Give --gpus 16 where .* serve-teacher .*--gpus 1 .*ENGINE='--"
+    )
+    with pytest.raises(RecipeError, match=f"^{called}: {over_nodes}"):
+        printed(8, 2)
+    if stage == "eval":
+        extra = f"eval.extra=[{{name: big, teacher: {card_of(tmp_path, 8, 2)}}}]"
+        with pytest.raises(RecipeError, match=f"^big: {over_nodes}url big=http"):
+            launch_file("slurm", context_of("r.yaml", extra), flags, (4, 1), stage=stage)
+    assert "#SBATCH --gpus-per-node=16\n" in printed(8, 2, gpus=16)
+    with pytest.raises(
+        RecipeError, match=rf"^{called}: the card's engine.arguments: pipeline_parallel_size: .* 'two'"
+    ):
+        printed(4, "two")

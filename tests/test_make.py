@@ -77,6 +77,56 @@ def test_setup_looks_at_what_the_lock_says_and_not_at_its_time(tmp_path: Path) -
     assert question("cpu") == 1
 
 
+# in Python's place: makes an environment of itself, whose pip fails where FAIL stands in its arguments
+STAND_IN = """#!/bin/bash
+case "$*" in
+  "-m venv"*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+  *"pip install"*) [[ -z "$FAIL" || "$*" != *"-r $FAIL"* ]] ;;
+  *) exec python3 "$@" ;;
+esac
+"""
+
+
+def make_with_stand_in(directory: Path, *words: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    stand_in = directory / "stand-in"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    command = ["make", *words, "ACCEL=cpu", f"PYTHON={stand_in}"]
+    return subprocess.run(
+        command, cwd=directory, env={**os.environ, **more}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("changed", ["cpu", "ray"])
+def test_a_setup_that_fails_leaves_no_marker_of_the_lock_before(tmp_path: Path, changed: str) -> None:
+    """What it has changed is no longer that lock's environment, and going back to it sets up again."""
+    marker_in(tmp_path)
+    words = ("setup", "EXTRAS=ray")
+    assert make_with_stand_in(tmp_path, *words).returncode == 0
+    lock = tmp_path / f"requirements/{changed}.lock"
+    before = lock.read_text()
+    lock.write_text(before + "another==1.0\n")
+    assert make_with_stand_in(tmp_path, *words, FAIL=f"requirements/{changed}.lock").returncode == 2
+    lock.write_text(before)
+    assert make_with_stand_in(tmp_path, "-q", *words).returncode == 1
+
+
+def test_an_environment_whose_python_is_gone_is_set_up_again(tmp_path: Path) -> None:
+    """As after an upgrade of the system's Python, to which it is a link; make itself goes on."""
+    marker_in(tmp_path)
+    words = ("setup", "EXTRAS=ray")
+    assert make_with_stand_in(tmp_path, *words).returncode == 0
+    python = tmp_path / ".venv/bin/python"
+    python.unlink()
+    python.symlink_to(tmp_path / "no-more")
+    assert make_with_stand_in(tmp_path, "help").returncode == 0
+    again = make_with_stand_in(tmp_path, *words)
+    assert again.returncode == 0, again.stderr
+    assert not python.is_symlink()
+    assert len(list((tmp_path / ".venv").glob(".*-*"))) == 2
+    assert make_with_stand_in(tmp_path, "-q", *words).returncode == 0
+
+
 def test_no_build_of_torch_for_the_cpu_stands_in_for_the_gpu_lock() -> None:
     """=== compares versions as text, so that a local 2.13.0+cpu is none of 2.13.0."""
     from packaging.requirements import Requirement

@@ -10,12 +10,23 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from pipeline.flags import TrainFlags
-from pipeline.plan.memory import KEPT_BYTES, Load, adapter_parameters, least_change, load_of, need
+from pipeline.flags import TrainFlags, launched
+from pipeline.plan.memory import (
+    KEPT_BYTES,
+    SCORE_BYTES,
+    Load,
+    adapter_parameters,
+    is_tied,
+    least_change,
+    load_of,
+    need,
+    sharers_of,
+)
 from pipeline.recipe.cards import ModelSize, student_card
 from pipeline.recipe.schema import Train
 from students.attention import register
 from students.memory import settle, size_of_model
+from tests.architectures import build_model
 from tests.students_fixtures import build_student
 
 RANK = 8
@@ -54,7 +65,10 @@ def tiny(layers: int, method: str, widths: tuple[int, int, int, int]) -> Any:
 
 def kept(layers: int, method: str, widths: tuple[int, int, int, int], tokens: int) -> int:
     """Bytes that torch keeps for the backward pass, each storage once and no parameter."""
-    model = tiny(layers, method, widths)
+    return kept_by(tiny(layers, method, widths), tokens)
+
+
+def kept_by(model: Any, tokens: int) -> int:
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     held: dict[int, torch.Tensor] = {}
 
@@ -81,6 +95,68 @@ def test_a_layer_keeps_what_the_formula_says(method: str) -> None:
         assert measured == pytest.approx(wanted, rel=0.01)
 
 
+@pytest.mark.slow
+def test_eager_attention_with_a_cap_keeps_its_scores() -> None:
+    """Second differences of lengths leave what is quadratic: Gemma-2's own attention, heads x tokens x tokens."""
+    heads, lengths = 2, (32, 64, 128)
+    held = [
+        kept_by(build_model("Gemma-2", 128, eos_token_id=0, num_hidden_layers=1), length)
+        for length in lengths
+    ]
+    # held(n) = a + b n + c n^2, so that held(4n) - 3 held(2n) + 2 held(n) is 6 c n^2
+    quadratic = (held[2] - 3 * held[1] + 2 * held[0]) / (6 * lengths[0] ** 2)
+    assert quadratic / heads == pytest.approx(SCORE_BYTES, abs=2.5), "and at most a mask beside it"
+    recipe, plain = recipe_of("lora", 8192), load_of(recipe_of("lora", 8192), 8192, False)
+    eager = replace(plain, scores=8 * 8192)
+    assert need(BIG, eager).activations - need(BIG, plain).activations == 28 * 8192 * SCORE_BYTES * 8 * 8192
+    assert least_change(BIG, recipe, eager, 80)[0] != ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "sharded"),
+    [
+        ({}, False),
+        ({"ACCELERATE_USE_FSDP": "true"}, True),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, True),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, False),
+    ],
+    ids=["ddp", "fsdp", "zero-3", "zero-2"],
+)
+def test_a_launcher_that_shares_out_the_model_is_seen_before_the_trainer_is_built(
+    environment: dict[str, str], sharded: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = launched(TrainFlags(), {"WORLD_SIZE": "8", **environment})
+    assert (flags.processes, flags.sharded) == (8, sharded)
+    student = AutoModelForCausalLM.from_pretrained(build_student(tmp_path), dtype=torch.float32)
+    recipe, size = recipe_of("full", 512), size_of_model(student)
+    found = need(size, load_of(recipe, 8192, False, shards=8 if sharded else 1))
+    assert found is not None
+    with caplog.at_level(logging.INFO):
+        settle(student, recipe, flags, room=80.0)
+    assert f"({found})" in caplog.text
+
+
+def test_rows_are_shared_where_an_example_fits_no_other_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    student = AutoModelForCausalLM.from_pretrained(build_student(tmp_path), dtype=torch.float32)
+    recipe, flags = recipe_of("full", 2**20), TrainFlags(processes=4)
+    size = size_of_model(student)
+    gib = {
+        number: found.device_gib
+        for number in (1, 2, 4)
+        if (found := need(size, load_of(recipe, 8192, True, sharers=number)))
+    }
+    between = (gib[1] + gib[2]) / 2
+    with caplog.at_level(logging.INFO):
+        settled = settle(student, recipe, flags, between, [2, 4])
+    assert (settled.gradient_checkpointing, settled.context_parallel) == (True, 2)
+    assert "so --gradient-checkpointing with --context-parallel 2 is taken" in caplog.text
+    assert settle(student, recipe, flags, (gib[2] + gib[4]) / 2, [2, 4]).context_parallel == 4
+    assert settle(student, recipe, flags, between, []).context_parallel is None
+    assert settle(student, recipe, replace(flags, context_parallel=1), between, [2]).context_parallel == 1
+
+
 def test_an_adapter_has_as_many_parameters_as_peft_makes() -> None:
     model = tiny(2, "lora", (64, 128, 64, 32))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -88,17 +164,33 @@ def test_an_adapter_has_as_many_parameters_as_peft_makes() -> None:
 
 
 CARDS = ["qwen3-0.6b-base", "qwen3-1.7b-base", "qwen2.5-coder-1.5b", "qwen2.5-math-1.5b", "llama-3.2-1b"]
-CARDS += ["gemma-3-270m", "smollm2-135m-instruct"]
+CARDS += ["gemma-3-270m", "smollm2-135m-instruct", "llama-3.2-3b", "qwen3-4b-base", "smollm3-3b"]
+UNTIED = ["llama-3.1-8b", "qwen3-8b-base", "olmo-3-7b"]
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", CARDS + UNTIED)
 def test_the_widths_of_a_card_make_its_parameters(name: str) -> None:
-    """All of them tie the embedding to the head."""
+    """A head that is not tied to the embedding is as large again."""
     size = student_card(name).size
     assert size is not None
     hidden, mlp, queries = size.hidden or 0, size.mlp or 0, size.queries or 0
     layer = hidden * (2 * queries + size.kv_values_per_layer + 3 * mlp)
-    assert (size.vocabulary or 0) * hidden + size.layers * layer == pytest.approx(size.parameters, rel=0.02)
+    embedding = (size.vocabulary or 0) * hidden * (2 if name in UNTIED else 1)
+    assert embedding + size.layers * layer == pytest.approx(size.parameters, rel=0.02)
+    assert is_tied(size) is (name not in UNTIED)
+
+
+@pytest.mark.parametrize(
+    ("method", "of_head", "of_layers"), [("full", 4.0, 6.0), ("lora", 2.0, 2.0), ("qlora", 2.0, 0.52)]
+)
+def test_a_head_of_its_own_is_held_as_the_embedding_is(method: str, of_head: float, of_layers: float) -> None:
+    """bitsandbytes leaves it in 16 bits: at 0.52 a parameter 8B would want 0.8 GB less than they do."""
+    size = student_card("llama-3.1-8b").size or pytest.fail("the card has no size")
+    held = need(size, Load(method, RANK, 1024))
+    assert held is not None
+    both = 2 * 128256 * 4096
+    adapter = 0 if method == "full" else 4 * adapter_parameters(size, RANK)
+    assert held.weights == pytest.approx(of_layers * (size.parameters - both) + of_head * both + adapter)
 
 
 def test_16k_tokens_of_a_1_7b_lora_fit_24_gib_with_checkpointing_alone() -> None:
@@ -116,9 +208,26 @@ def test_the_least_change_that_fits_is_advised() -> None:
         "",
         "--gradient-checkpointing",
         "--gradient-checkpointing --tokens-per-device 2048",
-        "2 processes of students/launch/fsdp2.yaml, --gradient-checkpointing",
+        # of all 32,768 tokens at a time two processes would need 31.5 GiB each
+        "2 processes of students/launch/fsdp2.yaml, --gradient-checkpointing --tokens-per-device 2048",
         "lower train.max_length, or take method: lora",
     ]
+
+
+def test_an_example_that_no_device_holds_is_shared_by_several() -> None:
+    recipe = recipe_of("lora", 131072)
+    load = load_of(recipe, 8192, False)
+    assert least_change(BIG, recipe, load, 24)[1] is None
+    assert sharers_of(BIG, recipe) == [2, 4, 8, 16]  # of 16 heads, and 8 of keys that are copied
+    flags, found = least_change(BIG, recipe, load, 24, [2])
+    assert flags == (
+        "2 processes of students/launch/fsdp2.yaml, --gradient-checkpointing --tokens-per-device 65536 "
+        "--context-parallel 2"
+    )
+    assert found == replace(load, checkpointing=True, tokens=65536, shards=2, sharers=2)
+    assert load_of(recipe, 65536, True, shards=2, sharers=2) == found, (
+        "the flags make the load that was meant"
+    )
 
 
 def test_a_micro_batch_is_never_shorter_than_an_example_nor_longer_than_a_batch() -> None:

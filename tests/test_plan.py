@@ -1,6 +1,7 @@
 """The bill before anything is bought: what is counted, what is refused, and that it adds up."""
 
 import itertools
+import json
 import math
 import re
 from dataclasses import replace
@@ -19,13 +20,16 @@ from pipeline.plan.estimate import (
     digits,
     expected_tries,
     kept_per_problem,
+    kv_bytes,
     layout_for,
+    replicate,
     size_of,
     solved_share,
     training_hours,
 )
 from pipeline.plan.forecast import Forecast, write_forecast
 from pipeline.recipe.cards import ModelSize, card_names, student_card, task_card, teacher_card
+from pipeline.recipe.reading import size_of as size_in
 from pipeline.recipe.reading import stored_weights
 from pipeline.recipe.schema import Samples
 from pipeline.rows import count_rows
@@ -118,6 +122,23 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
     assert number(parts, "total", "money") == pytest.approx(total * 4 * 3.0, abs=0.006)
     money = sum(number(parts, title, "money") for title in ("teacher", "train", "eval"))
     assert number(parts, "total", "money") == pytest.approx(money, abs=0.02)
+
+
+def test_the_stages_without_a_device_take_their_own_process_or_all_workers(tmp_path: Path) -> None:
+    context = context_of(tmp_path, GYM)
+    for cores, microseconds in (
+        (1, 115.0),
+        (2, 57.5),
+        (64, 41.2),
+    ):  # of filter; from three cores on it waits for itself
+        parts = plan_parts(context, Assumed(problems=10**9, pass_rate=1, cores=cores))
+        assert number(parts, "without a device", "hours of filter") == pytest.approx(
+            microseconds * 1e9 / 1e6 / 3600, rel=1e-3
+        )
+        assert number(parts, "without a device", "hours of problems") == pytest.approx(231e3 / 3600, rel=1e-3)
+    assert next(part for part in parts if part.title == "without a device").hours == 0, (
+        "no device is paid for it"
+    )
 
 
 def test_polish_is_billed_on_one_device_and_a_share_by_what_is_asked(tmp_path: Path) -> None:
@@ -295,6 +316,94 @@ def test_layouts_hold_the_weights(name: str, count: int, fits: bool) -> None:
     assert layout.replicas * layout.tensor_parallel <= count
     assert layout.sequences >= 8
     assert layout.tokens_per_second > 0
+
+
+LATENT = BILLION.model_copy(update={"kv_heads": 1})
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "parallel", "copies"),
+    [(None, 8, 1), (8, 8, 1), (8, 4, 1), (4, 8, 2), (1, 2, 2), (1, 8, 8)],
+)
+def test_a_device_holds_one_head_of_the_cache_at_least(
+    kv_heads: int | None, parallel: int, copies: int
+) -> None:
+    """By hand: what the weights leave of a device, over the cache that it holds of a sequence."""
+    size = BILLION.model_copy(update={"kv_heads": kv_heads})
+    assumed = Assumed(devices=8, memory=4, concurrency=100_000)
+    room = 4 * 2**30 * 0.9 - 2e9 / parallel
+    share = 16 * 1024 * 2 * 1000 * copies / parallel
+    assert replicate(size, 1000, parallel, assumed).sequences == int(room / share)
+    assert replicate(size, 1000, parallel, assumed, value_bytes=1).sequences == int(room / (share / 2))
+
+
+def test_latent_attention_gains_no_room_for_a_sequence_from_more_devices() -> None:
+    """Before, 16 devices held 16 times the cache of one, and the bill of the largest teachers was too low."""
+    assumed = Assumed(devices=16, concurrency=100_000)
+    alone, shared = (replicate(LATENT, 8000, parallel, assumed).sequences for parallel in (1, 16))
+    assert alone <= shared < 1.1 * alone
+    size, _ = size_of(teacher_card("deepseek-r1-0528"))
+    spread = size.model_copy(update={"kv_heads": None})
+    rates = [layout_for(each, 30_000, assumed).tokens_per_second for each in (size, spread)]
+    assert rates[0] < rates[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [({}, 2), ({"kv_cache_dtype": "auto"}, 2), ({"kv_cache_dtype": "bfloat16"}, 2)]
+    + [({"kv_cache_dtype": name}, 1) for name in ("fp8", "fp8_e4m3", "fp8_ds_mla", "int8_per_token_head")],
+)
+def test_a_value_of_the_cache_takes_what_the_card_s_engine_says(arguments: dict[str, str], size: int) -> None:
+    card = teacher_card("qwen3-30b-a3b-thinking-2507")
+    engine = card.engine.model_copy(update={"arguments": arguments})
+    assert kv_bytes(card.model_copy(update={"engine": engine})) == size
+    assert kv_bytes(student_card("qwen3-0.6b-base")) == 2
+
+
+@pytest.mark.parametrize(
+    ("teacher", "kib", "said"),
+    [
+        ("qwen3-30b-a3b-thinking-2507", "96.0 KiB", "layers x keys and values, 2 bytes each"),
+        (
+            "nemotron-3-super-120b-a12b",
+            "4.0 KiB",
+            r"layers x keys and values, 1 byte each; held 4 times, as 2 heads for KV cannot be spread over 8",
+        ),
+        ("deepseek-r1-0528", "68.6 KiB", r"2 bytes each; held 16 times, as 1 head for KV .* over 16 devices"),
+    ],
+)
+def test_the_line_of_the_cache_names_its_bytes_and_its_copies(
+    tmp_path: Path, teacher: str, kib: str, said: str
+) -> None:
+    """The layout is chosen by its rate: few devices of little memory leave one that holds the weights."""
+    context = context_of(tmp_path, GYM, **{"generate.teacher": teacher})
+    devices = 16 if teacher.startswith("deepseek") else 8
+    memory = 40 if teacher.startswith("nemotron") else 80
+    parts = plan_parts(context, Assumed(devices=devices, memory=memory))
+    assert value(parts, "teacher", "cache a token") == kib
+    part = next(part for part in parts if part.title == "teacher")
+    assert re.search(said, next(line.source for line in part.lines if line.name == "cache a token"))
+
+
+@pytest.mark.parametrize(
+    ("more", "heads", "values"),
+    [
+        ({}, 4, 2 * 4 * 16),
+        ({"num_key_value_heads": 2}, 2, 2 * 2 * 16),
+        ({"num_key_value_heads": 4, "kv_lora_rank": 24, "qk_rope_head_dim": 8}, 1, 32),
+        ({"kv_lora_rank": None}, 4, 2 * 4 * 16),
+    ],
+    ids=["as many as for queries", "grouped", "latent", "no rank"],
+)
+def test_the_heads_of_the_cache_are_read_from_the_configuration(
+    tmp_path: Path, more: dict[str, Any], heads: int, values: int
+) -> None:
+    header = json.dumps({"w": {"shape": [2, 2], "data_offsets": [0, 8]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    config = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, **more}
+    found = size_in(str(tmp_path), config)
+    assert found is not None
+    assert (found["kv_heads"], found["kv_values_per_layer"]) == (heads, values)
 
 
 def test_training_hours_fall_with_devices_and_frozen_weights() -> None:

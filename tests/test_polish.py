@@ -2,32 +2,45 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import TrainerControl, TrainerState
 
 from pipeline.context import Context
-from pipeline.errors import RecipeError, StageError
+from pipeline.errors import EngineError, RecipeError, StageError
 from pipeline.flags import EngineFlags, TrainFlags
+from pipeline.plan.command import SAMPLER_TOKENS
 from pipeline.recipe.prompts import PROMPTS
-from pipeline.recipe.schema import Polish
+from pipeline.recipe.schema import Lora, Polish
 from pipeline.records import Problem
 from pipeline.run.contract import Counts
 from pipeline.verify import VerifierPool
 from students.examples import is_held_out
 from students.format import Format
 from students.memory import polish_checkpoints
-from students.model import load_padded
+from students.model import linear_config, load_padded
 from students.polish import run
-from students.polish_checks import Pair, Trial, check_pair, check_trial, mean_probability, try_out
+from students.polish_checks import (
+    NUM_TRIED,
+    Pair,
+    Trial,
+    check_pair,
+    check_served,
+    check_trial,
+    mean_probability,
+    some_of_each,
+    try_out,
+)
 from students.polish_watch import Job, Watch
-from students.rounds import Asker, Row, pick_questions, write_row
-from students.sampler import Draw, Drawn, draw
+from students.rounds import Asker, Questions, Response, Row, pick_questions, read_rows, write_row
+from students.sampler import BATCH_TOKENS, Draw, Drawn, draw
 from students.scoring import TeacherWeights, score_here
 from tests.finished_run import finish
 from tests.students_fixtures import (
@@ -152,38 +165,74 @@ def test_a_round_is_whole_updates() -> None:
         Polish(rounds=1, problems_per_round=100, max_tokens=8, learning_rate=1e-3)
 
 
-def test_a_round_of_a_sources_own_prompt_is_asked_once(tiny: Any, style: Format, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pool() -> Iterator[VerifierPool]:
+    with VerifierPool(workers=1) as workers:
+        yield workers
+
+
+def asker_of(
+    directory: Path,
+    student: Any,
+    style: Format,
+    questions: Questions,
+    pool: VerifierPool,
+    asked: list[Draw],
+    **changes: Any,
+) -> Asker:
+    """Asks `student`; `asked` takes note of what for."""
+
+    def sampler(draws: Sequence[Draw]) -> list[Drawn]:
+        asked.extend(draws)
+        return draw(student, draws, style.turn_end_id, POLISH.max_tokens, 1.0, batch=4)
+
+    who, prompt = sampled(card_of(Path("x"))), PROMPTS["boxed"]
+    asker = Asker(directory, POLISH.max_tokens, 0, who, style, prompt, questions, sampler, 4, pool)
+    return replace(asker, **changes)
+
+
+def test_a_round_of_a_sources_own_prompt_is_asked_once(
+    tiny: Any, style: Format, tmp_path: Path, pool: VerifierPool
+) -> None:
     """The same answers are found in the directory itself, and where it was moved aside."""
     mine = replace(PROMPTS["plain"], name="mine")
     prompt = replace(PROMPTS["boxed"], by_source={"sums": mine})
     questions = pick_questions(problems_of(12), POLISH, SHARE, 0, style, prompt)
-    asked = []
-
-    def sampler(draws: Sequence[Draw]) -> list[Drawn]:
-        asked.extend(draws)
-        return draw(tiny, draws, style.turn_end_id, POLISH.max_tokens, 1.0, batch=4)
-
-    with VerifierPool(workers=1) as pool:
-        asker = Asker(
-            tmp_path / "rounds",
-            POLISH.max_tokens,
-            0,
-            sampled(card_of(Path("x"))),
-            style,
-            prompt,
-            questions,
-            sampler,
-            4,
-            pool,
-        )
-        first = asker.round(0, "weights", 4)
-        assert len(asked) == len(first) == 4
-        assert asker.round(0, "weights", 4) == first
-        (tmp_path / "rounds").rename(tmp_path / "aside")
-        assert replace(asker, aside=(tmp_path / "aside",)).round(0, "weights", 4) == first
-        assert len(asked) == 4
-        asker.round(0, "other weights", 4)
+    asked: list[Draw] = []
+    asker = asker_of(tmp_path / "rounds", tiny, style, questions, pool, asked, prompt=prompt)
+    first = asker.round(0, "weights", 4)
+    assert len(asked) == len(first) == 4
+    assert asker.round(0, "weights", 4) == first
+    (tmp_path / "rounds").rename(tmp_path / "aside")
+    assert replace(asker, aside=(tmp_path / "aside",)).round(0, "weights", 4) == first
+    assert len(asked) == 4
+    asker.round(0, "other weights", 4)
     assert len(asked) == 8
+
+
+def test_a_fresh_adapter_on_another_student_is_asked_anew(
+    tiny: Any, style: Format, tmp_path: Path, pool: VerifierPool
+) -> None:
+    """After train ran again and polish was forced: what the student before answered is not taken."""
+    questions = pick_questions(problems_of(12), POLISH, SHARE, 0, style, PROMPTS["boxed"])
+    answers, job = [], Job("small", POLISH, 0, TrainFlags(), "cpu", tmp_path)
+    for name, before, scale in (("first", "none", 1.0), ("other", "first", 1.5), ("again", "other", 1.5)):
+        torch.manual_seed(0)  # as TRL seeds before it adds an adapter
+        student: Any = get_peft_model(deepcopy(tiny), linear_config(Lora(), "all-linear", tiny))
+        for part, weight in student.named_parameters():
+            weight.data *= 1.0 if "lora" in part else scale
+        asked: list[Draw] = []
+        train = sampled(card_of(Path("x")), identity={"scale": scale})
+        aside = (tmp_path / before,)
+        asker = asker_of(tmp_path / name, student, style, questions, pool, asked, model=train, aside=aside)
+        found, _ = Watch(job, asker, None).begin(0, student)
+        answers.append(([response.ids for response in found], len(asked)))
+    assert [number for _, number in answers] == [4, 4, 0]
+    assert answers[0][0] != answers[1][0] == answers[2][0]
+
+
+def test_the_bill_knows_the_batch_of_the_sampler() -> None:
+    assert BATCH_TOKENS["cuda"] == SAMPLER_TOKENS
 
 
 def test_polish_trains_no_tokens() -> None:
@@ -213,6 +262,7 @@ def pair_of(style: Format, tokenizer: Any, **changes: Any) -> Pair:
         "teacher_tokenizer": tokenizer,
         "vocabularies": (261, 261),
         "positions": 512,
+        "student_positions": 512,
         "chats": [[{"role": "user", "content": "What is 1 + 2?"}]],
         "longest": 300,
     }
@@ -220,7 +270,7 @@ def pair_of(style: Format, tokenizer: Any, **changes: Any) -> Pair:
 
 
 def test_a_pair_that_fits_passes_every_check(style: Format) -> None:
-    assert len(check_pair(pair_of(style, build_tokenizer(CHATML_THINK)))) == 6
+    assert len(check_pair(pair_of(style, build_tokenizer(CHATML_THINK)))) == 7
 
 
 @pytest.mark.parametrize(
@@ -235,8 +285,13 @@ def test_a_pair_that_fits_passes_every_check(style: Format) -> None:
         (build_tokenizer(CHATML_THINK.replace("<|im_end|>", "<|endoftext|>")), {}, "ends its turn with"),
         (build_tokenizer(CHATML), {}, "rendered differently from token"),
         (build_tokenizer(CHATML_THINK), {"longest": 600}, "the teacher 512 positions"),
+        (
+            build_tokenizer(CHATML_THINK),
+            {"student_positions": 299},
+            "300 tokens, and the student 299 positions",
+        ),
     ],
-    ids=["tokens", "vocabulary", "end-of-turn", "prompt", "positions"],
+    ids=["tokens", "vocabulary", "end-of-turn", "prompt", "positions", "positions-of-the-student"],
 )
 def test_each_thing_that_breaks_a_pair(
     style: Format, tokenizer: Any, changes: dict[str, Any], said: str
@@ -255,6 +310,52 @@ def test_other_thinking_tags_break_a_pair(style: Format) -> None:
 
 def test_a_padded_vocabulary_is_no_matter_where_sampled_tokens_alone_are_compared(style: Format) -> None:
     check_pair(pair_of(style, build_tokenizer(CHATML_THINK), vocabularies=None))
+
+
+def test_prompts_of_every_source_are_compared(style: Format) -> None:
+    """The last problem's prompt is of its source alone, and the teacher's template renders it differently."""
+    sums = problems_of(40)
+    problems = [*sums, replace(sums[0], id="f" * 16, source="facts")]
+    prompt = replace(PROMPTS["boxed"], by_source={"facts": replace(PROMPTS["boxed"], system="State a fact.")})
+    chosen = some_of_each(problems)
+    assert chosen == [*sums[:NUM_TRIED], problems[-1]]
+    chats = [prompt.messages(problem.question, problem.source) for problem in chosen]
+    other = CHATML_THINK.replace("message.content", "message.content.replace('fact', 'Fact')")
+    with pytest.raises(RecipeError, match="rendered differently from token"):
+        check_pair(pair_of(style, build_tokenizer(other), chats=chats))
+    check_pair(pair_of(style, build_tokenizer(other), chats=chats[:NUM_TRIED]))
+
+
+@pytest.mark.slow
+def test_positions_are_those_of_the_cards_and_of_the_models(
+    tiny: Any, style: Format, student_directory: Path, tmp_path: Path
+) -> None:
+    from students.polisher import pair_of as pair_here
+
+    whole = tiny.config.max_position_embeddings
+    questions = pick_questions(problems_of(12), POLISH, SHARE, 0, style, PROMPTS["boxed"])
+
+    def positions(divergence: str, size: int) -> tuple[int, int]:
+        context = context_with(tmp_path, f"polish.divergence={divergence}")
+        model = sampled(card_of(student_directory), max_model_len=size)
+        pair = pair_here(context, style, model, tiny, model, questions, 99)
+        return pair.positions, pair.student_positions
+
+    assert positions("reverse_kl", 100) == (100, 100)
+    assert positions("reverse_kl", whole + 1) == (whole, whole)
+    assert positions("sampled", whole + 1) == (whole + 1, whole)  # an engine may extend them
+
+
+def test_a_server_of_fewer_positions_than_the_card_breaks_a_pair(style: Format) -> None:
+    """The shortest of the servers counts, and to score is to write a token more."""
+    pair = pair_of(style, build_tokenizer(CHATML_THINK), vocabularies=None)
+    assert not check_served(pair, {"http://a/v1": 4096})
+    assert check_served(pair, {"http://a/v1": 301, "http://b/v1": 4096})
+    with pytest.raises(
+        RecipeError,
+        match=r"has 301 tokens, and the teacher at http://b/v1 300 positions .*Serve it",
+    ):
+        check_served(pair, {"http://a/v1": 512, "http://b/v1": 300})
 
 
 TRIAL = Trial(max_tokens=200, cut_share=0.1, own=0.98, by_student=0.9)
@@ -313,9 +414,9 @@ def evaluated(*rates: float, length: float = 60) -> list[Row]:
     return [*rows[:-1], Row(round=len(rates) - 1, held_out=rates[-1])]
 
 
-def test_the_best_weights_are_kept_and_of_equal_ones_the_last(tmp_path: Path) -> None:
+def test_the_best_weights_are_kept_and_of_equal_ones_the_first(tmp_path: Path) -> None:
     watch = watch_of(tmp_path, *evaluated(0.5, 0.7, 0.7, 0.6))
-    assert watch.best == 2
+    assert watch.best == 1
     assert watch.stopped == ""
     assert watch.num_done == 3
 
@@ -323,7 +424,7 @@ def test_the_best_weights_are_kept_and_of_equal_ones_the_last(tmp_path: Path) ->
 def test_three_evaluations_without_a_better_one_end_it(tmp_path: Path) -> None:
     watch = watch_of(tmp_path, *evaluated(0.5, 0.7, 0.6, 0.7, 0.6))
     assert watch.stopped == "3 evaluations without a better one than after 1 rounds"
-    assert watch.best == 3
+    assert watch.best == 1
 
 
 @pytest.mark.parametrize(("length", "stops"), [(121, True), (119, False), (31, False), (29, True)])
@@ -335,6 +436,27 @@ def test_responses_of_another_length_end_it(tmp_path: Path, length: float, stops
     ]
     watch = watch_of(tmp_path, *rows)
     assert watch.stopped == (f"responses of {length} tokens where the first round had 60" if stops else "")
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.9])
+def test_a_collapse_keeps_weights_from_before_it(tmp_path: Path, rate: float) -> None:
+    """Round 1 is answered by the student after one round: neither that one nor the one after is kept."""
+    updates = POLISH.problems_per_round // POLISH.batch_size
+    rows = [Row(round=n, held_out=rate, mean_length=60, loss=0.1) for n in (0, 1)]
+    rows[0].held_out = 0.5
+    steps = tmp_path / "steps"
+    for number in (0, 1):
+        (steps / f"best-{number:05d}").mkdir(parents=True)
+    watch = watch_of(tmp_path, rows[0], Row(round=1, held_out=rate))
+    assert watch.best == int(rate > 0.5)
+    watch.on_save(None, TrainerState(global_step=updates), TrainerControl())
+    assert (steps / "best-00000").is_dir()  # round 1 has not shown yet what the student after it writes
+    rows[1].mean_length = 20
+    watch = watch_of(tmp_path, *rows, Row(round=2, held_out=rate))
+    assert watch.stopped == "responses of 20 tokens where the first round had 60"
+    assert watch.best == 0
+    watch.on_save(None, TrainerState(global_step=2 * updates), TrainerControl())
+    assert (steps / "best-00000").is_dir()
 
 
 def test_a_collapse_without_held_out_problems_fails(tmp_path: Path) -> None:
@@ -358,6 +480,52 @@ def test_a_resumed_run_knows_what_the_killed_one_knew(tmp_path: Path) -> None:
     assert "pass_rate" not in rows[2]
 
 
+def test_what_a_round_took_is_the_sum_over_the_processes(
+    tiny: Any, style: Format, tmp_path: Path, pool: VerifierPool
+) -> None:
+    """A server that fails in the midst of scoring, then a kill before the first update."""
+    questions = pick_questions(problems_of(12), POLISH, SHARE, 0, style, PROMPTS["boxed"])
+    job = Job("small", POLISH, 0, TrainFlags(), "cpu", tmp_path)
+
+    def fails(number: int, responses: list[Response]) -> list[list[float]]:
+        raise EngineError("no server answers")
+
+    asker = asker_of(job.rounds, tiny, style, questions, pool, [])
+    with pytest.raises(EngineError):
+        Watch(job, asker, fails).begin(0, tiny)
+    taken = read_rows(job.rounds)
+    for _ in range(2):
+        watch = Watch(job, asker, lambda number, responses: [one.logprobs for one in responses])
+        watch.restore(0)
+        watch.begin(0, tiny)
+        taken += read_rows(job.rounds)
+    for name in ("sampling_seconds", "scoring_seconds"):
+        first, second, third = (getattr(row, name) for row in taken)
+        assert 0 < first < second < third, name
+
+
+def test_the_seconds_of_rounds_after_the_last_checkpoint_are_kept(tmp_path: Path) -> None:
+    later = Row(round=2, loss=0.3, sampled_tokens=9, sampling_seconds=3.0, training_seconds=5.0)
+    write_row(tmp_path / "rounds", later)
+    watch = watch_of(tmp_path, *evaluated(0.5, 0.6))
+    assert 2 not in watch.rows
+    assert watch._row(2) == Row(round=2, sampling_seconds=3.0, training_seconds=5.0)
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"), [({"importance_ratio": 1.0234}, ", importance ratio 1.023"), ({}, "")]
+)
+def test_the_progress_line_has_the_importance_ratio_where_there_is_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, figures: dict[str, float], said: str
+) -> None:
+    watch = watch_of(tmp_path, *evaluated(0.5, 0.5, 0.5))
+    logs = {"loss": 0.1, "grad_norm": 1.0, "learning_rate": 1e-3, "entropy": 0.4, **figures}
+    state = TrainerState(global_step=3 * POLISH.problems_per_round // POLISH.batch_size)
+    with caplog.at_level("INFO"):
+        watch.on_log(None, state, TrainerControl(), logs=logs)
+    assert f"entropy 0.400{said}, held out 50.0% after 2" in caplog.text
+
+
 def test_a_loss_that_is_no_number_ends_it(tmp_path: Path) -> None:
     watch = watch_of(tmp_path, *evaluated(0.5, 0.5))
     logs = {"loss": math.nan, "grad_norm": 1.0, "learning_rate": 1e-3}
@@ -379,8 +547,12 @@ def test_a_server_gives_no_whole_distributions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [({"processes": 2}, "2 processes were launched"), ({"liger": True}, "--liger: .* leave it out")],
-    ids=["launcher", "liger"],
+    [
+        ({"processes": 2}, "2 processes were launched"),
+        ({"liger": True}, "--liger: .* leave it out"),
+        ({"context_parallel": 2}, "--context-parallel 2: polish is one process"),
+    ],
+    ids=["launcher", "liger", "context parallel"],
 )
 def test_flags_that_are_not_for_polish(tmp_path: Path, flags: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):

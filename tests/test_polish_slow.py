@@ -17,7 +17,7 @@ import pytest
 
 from eval.scores import wilson
 from pipeline.context import Context
-from pipeline.errors import StageError
+from pipeline.errors import RecipeError, StageError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import hash_checkpoint
 from pipeline.records import ProblemFile
@@ -175,6 +175,17 @@ def test_a_run_that_is_killed_four_times_ends_in_the_same_weights(runs: Path, te
         whole / "small" / "polish" / "checkpoint"
     )
     assert figures(polish) == figures(whole / "small" / "polish")
+
+
+def test_a_server_of_too_few_positions_is_refused_before_the_first_round(runs: Path, teacher: Any) -> None:
+    """The card has 1,024; the server was started with less."""
+    server = server_of(teacher, positions=125)
+    with serving(server) as url:
+        flags = EngineFlags(engine="server", urls=(url,))
+        with pytest.raises(RecipeError, match=r"positions where it is served: .* 125 positions"):
+            run(context_in(runs, *SAMPLED), None, flags)
+    assert server.scored.total() == 0
+    assert not (runs / "small" / "polish").exists()
 
 
 def figures(polish: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.__main__ import app
 from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError, StageError
 from pipeline.plan.command import plan_parts
-from pipeline.plan.estimate import Assumed
+from pipeline.plan.estimate import Assumed, replicate, size_of
 from pipeline.recipe.schema import Recipe, load_recipe
 from pipeline.recipe.strict_yaml import validate
 from pipeline.records import Example, write_examples
@@ -109,6 +110,37 @@ def test_the_bill_of_polish_by_hand(recipe_file: Path) -> None:
     assert parts["polish"].hours > 0
 
 
+@pytest.mark.parametrize(
+    ("problems", "max_tokens", "rows"), [(64, 200, 64), (1024, 974, 128), (64, 131072 // 4 - 50, 4)]
+)
+def test_sampling_is_billed_in_batches_of_the_sampler(
+    recipe_file: Path, problems: int, max_tokens: int, rows: int
+) -> None:
+    """A batch is what a round asks, as far as it fits, and never the sequences that an engine would hold."""
+    override = [POLISH, HELD, f"polish.problems_per_round={problems}", f"polish.max_tokens={max_tokens}"]
+    context = load_context(recipe_file, Path("runs"), overrides=override)
+    assumed = Assumed(problems=2000, tokens_share=1.0, prompt_tokens=50, devices=1)
+    parts = {part.title: part for part in plan_parts(context, assumed)}
+    [line] = [line for line in parts["polish"].lines if line.name == "hours of sampling"]
+    each = min(context.recipe.generate.sampling.max_tokens, max_tokens)
+    student = size_of(context.student_card)[0]
+    rate = replicate(student, each + 50, 1, replace(assumed, concurrency=rows)).tokens_per_second
+    assert f"{rate:,.0f} tokens a second: {rows} rows a batch" in line.source
+    hours = (20 * problems + 3 * 128) * each / rate / 3600
+    assert float(line.value) == pytest.approx(hours, abs=6e-4)
+
+
+@pytest.mark.parametrize(("rounds", "every", "times"), [(1, 10, 2), (20, 10, 3), (25, 10, 4), (3, 1, 4)])
+def test_the_bill_has_every_evaluation(recipe_file: Path, rounds: int, every: int, times: int) -> None:
+    """Before the first round, after every so many, and after the last one."""
+    override = [POLISH, HELD, f"polish.rounds={rounds}", f"polish.evaluate_every={every}"]
+    context = load_context(recipe_file, Path("runs"), overrides=override)
+    assumed = Assumed(problems=1000, tokens_share=0.5, prompt_tokens=50, devices=1)
+    parts = {part.title: part for part in plan_parts(context, assumed)}
+    lines = {line.name: line.value for line in parts["polish"].lines}
+    assert lines["tokens held out"] == f"{times * 128 * 100:,}"
+
+
 def test_the_report_has_the_curve_and_the_cost_beside_the_score(polished: Context) -> None:
     findings = gather(polished, finished_stages(polished))
     curve = polish_table(findings)
@@ -134,8 +166,19 @@ def test_the_report_has_the_curve_and_the_cost_beside_the_score(polished: Contex
     costs = dict(ledger.rows)
     assert costs["polish: tokens that the student sampled"] == "50,000"
     assert costs["polish: tokens that the teacher scored"] == "40,000"
-    assert "30 s sampling, 12 s scoring" in costs["polish: time"]
+    assert costs["polish: time"] == "30 s sampling, 12 s scoring, 60 s training, 102 s in all"
+    assert costs["polish: sampling, scoring and training at 0.5 USD an hour"] == "0.0142 USD"
     assert "[" in costs["polish: tokens scored per point gained by it"]
+
+
+def test_the_curve_of_sampled_tokens_has_the_importance_ratio(polished: Context) -> None:
+    findings = gather(polished, finished_stages(polished))
+    rows = [
+        row | ({"importance_ratio": 1.02} if row["round"] < 20 else {}) for row in findings.metrics["polish"]
+    ]
+    curve = polish_table(replace(findings, metrics={**findings.metrics, "polish": rows}))
+    assert curve is not None
+    assert [curve.head[-1], *(row[-1] for row in curve.rows)] == ["importance ratio", "1.020", "1.020", "-"]
 
 
 def test_page_text_and_card_say_that_the_student_was_polished(polished: Context) -> None:

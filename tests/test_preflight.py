@@ -212,6 +212,20 @@ def test_a_special_token_that_the_base_never_learned_is_trained_or_refused(
         assert preflight(replace(subject, recipe=recipe)) == list(CHECKS)
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_base_with_a_row_of_no_numbers_is_refused(
+    student_directory: Path, tmp_path: Path, method: str
+) -> None:
+    """In the words for that, and not as a row like others, whatever is trained."""
+    subject = subject_of(tmp_path, card_of(student_directory), f"train.method={method}")
+    with torch.no_grad():
+        subject.student.get_input_embeddings().weight[subject.style.turn_end_id] = torch.nan
+    with pytest.raises(
+        StageError, match=rf"1 of {len(CHECKS)} .*\n  weights of the base: 1 weights of the base hold .*embed"
+    ):
+        preflight(subject)
+
+
 def test_a_base_that_cannot_emit_its_end_of_turn_is_found(tmp_path: Path) -> None:
     subject = subject_of(tmp_path, card_of(build_student(tmp_path / "base")), "train.method=lora")
     with torch.no_grad():

@@ -66,6 +66,24 @@ def test_the_card_of_the_examples_says_what_they_are_and_under_which_licences(co
     assert str(context.runs) not in card
 
 
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ("restricted", "Training on the teacher's outputs is restricted by its licence (Guarded-1.0)."),
+        ("unstated", "The teacher's card does not say whether its licence (Guarded-1.0) allows training"),
+    ],
+)
+def test_the_card_of_the_examples_claims_nothing_that_nobody_read(
+    context: Context, outputs: str, said: str
+) -> None:
+    changes = {"licence": "Guarded-1.0", "training_on_outputs": outputs}
+    teachers = {context.teacher_name: context.teacher_card.model_copy(update=changes)}
+    manifest = read_manifest(context.directory("filter"))
+    assert manifest is not None
+    guarded = replace(context, cards=replace(context.cards, teachers=teachers))
+    assert said in data_card(guarded, manifest, Counter({"MIT": 3}))
+
+
 def test_the_card_says_how_to_use_the_student_where_it_is_published(context: Context) -> None:
     card = context.directory("report") / "README.md"
     finish(replace(context, start=Start(force=True)), "report", Counts(0, 0), {

@@ -17,7 +17,7 @@ from pipeline.errors import RecipeError, StageError
 from pipeline.recipe.cards import Tags
 from pipeline.report.charts import STROKES, budget_chart, colour, loss_chart, rate_chart, scores_chart
 from pipeline.report.gather import Findings, ModelFacts, gather
-from pipeline.report.markdown import card_markdown
+from pipeline.report.markdown import card_markdown, report_markdown
 from pipeline.report.page import inert_json, policy, questions_note, source_hash
 from pipeline.report.results import RESULTS, TaskResult, read_results
 from pipeline.report.stage import finished_stages
@@ -100,6 +100,33 @@ def test_the_card_names_licences_provenance_and_limits(context: Context) -> None
         "allowed",
     ):
         assert part in card
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ("allowed", None),
+        (
+            "restricted",
+            "The licence of the teacher (Guarded-1.0) restricts what may be trained on its outputs: ",
+        ),
+        (
+            "unstated",
+            "The teacher's card does not say whether its licence (Guarded-1.0) allows training on its ",
+        ),
+    ],
+)
+def test_a_restriction_is_stated_where_it_was_read_alone(
+    context: Context, outputs: str, said: str | None
+) -> None:
+    changes = {"licence": "Guarded-1.0", "training_on_outputs": outputs}
+    teachers = {context.teacher_name: context.teacher_card.model_copy(update=changes)}
+    findings = found(replace(context, cards=replace(context.cards, teachers=teachers)))
+    for text in (card_markdown(findings), report_markdown(findings)):
+        text = " ".join(text.replace("\\", "").split())
+        assert ("read it before this checkpoint is passed on" in text) is (said is not None)
+        assert said is None or said in text
+        assert ("restricts" in text) is (outputs == "restricted")
 
 
 def test_the_links_at_the_top_are_the_headings(context: Context) -> None:

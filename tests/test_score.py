@@ -1,5 +1,6 @@
 """score: the log-probabilities that an engine gives to a text that somebody else wrote, and a round's of them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import torch
 from pipeline.errors import EngineError, RecipeError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel
+from pipeline.sampling import RequestFailed
+from pipeline.sampling.engines.base import LOWEST_LOGPROB
+from pipeline.sampling.engines.replicas import Replica
+from pipeline.sampling.engines.server import read_scores
 from students.format import Format
 from students.rounds import Response
 from students.scoring import SCORES, TeacherEngine, in_flight, score_here
@@ -110,6 +115,36 @@ def test_a_server_that_does_not_score_is_refused(make: Any, teacher: SampledMode
         ),
     ):
         asked.write(CHATS, 4)
+
+
+@pytest.mark.parametrize(
+    ("first", "is_refused"), [(-0.5, False), (1e-7, False), (0.5, True), (math.inf, True), (math.nan, True)]
+)
+def test_what_is_no_log_probability_is_a_bad_answer(first: float, is_refused: bool) -> None:
+    steps = [None, {"7": {"logprob": first}}, {"8": {"logprob": -math.inf}}]
+    answer, replica = {"choices": [{"prompt_logprobs": steps}]}, Replica("http://127.0.0.1:1/v1", 4, 4)
+    if is_refused:
+        with pytest.raises(RequestFailed, match="a token's log-probability is none"):
+            read_scores(answer, [6, 7, 8], replica)
+    else:
+        assert read_scores(answer, [6, 7, 8], replica) == [0.0, first, LOWEST_LOGPROB]
+
+
+def test_a_proxy_that_hides_a_vllm_is_named_with_what_to_do(make: Any, teacher: SampledModel) -> None:
+    """It scores, and gives no token ids of what it writes: to keep none of them is no way out here."""
+    with (
+        serving(make(owner="proxy")) as url,
+        engine_of(teacher, url) as asked,
+        pytest.raises(RecipeError, match=r"token ids .*127.0.0.1.*name the servers themselves") as refused,
+    ):
+        asked.write(CHATS, 4)
+    assert "keep_tokens" not in str(refused.value)
+
+
+def test_servers_say_how_many_positions_they_have(make: Any, teacher: SampledModel) -> None:
+    servers = serving(make(positions=180)), serving(make())
+    with servers[0] as short, servers[1] as other, engine_of(teacher, short, other) as asked:
+        assert asked.positions() == {short: 180}
 
 
 @pytest.mark.parametrize(

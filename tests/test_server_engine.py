@@ -16,7 +16,7 @@ from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel, sampled_teacher, teacher_card
 from pipeline.recipe.schema import Sampling
 from pipeline.sampling import Options, Request, Store, Tally, collect, start_engine
-from pipeline.sampling.engines.replicas import Replica
+from pipeline.sampling.engines.replicas import Replica, Replicas
 from pipeline.sampling.engines.server import PROBE, request_body, timeout_seconds
 from pipeline.sampling.prompts import load_prompts
 from pipeline.verify import VerifierPool
@@ -224,7 +224,9 @@ async def asked_of(
     return (tally if isinstance(tally, Tally) else Tally()), engine.notes["servers"][url(port)]
 
 
-@pytest.mark.parametrize("behaviour", ["refuse_503_5", "refuse_429_5", "refuse_429_5_after_1"])
+@pytest.mark.parametrize(
+    "behaviour", ["refuse_503_5", "refuse_429_5", "refuse_429_5_after_1", "refuse_429_5_after_86400"]
+)
 def test_what_is_refused_now_and_then_is_asked_again(behaviour: str, tmp_path: Path) -> None:
     tally, server = asyncio.run(asked_of(ScriptedTeacher(behaviour, 0.02), tmp_path))
     assert (tally.sampled, sum(tally.failed.values())) == (300, 0)
@@ -245,3 +247,29 @@ def test_a_server_that_refuses_all_rests(behaviour: str, tmp_path: Path) -> None
     teacher = ScriptedTeacher(behaviour)
     asyncio.run(asked_of(teacher, tmp_path, seconds=3.0))
     assert 64 <= teacher.asked.total() <= (64 if "after" in behaviour else 180)
+
+
+@pytest.mark.parametrize("others", ["up", "down", "in flight"])
+def test_where_the_rest_of_one_server_is_all_that_is_left_the_run_ends(others: str) -> None:
+    """Not while another one may come back, nor while an answer is on its way, which would end the rest."""
+
+    async def taken() -> Replica:
+        replicas = Replicas(("http://a/v1", "http://b/v1"), 1, 0.2)
+        first, second = replicas.all
+        replicas.rest(first, 86400.0, "http_429 tomorrow")
+        if others == "down":
+            replicas.fell(second, "connection")
+        else:
+            replicas.rest(second, 86400.0, "http_429 tomorrow")
+        if others == "in flight":
+            first.in_flight = 1
+            asyncio.get_running_loop().call_later(0.5, first.succeeded)
+            asyncio.get_running_loop().call_later(0.5, replicas.give_back, first)
+        async with asyncio.timeout(10):
+            return await replicas.take()
+
+    if others == "in flight":
+        assert asyncio.run(taken()).url == "http://a/v1"
+        return
+    with pytest.raises(EngineError, match=r"told to wait 86,\d+ s .*tomorrow"):
+        asyncio.run(taken())

@@ -75,6 +75,40 @@ def test_a_student_that_is_sure_has_a_finite_loss() -> None:
     assert ours.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("gap", [0.0, 8.0, 12.0, 14.0, 18.0, 32.0, 60.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_student_that_leaves_little_to_the_others_is_told_so(gap: float, dtype: torch.dtype) -> None:
+    """Value and slope as in float64, where the student gives e^-gap of what the teacher does to the others."""
+    torch.manual_seed(0)
+    ours = torch.randn(2, 50)
+    ours[:, :3] += gap
+    ids = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    held = torch.tensor([[0.5, 0.3, 0.1], [0.9, 0.05, 0.01]]).log()
+    found, exact = ours.to(dtype).requires_grad_(), ours.to(dtype).double().requires_grad_()
+    logprobs, shares = exact.log_softmax(-1), held.double().exp()
+    rest = 1 - shares.sum(-1)
+    others = logprobs.scatter(-1, ids, -torch.inf).logsumexp(-1)
+    known = (shares * (held - logprobs.gather(-1, ids))).sum(-1)
+    wanted = known + rest * rest.log() - rest * others
+    loss = divergence(found, ids, held)
+    assert torch.allclose(loss.double(), wanted, rtol=1e-5)
+    weights = torch.tensor([1.0, 3.0])
+    [slope] = torch.autograd.grad((loss * weights).sum(), found)
+    [exact_slope] = torch.autograd.grad((wanted * weights).sum(), exact)
+    assert slope.dtype == dtype
+    assert torch.allclose(slope.double(), exact_slope, atol=1e-5 if dtype == torch.float32 else 2e-2)
+
+
+def test_a_teacher_that_leaves_something_to_no_token_is_no_loss_without_end() -> None:
+    """Rounded log-probabilities of a whole vocabulary may sum to less than 1."""
+    ours = torch.randn(1, 3, requires_grad=True)
+    loss = divergence(ours, torch.tensor([[0, 1, 2]]), torch.tensor([[0.6, 0.3, 0.1]]).log() - 1e-5)
+    loss.sum().backward()
+    assert loss < 1
+    assert ours.grad is not None
+    assert ours.grad.isfinite().all()
+
+
 TRACE = Trace("0" * 16, 0, 1, "r", "x", "stop", 3, 2, "t")
 TOKENS = Tokens([3, 4], [-0.1, -0.2], [[3, 9], [4, 8]], [[-0.1, -2.5], [-0.2, -3.5]])
 
@@ -98,6 +132,9 @@ def test_a_server_names_tokens_by_their_ids() -> None:
     assert found == Tokens([3, 8], [-0.1, -3.5], [[3, 9], [4, 8]], [[-0.1, -2.5], [-0.2, -3.5]])
     texts = tokens_of({"token_ids": [3], "logprobs": {"content": [step((" 3", -0.1), (" 9", -2.5))]}})
     assert texts == Tokens([3], [-0.1])
+    for odd in (step(("token_id:3", 0.9)), step(("token_id:3", -0.1), ("token_id:9", 0.05))):
+        with pytest.raises(ValueError, match="log-probability is none"):  # they are probabilities
+            tokens_of({"token_ids": [3], "logprobs": {"content": [odd]}})
 
 
 def test_an_engine_gives_the_sampled_token_beside_the_likeliest() -> None:

@@ -24,14 +24,14 @@ from pipeline.context import CHECKPOINT, Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.flags import TrainFlags
 from pipeline.recipe.cards import StudentCard
-from pipeline.recipe.schema import Train
+from pipeline.recipe.schema import Sampling, Train
 from pipeline.records import read_examples
 from pipeline.run.contract import Manifest, begin
 from pipeline.sampling.prompts import ChatPrompts
 from students.attention import register
 from students.batching import global_batches
 from students.examples import build
-from students.export import ADAPTER, check_finite
+from students.export import ADAPTER, check_finite, export
 from students.format import load_format
 from students.model import load_base, load_student
 from students.train import EXAMPLES, STEPS, plan_of, run
@@ -275,6 +275,21 @@ def test_a_checkpoint_with_a_weight_that_is_no_number_is_never_written(base: Stu
         student.model.layers[1].mlp.up_proj.weight[0, 0] = torch.inf
     with pytest.raises(StageError, match=r"1 weights hold .*\(model.layers.1.mlp.up_proj.weight\)"):
         check_finite(student)
+
+
+def test_weights_that_only_fp32_holds_are_no_checkpoint_in_float16(tmp_path: Path, base: StudentCard) -> None:
+    """What was trained is finite, and what would be written is not."""
+    student = load_base(base, sampled(base))
+    with torch.no_grad():
+        student.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
+    student.save_pretrained(tmp_path / "trained")
+    card, model = base.model_copy(update={"dtype": "float16"}), sampled(base)
+    style, sampling = load_format(card, model), Sampling(temperature=1.0, max_tokens=8)
+    with pytest.raises(StageError, match=r"no numbers in torch.float16 \(model.layers.1.*wider dtype in the"):
+        export(tmp_path / "trained", tmp_path, card, model, style, sampling)
+    assert not (tmp_path / CHECKPOINT).exists()
+    export(tmp_path / "trained", tmp_path, base, model, style, sampling)
+    assert (tmp_path / CHECKPOINT / "model.safetensors").is_file()
 
 
 def test_a_launch_that_cuts_rows_over_devices_is_refused() -> None:

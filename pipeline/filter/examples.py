@@ -15,7 +15,7 @@ from pipeline.errors import RecipeError
 from pipeline.recipe.cards import StudentCard, Tags, model_location
 from pipeline.recipe.prompts import Prompt
 from pipeline.records import Example, Filtered
-from pipeline.render import Split, join_response, split_response, stray_mark, taught
+from pipeline.render import Split, join_response, split_message, split_response, stray_mark, taught
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Format:
 
     A response is split with the `teacher`'s tags, its tokens are counted with the `student`'s. `tokenizer`
     None counts nothing: sizes are then the teacher's own output tokens. `end` is what ends the student's
-    turn, where that is known.
+    turn, where that is known, `special` what its tokenizer reads as a control token in any text.
     """
 
     prompt: Prompt
@@ -32,11 +32,16 @@ class Format:
     student: Tags
     tokenizer: str | None
     end: str | None = None
+    special: frozenset[str] = frozenset()
 
     def stray_mark(self, split: Split) -> str | None:
         """Why train would refuse the example, however the trace passes the recipe's rules."""
         closed = Split(split.thinking, split.answer, "closed")  # as it is written for the student
-        return stray_mark(closed, self.student, self.end)
+        return stray_mark(closed, self.student, self.end, self.special)
+
+    def stray_in(self, turn: dict[str, str]) -> str | None:
+        """The same of a turn of the mix, which train reads with the student's own tags."""
+        return stray_mark(split_message(turn, self.student), self.student, self.end, self.special)
 
 
 def trained_text(split: Split, tags: Tags) -> str:
@@ -99,15 +104,25 @@ def tokenizer_identity(card: StudentCard) -> dict[str, Any]:
 
 def token_counter(path: str) -> Callable[[str], int]:
     """Tokens of a text without special tokens added. RecipeError where the file holds no tokenizer."""
+    tokenizer = read_tokenizer(path)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def special_tokens(path: str) -> frozenset[str]:
+    """What the tokenizer reads as one control token in any text. RecipeError as of `token_counter`."""
+    added = read_tokenizer(path).get_added_tokens_decoder().values()
+    return frozenset(token.content for token in added if token.special)
+
+
+def read_tokenizer(path: str) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(path)
+        return Tokenizer.from_file(path)
     except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
         raise RecipeError(
             f"{path}: cannot be read as a tokenizer ({' '.join(str(error).split())[:200]}); filter counts "
             "tokens with it. Fetch the whole file (a Git LFS pointer is not enough: git lfs pull)"
         ) from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -21,7 +21,6 @@ from pipeline.problems.overlap import EvalIndex
 from pipeline.problems.sources import hub_rows
 from pipeline.problems.tasks import draw_key
 from pipeline.recipe.sources import HubSource, MixSource
-from pipeline.render import split_response, stray_mark
 from pipeline.rows import Line, table_lines
 from pipeline.rows.cells import cell_of
 from pipeline.rows.chats import Turn, chat_in
@@ -89,7 +88,7 @@ class Mixer:
                 states.append(BROKEN)
             elif chat is None:
                 states.append(NO_CHAT)
-            elif self._stray(chat[-1]["content"]):
+            elif self._form.stray_in(chat[-1]) is not None:
                 states.append(STRAY)
             elif any(self._index.inside("\n".join(text for turn in chat for text in texts_of(turn)))):
                 states.append(CONTAMINATED)
@@ -118,11 +117,6 @@ class Mixer:
         drawn = sorted(keys)[:wanted]
         self._drawn.update(chat_id for _, _, chat_id in drawn)
         return states, {number for _, number, _ in drawn}
-
-    def _stray(self, content: str) -> bool:
-        """Whether train would refuse the turn, which it reads with the student's own tags."""
-        tags = self._form.student.model_copy(update={"opened_by_prompt": False})
-        return stray_mark(split_response(content, tags), tags, self._form.end) is not None
 
     def _row(self, source: MixSource, line: Line) -> dict[str, Any]:
         chat = chat_of(source, line) or []

@@ -21,7 +21,7 @@ from pipeline.context import Context
 from pipeline.errors import StageError, inside
 from pipeline.filter.apply import RuleSet
 from pipeline.filter.difficulty import by_pass_rate
-from pipeline.filter.examples import Format, example_of, token_counter, tokenizer_file, tokenizer_identity
+from pipeline.filter.examples import Format, example_of, special_tokens, tokenizer_file, tokenizer_identity
 from pipeline.filter.first_pass import FirstPass
 from pipeline.filter.joins import Inputs, inputs_of, judge_inputs, shards_of
 from pipeline.filter.ledger import Ledger
@@ -45,7 +45,7 @@ from pipeline.run.stages import BY_NAME
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 PASSED = ".passed.jsonl"  # the traces that passed the rules, until selection has divided them
 
 
@@ -152,9 +152,9 @@ def rule_set_of(context: Context) -> RuleSet:
     """What the workers are told: rules, format, and the eval questions that problems wrote down."""
     card, problems = context.student_card, context.directory("problems")
     tokenizer = tokenizer_file(card, pinned(context.run, context.base).revision)
-    token_counter(str(tokenizer))  # a broken file is named here, before worker processes start
+    special = special_tokens(str(tokenizer))  # a broken file is named here, before worker processes start
     end = card.eos or own_eos(card.model)
-    form = Format(context.prompt, context.teacher_card.thinking, card.thinking, str(tokenizer), end)
+    form = Format(context.prompt, context.teacher_card.thinking, card.thinking, str(tokenizer), end, special)
     decode = msgspec.json.Decoder(EvalQuestion).decode
     questions = list(read_as(decode, "an eval question", problems / "protected.jsonl"))
     templates = json.loads((problems / "templates.json").read_text(encoding="utf-8"))

@@ -13,11 +13,13 @@ from shlex import join, quote
 from string import Template
 
 from pipeline.context import Context
-from pipeline.errors import RecipeError
-from pipeline.flags import RunFlags
+from pipeline.errors import RecipeError, inside
+from pipeline.flags import EngineFlags, RunFlags
 from pipeline.recipe.cards import TeacherCard
+from pipeline.sampling.engines.serving import num_devices
 from pipeline.sampling.shards import parse_shard, refuse_redistribution
 
+GPUS_OF_A_NODE = 8  # as machines for training and for large models have them
 FILES = {"slurm": "generate.sbatch", "sky": "generate.sky.yaml", "slurm-train": "train.sbatch"}
 
 
@@ -30,7 +32,8 @@ def launch_file(
     stage: str = "generate",
 ) -> str:
     """The text of a launch file for `sizes` = (shards, nodes); `gpus` a node, else those that one copy of the
-    teacher, of eval's largest model, needs. RecipeError for a recipe that cannot be cut into shards."""
+    teacher, of eval's largest model, needs. RecipeError for a recipe that cannot be cut into shards, and for
+    a model that one node does not hold."""
     shards, nodes = sizes
     engine = context.teacher_card.engine
     if kind != "slurm-train":
@@ -44,27 +47,51 @@ def launch_file(
         )
     if kind == "sky" and flags.runs != Path("runs"):
         raise RecipeError("--runs: on SkyPilot's machines a run is in runs/ of the checkout; leave it out")
-    needed, parallel = 8, f"--tensor-parallel {engine.tensor_parallel} --data-parallel {engine.data_parallel}"
+    parallel = f"--tensor-parallel {engine.tensor_parallel} --data-parallel {engine.data_parallel}"
     served = "--engine server --url http://host:8000/v1"
-    if kind != "slurm-train":
-        needed = engine.tensor_parallel * engine.data_parallel
+    sampled = {context.teacher_name: context.teacher_card}
     if stage == "eval":  # each model as its own card says
-        cards = [context.card(model)[1] for model in context.recipe.eval.models]
-        engines = [card.engine for card in cards if isinstance(card, TeacherCard)]
-        needed = max((one.tensor_parallel * one.data_parallel for one in engines), default=1)
-        parallel, served = "", "--url teacher=http://host:8000/v1"
+        cards = [context.card(model) for model in context.recipe.eval.models]
+        named = zip(context.recipe.eval.models, cards, strict=True)
+        sampled = {model: card for model, (_, card) in named if isinstance(card, TeacherCard)}
+        parallel, served = "", "--url {model}=http://host:8000/v1"
+    if gpus is None:
+        gpus = GPUS_OF_A_NODE if kind == "slurm-train" else gpus_for(sampled, served)
+    served = served.format(model=next(iter(sampled), "teacher"))
     words = ["--recipe", context.start.recipe, *(word for pair in flags.override for word in ("--set", pair))]
     if flags.runs != Path("runs"):
         words += ["--runs", str(flags.runs)]
     text = Path(__file__).with_name(FILES[kind]).read_text(encoding="utf-8")
     return Template(text).substitute(
         recipe=join(words),
+        merge=quote(f".venv/bin/python -m pipeline {stage} {join(words)} --merge"),
         name=quote(context.recipe.name),
         shards=shards,
         last=shards - 1,
         nodes=nodes,
-        gpus=gpus or needed,
+        gpus=gpus,
         parallel=parallel,
         stage=stage,
         served=served,
     )
+
+
+def gpus_for(sampled: dict[str, TeacherCard], served: str) -> int:
+    """GPUs of a node for one copy of the largest of these models, of which one runs at a time.
+
+    RecipeError for a model over several nodes: a job is one node, and nothing in these files joins two.
+    `served` are the flags of a job that asks a server, which may name the {model}.
+    """
+    needed = 1
+    for name, card in sampled.items():
+        with inside(name):
+            devices = num_devices(card.engine, EngineFlags())
+        if devices > GPUS_OF_A_NODE:
+            raise RecipeError(
+                f"{name}: one copy takes {devices} GPUs, as its card says, and a job is one node, mostly of "
+                f"{GPUS_OF_A_NODE}. Give --gpus {devices} where a node has as many; else start it over more "
+                "nodes with python -m pipeline serve-teacher (docs/cluster.md), and the jobs with --gpus 1 "
+                f"and ENGINE='{served.format(model=name)}'"
+            )
+        needed = max(needed, devices)
+    return needed

@@ -16,14 +16,20 @@ from pipeline.flags import TrainFlags
 from pipeline.plan.estimate import (
     FLOPS_SCORED,
     FLOPS_TRAINED,
+    MIN_SEQUENCES,
+    ROW_US,
     STEP_MS,
     Assumed,
     Layout,
     cache_bytes_per_token,
+    cache_copies,
     digits,
     expected_tries,
     kept_per_problem,
+    kv_bytes,
     layout_for,
+    replicate,
+    row_hours,
     scoring_hours,
     size_of,
     solved_share,
@@ -31,7 +37,7 @@ from pipeline.plan.estimate import (
     weights_gib,
 )
 from pipeline.plan.forecast import read_forecast
-from pipeline.plan.memory import least_change, load_of, need
+from pipeline.plan.memory import least_change, load_of, need, sharers_of
 from pipeline.recipe.cards import ModelSize, TaskCard
 from pipeline.recipe.rule_entry import rule_name
 from pipeline.recipe.schema import Recipe, Train
@@ -52,6 +58,7 @@ from pipeline.verify.canaries import num_canaries
 from pipeline.verify.table import DEFERRED
 
 HOUR = 3600.0
+SAMPLER_TOKENS = 2**17  # of a batch on a GPU: BATCH_TOKENS of students/sampler.py, which needs torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +163,13 @@ def plan_parts(context: Context, assumed: Assumed) -> list[Part]:
     asked = asked if recipe.generate.share < 1 else []
     outlook = outlook_of(recipe, num_asked, assumed, forecast, later)
     teacher, where = size_of(context.teacher_card)
-    layout = layout_for(teacher, outlook.tokens_per_trace + assumed.prompt_tokens, assumed)
+    value_bytes = kv_bytes(context.teacher_card)
+    layout = layout_for(teacher, outlook.tokens_per_trace + assumed.prompt_tokens, assumed, value_bytes)
     rate = outlook.measured.get("tokens_per_second") or layout.tokens_per_second
     parts = [
         Part("problems", [Line("problems", f"{num_problems:,.0f}", source), *asked]),
         generate_part(recipe, outlook, assumed),
-        teacher_part(teacher, where, layout, rate, outlook, assumed),
+        teacher_part(teacher, where, layout, rate, outlook, assumed, value_bytes),
         train_part(recipe, outlook, *size_of(context.student_card), assumed),
         eval_part(context, outlook, rate / layout.tokens_per_second, assumed),
     ]
@@ -169,6 +177,9 @@ def plan_parts(context: Context, assumed: Assumed) -> list[Part]:
         parts.insert(4, polish_part(context, outlook, assumed))
     if recipe.judge is not None:
         parts.insert(3, judge_part(context, outlook, assumed))
+    parts.append(
+        rows_part({"problems": num_problems, "filter": outlook.traces + outlook.redistributed}, assumed)
+    )
     hours = sum(part.hours for part in parts)
     names = ["teacher", *(["judge"] if recipe.judge else []), "train", *(["polish"] if recipe.polish else [])]
     note = f"{', '.join(names)} and eval; the other stages need no device"
@@ -330,24 +341,40 @@ def generate_part(recipe: Recipe, outlook: Outlook, assumed: Assumed) -> Part:
 
 
 def teacher_part(
-    size: ModelSize, where: str, layout: Layout, rate: float, outlook: Outlook, assumed: Assumed
+    size: ModelSize,
+    where: str,
+    layout: Layout,
+    rate: float,
+    outlook: Outlook,
+    assumed: Assumed,
+    value_bytes: int,
 ) -> Part:
     """Memory, parallel layout, hours and money of generate at `rate` tokens a second."""
     tokens = outlook.output_tokens + outlook.redistributed * outlook.tokens_per_trace
     speed = f"{assumed.bandwidth:,.0f} GB/s a device (bandwidth), half of it reached, {STEP_MS:g} ms a step"
     if outlook.measured.get("tokens_per_second"):
         speed = "the pilot's; a full run is faster where the pilot did not fill the engine"
-    cache = f"{cache_bytes_per_token(size) / 1024:,.1f} KiB"
+    cache = f"{cache_bytes_per_token(size, value_bytes) / 1024:,.1f} KiB"
     note = f"{assumed.devices} devices of {assumed.memory:g} GiB (devices, memory), 0.9 of it used"
     lines = [
         Line("weights", f"{digits(weights_gib(size))} GiB", where),
-        Line("cache a token", cache, "layers x keys and values, 16 bits each"),
+        Line("cache a token", cache, cache_note(size, layout.tensor_parallel, value_bytes)),
         Line("layout", f"{layout.replicas} x TP {layout.tensor_parallel}", note),
         Line("sequences a replica", f"{layout.sequences:,}", "as the cache allows, at most concurrency"),
         Line("output tokens a second", f"{rate:,.0f}", speed),
     ]
     note = "output tokens / rate, without the engine's start"
     return priced("teacher", lines, tokens / rate / HOUR, note, assumed)
+
+
+def cache_note(size: ModelSize, parallel: int, value_bytes: int) -> str:
+    """What the cache of a token is made of, and how often a replica holds it."""
+    note = f"layers x keys and values, {'1 byte' if value_bytes == 1 else f'{value_bytes} bytes'} each"
+    copies = cache_copies(size, parallel)
+    if copies == 1:
+        return note
+    heads = "1 head" if size.kv_heads == 1 else f"{size.kv_heads} heads"
+    return f"{note}; held {copies:g} times, as {heads} for KV cannot be spread over {parallel} devices"
 
 
 def judge_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
@@ -360,8 +387,9 @@ def judge_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
     hidden = num_canaries(round(own + doubtful), section.canaries)
     cases, tokens = own + doubtful + hidden, min(assumed.judge_tokens, section.max_tokens)
     prompt = 3 * assumed.prompt_tokens  # its own, and a question with an answer
-    size, where = size_of(context.cards.teachers[context.judge.name])
-    layout = layout_for(size, tokens + prompt, assumed)
+    card = context.cards.teachers[context.judge.name]
+    size, where = size_of(card)
+    layout = layout_for(size, tokens + prompt, assumed, kv_bytes(card))
     share = f"{assumed.unverifiable_share:.0%} of the other traces, assumed (unverifiable_share)"
     hiding = f"{section.canaries:.0%} of its work, and five of each kind at least"
     reply = f"{tokens:,.0f} a case, assumed (judge_tokens); one that thinks needs more"
@@ -407,9 +435,13 @@ def polish_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
     student, teacher = size_of(context.student_card)[0], size_of(context.teacher_card)[0]
     responses = section.rounds * section.problems_per_round * section.samples
     each = min(outlook.tokens_per_trace, section.max_tokens)
-    asked = (section.rounds // section.evaluate_every + 1) * section.held_out
+    # before the first round, after every so many, and after the last one
+    asked = (-(-section.rounds // section.evaluate_every) + 1) * section.held_out
     read = responses * (each + assumed.prompt_tokens)
-    rate = layout_for(student, each + assumed.prompt_tokens, assumed).tokens_per_second
+    longest, tokens = section.max_tokens + assumed.prompt_tokens, each + assumed.prompt_tokens
+    rows = min(max(SAMPLER_TOKENS // longest, 1), section.problems_per_round * section.samples)
+    layout_for(student, tokens, replace(assumed, concurrency=max(rows, MIN_SEQUENCES)))  # whether it fits
+    rate = replicate(student, tokens, 1, replace(assumed, concurrency=rows)).tokens_per_second
     spent = {
         "sampling": (responses + asked) * each / rate / HOUR,
         "scoring": scoring_hours(teacher, read, assumed),
@@ -418,7 +450,8 @@ def polish_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
     rounds = f"{section.rounds} rounds x {section.problems_per_round} problems x {section.samples}"
     forward = f"{FLOPS_SCORED} FLOPs an active parameter and token of prompt and response"
     notes = {
-        "sampling": f"{rate:,.0f} tokens a second, as an engine would; a sampler here is slower",
+        "sampling": f"{rate:,.0f} tokens a second: {rows:,} rows a batch, which this sampler does not "
+        f"fill up as they end, and {STEP_MS:g} ms a step, which transformers exceeds",
         "scoring": f"{forward}, {assumed.mfu:g} of {assumed.tflops:g} TFLOPS a device reached",
         "training": f"{FLOPS_TRAINED[section.method]} FLOPs a parameter and token",
     }
@@ -435,7 +468,7 @@ def polish_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
 def memory_lines(train: Train, size: ModelSize, where: str, assumed: Assumed) -> list[Line]:
     """What training takes of one device, by part, and the flags that fit it."""
     load = load_of(train, TrainFlags().tokens_per_device, checkpointing=False)
-    flags, fitting = least_change(size, train, load, assumed.memory)
+    flags, fitting = least_change(size, train, load, assumed.memory, sharers_of(size, train))
     found = need(size, fitting or load)
     if found is None:
         return [
@@ -467,8 +500,10 @@ def eval_part(context: Context, outlook: Outlook, pace: float, assumed: Assumed)
     tokens = min(outlook.tokens_per_trace, context.recipe.eval_sampling.max_tokens)
     lines, hours = [], 0.0
     for name in evaluation.models:
-        size, source = size_of(context.card(name)[1])
-        rate = layout_for(size, tokens + assumed.prompt_tokens, assumed).tokens_per_second * pace
+        model = context.card(name)[1]
+        size, source = size_of(model)
+        layout = layout_for(size, tokens + assumed.prompt_tokens, assumed, kv_bytes(model))
+        rate = layout.tokens_per_second * pace
         taken = samples * tokens / rate / HOUR
         hours += taken
         note = f"{digits(taken)} hours at {rate:,.0f} tokens a second; {source}"
@@ -485,6 +520,17 @@ def eval_part(context: Context, outlook: Outlook, pace: float, assumed: Assumed)
     note = "all models as long as the teacher, assumed"
     lines.append(Line("output tokens", f"{samples * len(evaluation.models) * tokens:,.0f}", note))
     return priced("eval", lines, hours, "one model after another, without the engines' starts", assumed)
+
+
+def rows_part(rows: dict[str, float], assumed: Assumed) -> Part:
+    """Hours of the stages that take no device, on cores alone: not in the bill."""
+    cores = "1 core" if assumed.cores == 1 else f"{assumed.cores:,} cores"
+    lines = []
+    for stage, count in rows.items():
+        own, workers = ROW_US[stage]
+        note = f"{count:,.0f} rows x max({own:g}, {workers:g} / cores) microseconds, {cores} (cores)"
+        lines.append(Line(f"hours of {stage}", digits(row_hours(stage, count, assumed.cores)), note))
+    return Part("without a device", lines)
 
 
 def count_questions(task: Task, card: TaskCard | None) -> int | None:

@@ -14,7 +14,10 @@ from pipeline.recipe.cards import ModelSize, StudentCard, TeacherCard, model_loc
 from pipeline.recipe.reading import size_of as size_in
 from pipeline.recipe.schema import Samples
 
-KV_BYTES = 2  # the cache is held in 16 bits
+KV_BYTES = 2  # of a value of the cache, where the card states no kv_cache_dtype
+# values of vLLM's kv_cache_dtype that begin so take a byte; narrower ones are counted as 16 bits, which
+# promises less room than there is
+BYTE_DTYPES = ("fp8", "int8")
 USABLE_SHARE = 0.9  # of a device's memory: the rest is activations and the runtime
 EFFICIENCY = 0.5  # of the memory bandwidth, which serving reaches when it is busy
 STEP_MS = 3.0  # assumed: what a step takes beside its reading (scheduler, kernels); small models wait for it
@@ -23,6 +26,9 @@ MIN_SEQUENCES = 8  # fewer at a time are no layout
 # weights, which frozen ones do not need. Kaplan et al. 2020, arXiv 2001.08361, section 2.1; no attention.
 FLOPS_TRAINED = {"full": 6, "lora": 4, "qlora": 4}
 FLOPS_SCORED = 2  # a forward pass alone
+# microseconds that a row takes of a stage's own process and of its workers together: make bench-problems and
+# bench-filter, ARGS=--only-workers, on two cores of an AMD EPYC
+ROW_US = {"problems": (231.0, 46.0), "filter": (41.2, 115.0)}
 
 
 def within(low: float, high: float, default: float, said: str) -> Any:
@@ -49,6 +55,7 @@ class Assumed:
     concurrency: int = within(MIN_SEQUENCES, 1e6, 256, "sequences at a time of a replica")
     unverifiable_share: float = within(0, 1, 0.05, "of the traces that a judge is a second opinion on")
     judge_tokens: float = within(1, 1e6, 100.0, "tokens of a judge's reply")
+    cores: int = within(1, 1e6, 64, "cores, each with a worker, of the machine without a device")
     problems: int = within(0, 1e12, 0, "how many there are; 0 is as the problems stage or the recipe says")
 
 
@@ -84,6 +91,13 @@ def kept_per_problem(pass_rate: float, samples: Samples, per_problem: int) -> fl
     return sum(min(hits, most) * _binomial(samples.max, hits, pass_rate) for hits in range(samples.max + 1))
 
 
+def row_hours(stage: str, rows: float, cores: int) -> float:
+    """Hours of a stage without a model over `rows`: its own process reads and writes, `cores` workers
+    compute, and the slower of the two sets the pace."""
+    own, workers = ROW_US[stage]
+    return rows * max(own, workers / cores) / 1e6 / 3600
+
+
 def _binomial(count: int, hits: int, rate: float) -> float:
     return math.comb(count, hits) * rate**hits * (1 - rate) ** (count - hits) if hits <= count else 0.0
 
@@ -117,18 +131,31 @@ def weights_gib(size: ModelSize) -> float:
     return size.parameters * size.bytes_per_parameter / 2**30
 
 
-def cache_bytes_per_token(size: ModelSize) -> float:
-    return float(size.layers * size.kv_values_per_layer * KV_BYTES)
+def kv_bytes(card: TeacherCard | StudentCard) -> int:
+    """Bytes of a value of the cache, by the engine's arguments in the card."""
+    arguments = card.engine.arguments if isinstance(card, TeacherCard) else {}
+    return 1 if str(arguments.get("kv_cache_dtype", "auto")).startswith(BYTE_DTYPES) else KV_BYTES
 
 
-def layout_for(size: ModelSize, tokens: float, assumed: Assumed) -> Layout:
+def cache_bytes_per_token(size: ModelSize, value_bytes: int = KV_BYTES) -> float:
+    """Of the cache that a replica holds once."""
+    return float(size.layers * size.kv_values_per_layer * value_bytes)
+
+
+def cache_copies(size: ModelSize, parallel: int) -> float:
+    """How often a replica on `parallel` devices holds its cache: each device has one head for keys and values
+    at least (get_num_kv_heads in vllm/config/model.py). Once where the heads are not known."""
+    return max(1.0, parallel / size.kv_heads) if size.kv_heads else 1.0
+
+
+def layout_for(size: ModelSize, tokens: float, assumed: Assumed, value_bytes: int = KV_BYTES) -> Layout:
     """The tensor-parallel size, a power of two, and the replicas of it that give the most tokens a second.
 
     `tokens` is the mean length of a sequence. RecipeError where weights and the cache of 8 sequences do not
     fit on all devices together.
     """
     sizes = [2**i for i in range(assumed.devices.bit_length()) if 2**i <= assumed.devices]
-    layouts = [replicate(size, tokens, parallel, assumed) for parallel in sizes]
+    layouts = [replicate(size, tokens, parallel, assumed, value_bytes) for parallel in sizes]
     fitting = [layout for layout in layouts if layout.sequences >= MIN_SEQUENCES]
     if not fitting:
         raise RecipeError(
@@ -139,14 +166,16 @@ def layout_for(size: ModelSize, tokens: float, assumed: Assumed) -> Layout:
     return max(fitting, key=lambda layout: (layout.tokens_per_second, -layout.tensor_parallel))
 
 
-def replicate(size: ModelSize, tokens: float, parallel: int, assumed: Assumed) -> Layout:
+def replicate(
+    size: ModelSize, tokens: float, parallel: int, assumed: Assumed, value_bytes: int = KV_BYTES
+) -> Layout:
     """Replicas of a tensor-parallel size; 0 sequences where the model does not fit.
 
     Decoding is bound by memory: each step reads the weights (a large batch touches all experts) and the
     cache, in which a sequence is half grown on average; a step of a small model is bound by STEP_MS.
     """
     weights = weights_gib(size) * 2**30
-    sequence = cache_bytes_per_token(size) * tokens
+    sequence = cache_bytes_per_token(size, value_bytes) * cache_copies(size, parallel) * tokens
     room = parallel * assumed.memory * 2**30 * USABLE_SHARE - weights
     sequences = max(min(int(room / max(sequence, 1.0)), assumed.concurrency), 0)
     step_bytes = weights + sequences * sequence / 2

@@ -3,13 +3,16 @@ before its first step (students/memory.py).
 
 The bytes that a layer keeps for the backward pass are those that torch saved for tiny Qwen3 students under
 bf16 autocast, fitted over widths (exact; tests/test_memory.py counts them again). Attention keeps its four
-vectors a token and nothing quadratic: variable-length kernels and sdpa's flash kernel both do so.
+vectors a token and nothing quadratic: variable-length kernels and sdpa's flash kernel both do so. A student
+whose own attention is eager (soft caps, sinks) keeps its scores as well, which `plan` does not know of.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.recipe.cards import ModelSize
-from pipeline.recipe.schema import Train
+from pipeline.recipe.schema import TopkLoss, Train
 
 # bytes a token and layer that backward needs, a unit of width: hidden, MLP, queries, keys (or values).
 # Full fine-tuning keeps the residual stream in fp32 and casts a copy for each of the projections.
@@ -21,14 +24,17 @@ ADAPTED_MODULES = 7  # linear layers of a block that all-linear adapts; each kee
 GRADIENT, OPTIMIZER = 4.0, 8.0
 # of a weight: full fine-tuning holds fp32 and autocast's copy in 16 bits; NF4 with its quantised constants
 WEIGHT_BYTES = {"full": 6.0, "lora": 2.0, "qlora": 0.52}
+# looked up, never cast, and 16 bits in qlora; so is a head of its own, which is projected in tiles
 EMBEDDING_BYTES = {
     "full": 4.0,
     "lora": 2.0,
     "qlora": 2.0,
-}  # looked up, never cast; qlora leaves it in 16 bits
+}
 # TRL's fused head projects so many tokens on so much of the vocabulary at a time, and holds its gradient too
 TILE_TOKENS, TILE_VOCABULARY, TILE_BYTES = 4096, 32768, 6.0
+SCORE_BYTES = 8.0  # of each score of eager attention: in 16 and 32 bits, with those after the soft cap
 CHECKPOINTING, SHARDED = "--gradient-checkpointing", "students/launch/fsdp2.yaml"
+SHARING = "--context-parallel"
 SHARDS = (2, 4, 8, 16, 32, 64)
 RUNTIME_GIB = 1.0  # CUDA's context, kernels and their work space
 SLACK = 1.05  # blocks that the allocator holds and cannot use
@@ -37,13 +43,16 @@ GIB = 2.0**30
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One process's share of training: a micro-batch of `tokens`, `shards` processes that share the model."""
+    """One process's share of training: its `tokens` of a micro-batch, `shards` processes that share the
+    model, `sharers` that share each row, and the `scores` of a token and layer that eager attention keeps."""
 
     method: str
     rank: int
     tokens: int
     checkpointing: bool = False
     shards: int = 1
+    sharers: int = 1
+    scores: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +88,12 @@ def need(size: ModelSize, load: Load) -> Need | None:
     widths = (size.hidden, size.mlp, size.queries, size.kv_values_per_layer / 2)
     layer = sum(each * width for each, width in zip(KEPT_BYTES[kind], widths, strict=True))
     layer += 0 if full else ADAPTED_MODULES * load.rank * 2
+    layer += SCORE_BYTES * load.scores
     boundary = RESIDUAL_BYTES[kind] * size.hidden
     # recomputing one layer holds its activations and their gradients, beside the inputs of all
     kept = size.layers * boundary + 1.5 * layer if load.checkpointing else size.layers * layer
     trained = size.parameters if full else adapter_parameters(size, load.rank)
-    embedding = size.vocabulary * size.hidden
+    embedding = size.vocabulary * size.hidden * (1 if is_tied(size) else 2)
     weights = (size.parameters - embedding) * WEIGHT_BYTES[load.method] + embedding * EMBEDDING_BYTES[
         load.method
     ]
@@ -99,6 +109,13 @@ def need(size: ModelSize, load: Load) -> Need | None:
     )
 
 
+def is_tied(size: ModelSize) -> bool:
+    """Whether the head is the embedding, by what the layers leave of the parameters; widths are known."""
+    hidden, mlp, queries = size.hidden or 0, size.mlp or 0, size.queries or 0
+    layer = hidden * (2 * queries + size.kv_values_per_layer + 3 * mlp)
+    return size.parameters - size.layers * layer < 1.5 * (size.vocabulary or 0) * hidden
+
+
 def adapter_parameters(size: ModelSize, rank: int) -> float:
     """Of a LoRA on all linear layers of the blocks: `rank` rows in and out of each."""
     hidden, mlp, queries, keys = (
@@ -110,31 +127,53 @@ def adapter_parameters(size: ModelSize, rank: int) -> float:
     return size.layers * rank * (2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + mlp))
 
 
-def load_of(recipe: Train, tokens_per_device: int, checkpointing: bool, shards: int = 1) -> Load:
-    """The largest micro-batch that the recipe allows: one of so many tokens, or one example alone."""
-    longest = max(tokens_per_device, recipe.max_length)
-    tokens = min(longest, recipe.batch_size * recipe.max_length)
-    return Load(recipe.method, recipe.lora.rank, tokens, checkpointing, shards)
+def load_of(
+    recipe: Train, tokens_per_device: int, checkpointing: bool, shards: int = 1, sharers: int = 1
+) -> Load:
+    """The largest micro-batch that the recipe allows: one of so many tokens, or one example alone, or a run
+    of it."""
+    longest = max(tokens_per_device, math.ceil(recipe.max_length / sharers))
+    tokens = min(longest, math.ceil(recipe.batch_size * recipe.max_length / sharers))
+    return Load(recipe.method, recipe.lora.rank, tokens, checkpointing, shards, sharers)
 
 
-def least_change(size: ModelSize, recipe: Train, load: Load, device_gib: float) -> tuple[str, Load | None]:
+def least_change(
+    size: ModelSize, recipe: Train, load: Load, device_gib: float, sharing: Sequence[int] = ()
+) -> tuple[str, Load | None]:
     """The least change of how train runs that fits `device_gib`, as its flags, and the load that it makes.
 
-    No flags where it fits as it is; no load where no change fits, and the flags are then words. An example is
-    never cut, so a micro-batch has at least train.max_length tokens.
+    No flags where it fits as it is; no load where no change fits, and the flags are then words. A micro-batch
+    has at least train.max_length tokens, of which each process that shares it has a run; `sharing`: how many
+    processes can share one.
     """
-    smallest = replace(load, checkpointing=True, tokens=min(load.tokens, recipe.max_length))
-    ways = {
-        "": load,
-        CHECKPOINTING: replace(load, checkpointing=True),
-        f"{CHECKPOINTING} --tokens-per-device {recipe.max_length}": smallest,
-        **{f"{n} processes of {SHARDED}, {CHECKPOINTING}": replace(smallest, shards=n) for n in SHARDS},
-    }
+    ways = {"": load, CHECKPOINTING: replace(load, checkpointing=True)}
+    for shards in (load.shards, *(number for number in SHARDS if number > load.shards)):
+        most = max((number for number in sharing if shards % number == 0), default=1)
+        for sharers in sorted({load.sharers, max(load.sharers, most)}):
+            run = math.ceil(recipe.max_length / sharers)
+            words = [f"{shards} processes of {SHARDED},"] if shards > load.shards else []
+            words += [CHECKPOINTING]
+            words += [f"--tokens-per-device {run}"] if run < load.tokens else []
+            words += [f"{SHARING} {sharers}"] if sharers > load.sharers else []
+            tokens = min(load.tokens, run)
+            ways[" ".join(words)] = replace(
+                load, checkpointing=True, tokens=tokens, shards=shards, sharers=sharers
+            )
     for flags, changed in ways.items():
         if fits(size, changed, device_gib):
             return flags, changed
     other = "" if load.method != "full" else ", or take method: lora"
     return f"lower train.max_length{other}", None
+
+
+def sharers_of(size: ModelSize, recipe: Train) -> list[int]:
+    """How many processes can share a row, by the student's heads where they are known; a state that a layer
+    carries along the row is not seen here."""
+    if isinstance(recipe.loss, TopkLoss) or not size.queries:
+        return []
+    keys = size.kv_heads
+    heads = keys and size.queries * 2 * keys // size.kv_values_per_layer
+    return [n for n in SHARDS if not keys or (not (heads or 0) % n and not (keys % n and n % keys))]
 
 
 def fits(size: ModelSize, load: Load, device_gib: float) -> bool:

@@ -4,6 +4,7 @@ python -m pipeline cards
 """
 
 from pipeline.recipe.cards import ModelSize, StudentCard, TeacherCard, card_names, student_card, teacher_card
+from pipeline.recipe.engine_arguments import num_parts
 
 HEAD = ("parameters", "active", "weights", "devices", "outputs", "licence")
 UNKNOWN = "-"
@@ -27,7 +28,8 @@ def card_list() -> str:
 NOTES = (
     "weights: GB of memory for the weights alone; the cache of a long context comes on top (pipeline plan).",
     "devices: GPUs that share one copy, as the card has it. outputs: whether training on them is allowed;",
-    "restricted wants generate.accept_licence in the recipe. The card itself says where each was read.",
+    "restricted, and unstated (nobody read it), want generate.accept_licence in the recipe. The card itself",
+    "says where each was read.",
 )
 
 
@@ -42,7 +44,8 @@ def by_size(cards: "dict[str, TeacherCard] | dict[str, StudentCard]") -> list[st
 
 
 def teacher_cells(card: TeacherCard) -> list[str]:
-    devices = card.engine.tensor_parallel * card.engine.data_parallel
+    parts = num_parts(card.engine.arguments, "the card's engine.arguments") or 1
+    devices = card.engine.tensor_parallel * card.engine.data_parallel * parts
     return [*size_cells(card.size), str(devices), card.training_on_outputs, card.licence]
 
 

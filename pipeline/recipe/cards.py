@@ -92,9 +92,10 @@ class EngineNeeds(Strict):
 class ModelSize(Strict):
     """What `plan` needs where the model's own configuration is not at hand.
 
-    `kv_values_per_layer`: values that the cache holds for one token in one layer (keys and values together).
-    The widths, of hidden states, the MLP and all heads' queries, and the vocabulary are what the memory of
-    training is estimated from; a model that is only sampled from needs none.
+    `kv_values_per_layer`: values that the cache holds for one token in one layer (keys and values together);
+    `kv_heads`: heads that tensor parallelism can spread them over, 1 with latent attention. The widths, of
+    hidden states, the MLP and all heads' queries, and the vocabulary are what the memory of training is
+    estimated from; a model that is only sampled from needs none.
     """
 
     parameters: float = Field(gt=0)
@@ -102,6 +103,7 @@ class ModelSize(Strict):
     bytes_per_parameter: float = Field(default=2, gt=0)
     layers: int = Field(ge=1)
     kv_values_per_layer: int = Field(ge=1)
+    kv_heads: int | None = Field(default=None, ge=1)
     hidden: int | None = Field(default=None, ge=1)
     mlp: int | None = Field(default=None, ge=1)
     queries: int | None = Field(default=None, ge=1)
@@ -211,6 +213,11 @@ def called(entry: Entry) -> str:
     if isinstance(entry, str):
         return Path(entry).stem if is_yaml(entry) else entry
     return Path(os.path.abspath(entry["model"])).name
+
+
+def is_ours(entry: Entry) -> bool:
+    """Whether an entry of a recipe names a card that the project holds; any other is the user's own."""
+    return isinstance(entry, str) and not is_yaml(entry)
 
 
 def _card(model: type[Model], kind: Literal["teacher", "student", "task"], entry: Entry) -> Model:

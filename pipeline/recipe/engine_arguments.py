@@ -8,7 +8,8 @@ it. Names are vLLM's, with underscores, and are held to its own list where an en
 """
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipeline.errors import RecipeError
@@ -85,9 +86,17 @@ NOT_TAKEN = {
         "io_processor_plugin",
         "kv_transfer_config",
         "ec_transfer_config",
+        "ec_manager_config",
+        "log_config_file",
+        "logging_config",
     ),
     _MODULE,
 )
+WRITTEN_OUT = ("compilation_config", "speculative_config")  # where vLLM reads JSON too, unseen here
+EXECUTORS = ("ray", "mp", "uni", "external_launcher")
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")  # what vLLM would import; a file's path has a slash
+# how drafts are accepted that keeps the model's distribution
+KEEPS_THE_MODEL = ("standard", "block")
 
 
 def fault_of(name: str) -> str | None:
@@ -101,10 +110,45 @@ def fault_of(name: str) -> str | None:
     return None
 
 
+def fault_in(name: str, value: Any) -> str | None:
+    """What is wrong with the value of an argument that may be stated; None for one that vLLM may know."""
+    parts = list(_parts(value))
+    if name in WRITTEN_OUT and isinstance(value, str):
+        return f"{name}: write it as a mapping (name: value), and not as the text of one"
+    if name == "distributed_executor_backend" and value not in (*EXECUTORS, None):
+        return f"{name}: {value} is not taken, only {', '.join(EXECUTORS)}: another {_MODULE}"
+    if name == "compilation_config" and (found := [each for _, each in parts if DOTTED.fullmatch(str(each))]):
+        return f"{name}: {found[0]} is not taken: it {_MODULE}"
+    if name in ("speculative_config", "spec_method", "spec_model"):
+        held = [value, *(each for key, each in parts if key in ("method", "model"))]
+        # a model with dots and no slash is a class of the user's for vLLM, whatever the method
+        if found := [each for each in held if each == "custom_class" or DOTTED.fullmatch(str(each))]:
+            return f"{name}: {found[0]} is not taken: it {_MODULE}"
+        accepts = [each for key, each in parts if key == "rejection_sample_method"]
+        if changing := [each for each in accepts if each not in KEEPS_THE_MODEL]:
+            return (
+                f"{name}: rejection_sample_method {changing[0]} is not taken: it changes what the model "
+                f"says, and no fingerprint holds it; take {' or '.join(KEEPS_THE_MODEL)}"
+            )
+    return None
+
+
+def _parts(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value inside a value, with the key that it stands under."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _parts(inner, str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _parts(inner, key)
+    else:
+        yield key, value
+
+
 def check_card(arguments: dict[str, Any]) -> dict[str, Any]:
     """ValueError, as pydantic wants it, for what no card may state."""
-    for name in arguments:
-        if fault := fault_of(name):
+    for name, value in arguments.items():
+        if fault := fault_of(name) or fault_in(name, value):
             raise ValueError(fault)
     return arguments
 
@@ -130,7 +174,22 @@ def read_flags(pairs: Iterable[str]) -> dict[str, Any]:
         if name not in HOW_IT_RUNS:
             raise RecipeError(f"--engine-arg {pair}: {_not_a_flag(name)}")
         given[name] = parse(text, f"--engine-arg {name}")
+        if fault := fault_in(name, given[name]):
+            raise RecipeError(f"--engine-arg {pair}: {fault}")
     return given
+
+
+def num_parts(arguments: dict[str, Any], where: str) -> int | None:
+    """Into how many parts the layers are cut, each on devices of its own; None where that is not stated."""
+    if "pipeline_parallel_size" not in arguments:
+        return None
+    parts = arguments["pipeline_parallel_size"]
+    if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
+        raise RecipeError(
+            f"{where}: pipeline_parallel_size: expected a whole number from 1 (the parts that the layers are "
+            f"cut into), found {parts!r}; write 2 for two parts, or leave it out"
+        )
+    return parts
 
 
 def _not_a_flag(name: str) -> str:

@@ -251,6 +251,10 @@ def size_of(model: str, config: dict[str, Any]) -> dict[str, Any] | None:
     if not parameters or layers is None or heads is None or hidden is None:
         return None
     head_dim = counts.get("head_dim", hidden // heads)
+    kv_heads = counts.get("num_key_value_heads", heads)
+    kv_values, latent = 2 * kv_heads * head_dim, counts.get("kv_lora_rank")
+    if latent is not None:  # latent attention keeps one compressed row for all heads
+        kv_heads, kv_values = 1, latent + counts.get("qk_rope_head_dim", 0)
     experts = counts.get("num_experts", counts.get("num_local_experts", 1))
     active = counts.get("num_experts_per_tok", 1)
     expert_weights = layers * experts * 3 * hidden * counts.get("moe_intermediate_size", 0)
@@ -259,7 +263,8 @@ def size_of(model: str, config: dict[str, Any]) -> dict[str, Any] | None:
         "active_parameters": float(parameters - expert_weights * (1 - active / experts)),
         "bytes_per_parameter": num_bytes / parameters,
         "layers": layers,
-        "kv_values_per_layer": 2 * counts.get("num_key_value_heads", heads) * head_dim,
+        "kv_values_per_layer": kv_values,
+        "kv_heads": kv_heads,
         "hidden": hidden,
         "mlp": counts.get("intermediate_size") if experts == 1 else None,
         "queries": heads * head_dim,

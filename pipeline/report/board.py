@@ -22,7 +22,7 @@ from pipeline.recipe.strict_yaml import nearest
 from pipeline.report.numbers import count, percent, points, score, seconds
 from pipeline.report.results import RESULTS, Results, Score, TaskResult, read_results
 from pipeline.report.table import Table
-from pipeline.report.tables import teacher_tokens
+from pipeline.report.tables import polish_seconds, teacher_tokens
 from pipeline.run.contract import Manifest, check_outputs, fingerprint, read_manifests
 from pipeline.run.stages import NAMES
 
@@ -294,12 +294,15 @@ def taken(run: BoardRun) -> list[str]:
     bought = usage["generate"].output_tokens if "generate" in usage else None
     wall = sum(manifest.seconds for manifest in run.manifests.values())
     engine = sum(held.engine_seconds or 0 for held in usage.values())
+    # polish holds its device while it scores and trains too
+    parts = polish_seconds(usage["polish"]) if "polish" in usage else {}
+    paid = engine + sum(took for name, took in parts.items() if name != "sampling")
     return [
         count(bought) if bought else "-",
         count(trained) if (trained := trained_tokens(run)) else "-",
         seconds(wall),
         seconds(engine) if engine else "-",
-        cost(run, engine),
+        cost(run, paid),
     ]
 
 
@@ -311,7 +314,8 @@ def trained_tokens(run: BoardRun) -> float | None:
 
 
 def cost(run: BoardRun, engine_seconds: float) -> str:
-    """By the prices that the recipe of its report states: of engine time, and of the teacher's tokens."""
+    """By the prices that the recipe of its report states: of engine time, which in polish is all
+    that it takes of its device, and of the teacher's tokens."""
     held = run.manifests.get("report")
     stated = Report.model_validate(held.config.get("report", {})) if held else Report()
     sums: dict[str, float] = defaultdict(float)

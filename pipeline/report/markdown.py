@@ -38,6 +38,7 @@ def report_markdown(findings: Findings) -> str:
         *use(findings),
         "## Provenance",
         *tables.provenance_tables(findings),
+        noted(tables.licence_note(findings.context.teacher_card)),
         tables.software_table(findings),
         *recipe(findings),
     )
@@ -51,10 +52,6 @@ def card_markdown(findings: Findings) -> str:
     if not Path(model_location(student.model)).is_dir():  # the hub knows no directory of this project
         facts["base_model"] = student.model
     facts["tags"] = ["distillation", *(["on-policy-distillation"] if findings.recipe.polish else [])]
-    restricted = (
-        f"The licence of the teacher ({teacher.licence}) restricts what may be trained on its outputs: "
-        "read it before this checkpoint is passed on."
-    )
     return text_of(
         front_matter(facts),
         f"# {escape(findings.recipe.name)}",
@@ -66,11 +63,15 @@ def card_markdown(findings: Findings) -> str:
         "## Licences and provenance",
         *tables.provenance_tables(findings),
         paragraph(tables.hardware_note(findings)),
-        paragraph(restricted) if teacher.training_on_outputs == "restricted" else None,
+        noted(tables.licence_note(teacher)),
         "## Limits",
         listed(map(paragraph, tables.limits(findings))),
         *recipe(findings),
     )
+
+
+def noted(text: str | None) -> Block:
+    return text and paragraph(text)
 
 
 def front_matter(facts: dict[str, Any]) -> str:

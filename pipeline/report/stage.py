@@ -12,7 +12,7 @@ from pipeline.report.against import Compare, recall, remember, set_against
 from pipeline.run.contract import Counts, Manifest, Plan, begin, check_outputs, read_manifest, read_manifests
 from pipeline.run.stages import BY_NAME, before
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 
 
 def run(context: Context, compare: Compare, against: str | None = None) -> None:

@@ -26,6 +26,8 @@ def row_line(cells: list[str]) -> str:
 INLINE = re.compile(r"(?P<interval>\[[-+\d., %]*\](?![(\[:]))|[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 # what at the beginning of a line opens a heading, a quotation, a list, a rule or a definition of a link
 BLOCK = re.compile(r"[#>+=-]|\d+(?=[.)])")
+TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what may open a tag or an address; "p < 0.01" is none
+ENTITY = re.compile(r"&(?=[#A-Za-z])")
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls (ESC), signs that turn the direction of writing, line ends
 
 
@@ -33,7 +35,7 @@ def escape(text: str) -> str:
     """Text for a cell, a heading, or any place in a line."""
     seen = "".join(_shown(character) for character in text)
     marked = INLINE.sub(lambda found: found["interval"] or f"\\{found[0]}", seen)
-    return marked.replace("&", "&amp;").replace("<", "&lt;")
+    return TAG.sub("&lt;", ENTITY.sub("&amp;", marked))
 
 
 def paragraph(text: str) -> str:

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 
-from pipeline.recipe.cards import called
+from pipeline.recipe.cards import TeacherCard, called
 from pipeline.report.gather import Findings, funnel_of
 from pipeline.report.numbers import count, p_value, points, score, seconds, short
 from pipeline.report.results import POOLED, Consensus, Score, TaskResult
@@ -288,10 +288,12 @@ def ledger_table(findings: Findings) -> Table | None:
     rows += token_rows(findings)
     price, currency = findings.recipe.report.price_per_engine_hour, findings.recipe.report.currency
     for name, manifest in findings.manifests.items():
-        hours = (manifest.usage.engine_seconds or 0) / 3600
-        if price is not None and hours:
-            what = f"{name}: engine time at {price:g} {currency} an hour"
-            rows.append([what, f"{hours * price:.4f} {currency}"])
+        took, time = "engine time", manifest.usage.engine_seconds or 0
+        if name == "polish":
+            took, time = "sampling, scoring and training", sum(polish_seconds(manifest.usage).values())
+        if price is not None and time:
+            what = f"{name}: {took} at {price:g} {currency} an hour"
+            rows.append([what, f"{time / 3600 * price:.4f} {currency}"])
     return Table(["what", "cost"], rows)
 
 
@@ -337,7 +339,8 @@ def polish_costs(findings: Findings) -> list[list[str]]:
     if manifest is None:
         return []
     usage = manifest.usage
-    times = {"sampling": usage.engine_seconds, "scoring": usage.scoring_seconds, "in all": manifest.seconds}
+    times = polish_seconds(usage)
+    times["in all"] = sum(times.values())  # the manifest's own seconds are of the last process alone
     tokens = {"that the student sampled": usage.output_tokens, "that the teacher scored": usage.scored_tokens}
     return [
         *([f"polish: tokens {what}", count(number) if number else "-"] for what, number in tokens.items()),
@@ -347,6 +350,16 @@ def polish_costs(findings: Findings) -> list[list[str]]:
             per_point(findings, usage.scored_tokens, "student-unpolished") if usage.scored_tokens else "-",
         ],
     ]
+
+
+def polish_seconds(usage: Usage) -> dict[str, float]:
+    """What all processes of polish took, by part."""
+    parts = {
+        "sampling": usage.engine_seconds,
+        "scoring": usage.scoring_seconds,
+        "training": usage.train_seconds,
+    }
+    return {name: took for name, took in parts.items() if took}
 
 
 def polish_note(findings: Findings) -> str | None:
@@ -386,6 +399,7 @@ def polish_table(findings: Findings) -> Table | None:
         "tokens": ("mean_length", "{:,.0f}"),
         "cut": ("cut_share", "{:.1%}"),
         "entropy": ("entropy", "{:.3f}"),
+        "importance ratio": ("importance_ratio", "{:.3f}"),
     }
     held = {
         head: form for head, (key, form) in columns.items() if any(row.get(key) is not None for row in rows)
@@ -503,10 +517,25 @@ def what_is_measured(findings: Findings) -> str:
 
 def cost_note(findings: Findings) -> str:
     forced = " Samples closed by force are in the engine time and not in the tokens."
+    polished = ", but for polish, of which sampling, scoring and training are priced"
     return (
         "Engine time is what an engine spent on sampling. Its start, training and verification are in the "
-        f"wall time alone, and in no price.{forced if findings.recipe.eval.forced_budgets else ''}"
+        f"wall time alone, and in no price{polished if findings.recipe.polish is not None else ''}."
+        f"{forced if findings.recipe.eval.forced_budgets else ''}"
     )
+
+
+UNREAD = "The teacher's card does not say whether its licence"
+
+
+def licence_note(teacher: TeacherCard) -> str | None:
+    """What is to be read before the checkpoint is passed on, where its teacher's licence may forbid that."""
+    if teacher.training_on_outputs == "allowed":
+        return None
+    said = f"The licence of the teacher ({teacher.licence}) restricts what may be trained on its outputs"
+    if teacher.training_on_outputs == "unstated":
+        said = f"{UNREAD} ({teacher.licence}) allows training on its outputs"
+    return f"{said}: read it before this checkpoint is passed on."
 
 
 def limits(findings: Findings) -> list[str]:

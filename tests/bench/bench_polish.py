@@ -156,7 +156,7 @@ class Arm:
     def own_overrides(self) -> list[str]:
         """Those of --set whose section this arm has."""
         sections = read_mapping(self.write(), "recipe")
-        return [pair for pair in self.override if pair.partition(".")[0] in sections]
+        return [pair for pair in self.override if pair.partition("=")[0].partition(".")[0] in sections]
 
     def context(self) -> Context:
         path, override = self.write(), self.own_overrides()

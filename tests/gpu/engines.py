@@ -3,6 +3,7 @@
 import asyncio
 import time
 from typing import Any
+from unittest import TestCase
 from unittest.mock import patch
 
 from pipeline.flags import EngineFlags
@@ -12,7 +13,7 @@ from pipeline.recipe.schema import Sampling
 from pipeline.sampling import Request, start_engine
 from students import in_vllm
 from students.model import load_base
-from tests.gpu.setting import NotHere, Setting, require_gpus
+from tests.gpu.setting import Setting, require_gpus
 
 QUESTIONS = [f"Calculate {11 * i + 12} + {7 * i + 35}." for i in range(400)]
 BOXED = PROMPTS["boxed"]
@@ -59,7 +60,8 @@ def tried(setting: Setting) -> dict[str, Any]:
     card = student_card("embedded-dense")
     model = sampled_student("base", card)
     started = time.monotonic()
-    with patch.object(in_vllm, "ANSWERING", frozenset()):
+    # a warning says that it could not be asked
+    with patch.object(in_vllm, "ANSWERING", frozenset()), TestCase().assertNoLogs(in_vllm.log, "WARNING"):
         in_vllm.check_answers(model, load_base(card, model), list(range(20)))
     return {"seconds": round(time.monotonic() - started, 1)}
 
@@ -77,14 +79,10 @@ def sampler(setting: Setting) -> dict[str, Any]:
     """The sampler of polish, which draws from a model that is being trained."""
     import torch
 
-    try:
-        from students.sampler import Draw, draw
-    except ImportError:
-        raise NotHere("there is no students/sampler.py") from None
-    from pipeline.recipe.cards import sampled_student, student_card
     from pipeline.recipe.schema import Train
     from students.format import load_format
     from students.model import load_student
+    from students.sampler import Draw, draw
 
     card = student_card("embedded-dense")
     model = sampled_student("base", card)

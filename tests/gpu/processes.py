@@ -5,15 +5,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.context import CHECKPOINT
 from pipeline.run.stages import NAMES
 from tests.conftest import ROOT
-from tests.gpu.setting import NotHere, Setting, require_gpus
-from tests.gpu.training import prepared, rows_of
+from tests.gpu.setting import Setting, require_gpus
 
+DATA = ROOT / "tests/data"
 MODELS = ("base", "student", "teacher")
 
 
@@ -33,21 +34,44 @@ def output_of(command: list[str]) -> str:
     return done.stdout
 
 
-def fsdp2(setting: Setting) -> dict[str, Any]:
-    """students/launch/fsdp2.yaml with one process: trains, gathers and exports a checkpoint."""
-    require_gpus(setting)
-    context = prepared(setting, "train.epochs=0.25")
-    recipe, runs = setting.directory / "small.yaml", setting.directory / "runs"
-    sets = ["train.batch_size=32", "train.max_length=256", "train.learning_rate=2.0e-3", "train.epochs=0.25"]
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    launch += ["--config_file", str(ROOT / "students/launch/fsdp2.yaml"), "--num_processes", "1"]
-    command = ["-m", "pipeline", "train", "--recipe", str(recipe), "--runs", str(runs), "--log-every", "1"]
-    # the fixture's own change of the recipe, which the command line must repeat to find the run up to date
-    output_of([*launch, *command, *(word for pair in sets for word in ("--set", pair))])
-    losses = [row["loss"] for row in rows_of(context)]
-    assert (context.directory("train") / CHECKPOINT / "model.safetensors").is_file()
-    assert losses[-1] < losses[0], losses
-    return {"losses": [round(losses[0], 4), round(losses[-1], 4)], "steps": len(losses)}
+def fsdp2(number: str) -> Callable[[Setting], dict[str, Any]]:
+    """The row's function: students/launch/fsdp2.yaml with so many processes, which share each row, trains,
+    gathers and exports a checkpoint."""
+
+    def run(setting: Setting) -> dict[str, Any]:
+        from tests.gpu.training import prepared, rows_of  # TRL and all, which the scores need not wait for
+
+        require_gpus(setting, int(number))
+        context = prepared(setting, "train.epochs=0.25")
+        recipe, runs = setting.directory / "small.yaml", setting.directory / "runs"
+        # the fixture's own change of the recipe, which the command line must repeat to find the run up to date
+        sets = ["train.batch_size=32", "train.max_length=256", "train.learning_rate=2.0e-3"]
+        sets.append("train.epochs=0.25")
+        launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+        launch += ["--config_file", str(ROOT / "students/launch/fsdp2.yaml"), "--num_processes", number]
+        command = [
+            "-m",
+            "pipeline",
+            "train",
+            "--recipe",
+            str(recipe),
+            "--runs",
+            str(runs),
+            "--log-every",
+            "1",
+        ]
+        command += ["--context-parallel", number]
+        output_of([*launch, *command, *(word for pair in sets for word in ("--set", pair))])
+        losses = [row["loss"] for row in rows_of(context)]
+        assert (context.directory("train") / CHECKPOINT / "model.safetensors").is_file()
+        assert losses[-1] < losses[0], losses
+        if number != "1":
+            (alone := setting.directory / "alone").mkdir()
+            theirs = fsdp2("1")(replace(setting, directory=alone))["losses"]
+            assert abs(losses[0] - theirs[0]) < 0.02 * theirs[0], (losses[0], theirs[0])
+        return {"losses": [round(losses[0], 4), round(losses[-1], 4)], "steps": len(losses)}
+
+    return run
 
 
 def recipe(name: str, *adopted: str) -> Callable[[Setting], dict[str, Any]]:
@@ -55,8 +79,6 @@ def recipe(name: str, *adopted: str) -> Callable[[Setting], dict[str, Any]]:
 
     def run(setting: Setting) -> dict[str, Any]:
         require_gpus(setting)
-        if not (ROOT / f"recipes/{name}.yaml").is_file():
-            raise NotHere(f"there is no recipes/{name}.yaml")
         runs = setting.directory / "runs"
         for which in (*adopted, name):
             for stage in NAMES:
@@ -72,19 +94,24 @@ def recipe(name: str, *adopted: str) -> Callable[[Setting], dict[str, Any]]:
                         str(runs),
                     ]
                 )
-        return against_the_cpu(runs / name / "eval/results.json", ROOT / f"tests/data/{name}-results.json")
+        return against_the_cpu(runs / name / "eval/results.json", name)
 
     return run
 
 
-def against_the_cpu(path: Path, committed: Path) -> dict[str, Any]:
-    """AssertionError where a score lies outside the CPU's interval, widened by its own half width."""
+def against_the_cpu(path: Path, name: str) -> dict[str, Any]:
+    """AssertionError where a score lies outside the CPU's interval, widened by its own half width.
+
+    A recipe whose results are not committed is held to those of the demo, whose base and teacher it shares;
+    its student may be better.
+    """
+    own = DATA / f"{name}-results.json"
+    stated = name if own.is_file() else "demo"
+    there = json.loads((DATA / f"{stated}-results.json").read_text())["tasks"]["all"]
     here = json.loads(path.read_text())["tasks"]["all"]
-    if not committed.is_file():
-        return {model: here[model]["pass@1"] for model in MODELS}
-    there = json.loads(committed.read_text())["tasks"]["all"]
     found = {model: [round(side[model]["pass@1"], 4) for side in (here, there)] for model in MODELS}
     for model in MODELS:
         low, high = there[model]["ci95"]
-        assert 1.5 * low - 0.5 * high <= here[model]["pass@1"] <= 1.5 * high - 0.5 * low, found
-    return {f"{model}, here and on a CPU": pair for model, pair in found.items()}
+        most = 1 if model == "student" and stated != name else 1.5 * high - 0.5 * low
+        assert 1.5 * low - 0.5 * high <= here[model]["pass@1"] <= most, found
+    return {f"{model}, here and {stated} on a CPU": pair for model, pair in found.items()}

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+ESTIMATE_OVER_PEAK = (0.8, 1.25)
 
 
 class NotHere(Exception):
@@ -18,6 +21,15 @@ class Setting:
     @property
     def dry(self) -> bool:
         return self.device == "cpu"
+
+
+def hold_estimate(found: dict[str, Any]) -> dict[str, Any]:
+    """The same figures. AssertionError where the estimated memory is not about that of the peak, which only a
+    GPU has."""
+    low, high = ESTIMATE_OVER_PEAK
+    if "peak_gib" in found:
+        assert low <= found["estimate_over_peak"] <= high, found
+    return found
 
 
 def require_gpus(setting: Setting, number: int = 1) -> None:

@@ -7,7 +7,6 @@ tokens      as the server counts them; None where it does not
 """
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from pipeline.sampling.engines.faults import Retry
 
 MAX_COUNT = 2**31  # of tokens, and no token's id is above it
 LONGEST_REASON = 40
+ROUNDING = 1e-3  # what a log-probability may be above 0; more is none, and a student would learn from it
 TOKEN_ID = "token_id:"  # how vLLM's server names a token where it is asked for ids
 SHOWN_END = 80  # characters of a response whose end is not understood
 LENGTH = "length"
@@ -182,9 +182,9 @@ def tokens_of(choice: dict[str, Any]) -> Tokens | None:
     ids, steps = choice.get("token_ids"), (choice.get("logprobs") or {}).get("content")
     if ids is None or steps is None or len(ids) != len(steps):
         return None
-    kept = [int(token) for token in ids], [max(float(step["logprob"]), LOWEST_LOGPROB) for step in steps]
-    if not all(0 <= token < MAX_COUNT for token in kept[0]) or not all(map(math.isfinite, kept[1])):
-        raise ValueError("a token's id or log-probability is none")
+    kept = [int(token) for token in ids], [logprob_of(step) for step in steps]
+    if not all(0 <= token < MAX_COUNT for token in kept[0]):
+        raise ValueError("a token's id is none")
     top = [top_of(step) for step in steps]
     if not all(top):
         return Tokens(*kept)
@@ -198,12 +198,18 @@ def top_of(step: dict[str, Any]) -> list[tuple[int, float]]:
     held = step.get("top_logprobs") or []
     if not all(str(entry["token"]).startswith(TOKEN_ID) for entry in held):
         return []
-    found = {int(entry["token"].removeprefix(TOKEN_ID)): float(entry["logprob"]) for entry in held}
-    if not all(
-        0 <= token < MAX_COUNT and math.isfinite(max(p, LOWEST_LOGPROB)) for token, p in found.items()
-    ):
-        raise ValueError("a likely token's id or log-probability is none")
-    return likeliest({token: max(logprob, LOWEST_LOGPROB) for token, logprob in found.items()}, len(found))
+    found = {int(entry["token"].removeprefix(TOKEN_ID)): logprob_of(entry) for entry in held}
+    if not all(0 <= token < MAX_COUNT for token in found):
+        raise ValueError("a likely token's id is none")
+    return likeliest(found, len(found))
+
+
+def logprob_of(entry: dict[str, Any]) -> float:
+    """The log-probability that stands beside a token. ValueError for what is none, as a probability."""
+    logprob = max(float(entry["logprob"]), LOWEST_LOGPROB)
+    if not logprob <= ROUNDING:  # nor is NaN
+        raise ValueError("a token's log-probability is none")
+    return logprob
 
 
 def count_of(usage: dict[str, Any], name: str) -> int | None:

@@ -126,16 +126,24 @@ def refuse_error(answer: Any, shown: Any, where: str) -> None:
     raise fault_of(status, said, shown(said), where)
 
 
-def asked_seconds(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, in either of its forms; None where it is neither."""
+def asked_seconds(value: str | None, date: str | None = None) -> float | None:
+    """Seconds of a Retry-After header, in either of its forms; None where it is neither.
+
+    A time of day is read against the answer's own `date`, as the clocks of two machines may differ.
+    """
     try:
         seconds = float(value or "nan")
     except ValueError:
-        try:
-            until = parsedate_to_datetime(str(value))
-        except ValueError:
+        until = _time(value)
+        if until is None:
             return None
-        if until.tzinfo is None:
-            until = until.replace(tzinfo=UTC)
-        seconds = (until - datetime.now(UTC)).total_seconds()
+        seconds = (until - (_time(date) or datetime.now(UTC))).total_seconds()
     return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _time(header: str | None) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(str(header))
+    except (ValueError, OverflowError):  # numbers without bounds
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

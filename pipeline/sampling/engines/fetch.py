@@ -186,7 +186,8 @@ class Fetcher:
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError):
             pass  # the status says enough
         response.close()
-        said, wait = data.decode(errors="replace"), asked_seconds(response.headers.get("Retry-After"))
+        said, headers = data.decode(errors="replace"), response.headers
+        wait = asked_seconds(headers.get("Retry-After"), headers.get("Date"))
         shown, where = self.key.shown(bytes(data)), self._where(response.url)
         raise fault_of(response.status, said, shown, where, wait)
 

@@ -28,8 +28,9 @@ class Replica:
     """One server. `limit` is how many requests it may have at a time, `counts` go into the manifest.
 
     Refusals are weighed over windows of about as many outcomes as requests are in flight. `left_out` and
-    `renamed` are parameters as it was learnt that it wants them, `rests_for` is why it rests for long,
-    `generated` the tokens of its answers and `generated_before` those that its own counter had before them.
+    `renamed` are parameters as it was learnt that it wants them, `rests_for` is why it rests for long and
+    `has_answered` whether it did since it last asked for that, `generated` the tokens of its answers and
+    `generated_before` those that its own counter had before them.
     """
 
     url: str
@@ -44,6 +45,7 @@ class Replica:
     generated_before: int | None = None
     in_flight: int = 0
     down: bool = False
+    has_answered: bool = False
     paused_until: float = 0.0
     failed_in_a_row: int = 0
     num_answered: int = 0
@@ -63,6 +65,9 @@ class Replica:
         """One more place for each round of successes, as TCP does it."""
         self.counts["answered"] += 1
         self.failed_in_a_row = 0
+        self.has_answered = True
+        if self.rests_for:  # it answers all the same
+            self.rests_for, self.paused_until = "", 0.0
         self.limit = min(self.limit + 1 / max(self.limit, 1.0), float(self.most))
         self.num_answered += 1
         self._weigh(0.0)
@@ -120,15 +125,20 @@ class Replicas:
                 chosen.in_flight += 1
                 chosen.counts["requests"] += 1
                 return chosen
-            if all(replica.down for replica in self.all) and now - self._last_sign > self._outage_seconds:
+            silent = now - self._last_sign > self._outage_seconds
+            if silent and all(replica.down for replica in self.all):
                 raise EngineError(
                     f"no server has answered for {self._outage_seconds:.0f} s ({', '.join(self.urls())}). "
                     f"What was finished is kept: {self._advice} and run the same command again"
                 )
             self._changed.clear()
-            pauses = [replica.paused_until - now for replica in self.all if replica.paused_until > now]
-            if len(pauses) == len(self.all) and min(pauses) > self._outage_seconds:
-                said = "; ".join(f"{replica.url}: {replica.rests_for}" for replica in self.all)
+            up = [replica for replica in self.all if not replica.down]
+            pauses = [replica.paused_until - now for replica in up if replica.paused_until > now]
+            # what is on its way may yet be answered, and end a rest; a server that is down may come back
+            idle = not any(replica.in_flight for replica in self.all)
+            alone = silent or len(up) == len(self.all)
+            if idle and alone and len(pauses) == len(up) > 0 and min(pauses) > self._outage_seconds:
+                said = "; ".join(f"{replica.url}: {replica.rests_for}" for replica in up)
                 raise EngineError(
                     f"told to wait {min(pauses):,.0f} s ({said}). What was finished is kept: run the same "
                     "command again then, or wait so long with --outage-seconds"

@@ -15,7 +15,6 @@ goes into the request header only.
 import asyncio
 import dataclasses
 import logging
-import math
 import os
 import random
 import re
@@ -31,8 +30,15 @@ from pipeline.recipe.prompts import Chat
 from pipeline.records import STOP
 from pipeline.render import split_response
 from pipeline.run.secrets import read_key
-from pipeline.sampling.engines.answers import MAX_COUNT, ServerAnswer, end_of, read_answer, same_model
-from pipeline.sampling.engines.base import LOWEST_LOGPROB, Completion, Request, RequestFailed
+from pipeline.sampling.engines.answers import (
+    MAX_COUNT,
+    ServerAnswer,
+    end_of,
+    logprob_of,
+    read_answer,
+    same_model,
+)
+from pipeline.sampling.engines.base import Completion, Request, RequestFailed
 from pipeline.sampling.engines.faults import BUSY, BadRequest, Forbidden, Retry, wants_a_key
 from pipeline.sampling.engines.fetch import Bounds, Fetcher
 from pipeline.sampling.engines.parameters import adapted, learn
@@ -60,6 +66,10 @@ ANSWER_BYTES, TOKEN_BYTES, LOGPROB_BYTES = 256 * 2**10, 128, 512
 NUM_FIRST = 16  # responses after which it is told that none of them has an answer
 METRICS_SECONDS = 2.0  # between two looks at a vLLM's counters
 GENERATED = re.compile(r"^vllm:generation_tokens(?:_total)?(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
+
+
+class NoTokenIds(EngineError):
+    """A server that was asked for the ids of the tokens that it samples, and gives none."""
 
 
 class ServerEngine:
@@ -146,11 +156,11 @@ class ServerEngine:
             try:
                 return await ask(last)
             except Retry as retry:
-                self._note(last, retry, cuts)
                 attempts[retry.kind] = attempts.get(retry.kind, 0) + 1
-                if self._is_told_to_rest(retry):
+                if self._note(last, retry, cuts):
                     continue  # taking the next place knows for how long
-                pause = backoff_seconds(sum(attempts.values()), retry.wait_seconds)
+                asked = None if self._is_too_long(retry) else retry.wait_seconds
+                pause = backoff_seconds(sum(attempts.values()), asked)
                 waited += pause
                 if self._is_enough(attempts, waited, timeout_seconds(self._flags, num_tokens)):
                     raise RequestFailed(retry.kind, str(retry)) from None
@@ -167,18 +177,31 @@ class ServerEngine:
             or (told > 0 and waited > timeout)
         )
 
-    def _is_told_to_rest(self, retry: Retry) -> bool:
+    def _is_too_long(self, retry: Retry) -> bool:
         """Whether a server asks for a longer wait than the flags have patience for."""
         return (retry.asked_seconds or 0.0) > self._flags.outage_seconds
 
-    def _note(self, replica: Replica, retry: Retry, cuts: int) -> None:
+    def _note(self, replica: Replica, retry: Retry, cuts: int) -> bool:
+        """Count what went wrong; whether the server rests, for longer than the flags have patience for.
+
+        A single answer does not say so of a server that goes on answering others: that one request waits, as
+        after any refusal.
+        """
         replica.counts[retry.kind] += 1
-        if self._is_told_to_rest(retry):
+        told = self._is_too_long(retry)
+        rests = told and not replica.has_answered
+        if told:
+            replica.has_answered = False
+        if rests:
             self._replicas.rest(replica, retry.asked_seconds or 0.0, f"{retry.kind} {retry}")
         elif retry.kind in BUSY:
-            replica.refused(cuts, retry.wait_seconds or 0.0)
-        if retry.kind in BUSY:
-            return
+            replica.refused(cuts, 0.0 if told else retry.wait_seconds or 0.0)
+        if retry.kind not in BUSY:
+            self._failed(replica, retry)
+        return rests
+
+    def _failed(self, replica: Replica, retry: Retry) -> None:
+        """Count a failure that says nothing of the load; a server that fails too often is down."""
         replica.failed_in_a_row += 1
         unwell = retry.kind == "connection" or replica.failed_in_a_row >= MAX_FAILED_IN_A_ROW
         if unwell and self._replicas.fell(replica, f"{retry.kind}: {retry}"):
@@ -220,7 +243,7 @@ class ServerEngine:
         self._look_at_the_first(replica, done)
         if request.keep_tokens and (done.tokens is None or done.tokens.num_top < request.top_logprobs):
             more = f" and the {request.top_logprobs} likeliest" if request.top_logprobs else ""
-            raise EngineError(
+            raise NoTokenIds(
                 f"{replica.url} does not give a log-probability for each token id{more}, and "
                 "generate.keep_tokens stores them. Start a vLLM server (make serve-teacher), or set "
                 "generate.keep_tokens: false"
@@ -462,9 +485,9 @@ def read_scores(answer: Any, ids: list[int], replica: Replica, names: tuple[str,
         if steps is None:
             raise RequestFailed("no_prompt_logprobs", f"{replica.url} does not score what others wrote")
         scored = zip(ids[1:], steps[1:], strict=True)
-        scores = [max(float(step[str(token)]["logprob"]), LOWEST_LOGPROB) for token, step in scored]
-        if len(steps) != len(ids) or not all(map(math.isfinite, scores)):
-            raise ValueError("a token's log-probability is none")
+        scores = [logprob_of(step[str(token)]) for token, step in scored]
+        if len(steps) != len(ids):
+            raise ValueError("not every token has a log-probability")
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise RequestFailed("invalid_answer", f"{type(error).__name__}: {str(error)[:200]}") from None
     return [0.0, *scores]

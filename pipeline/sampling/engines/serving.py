@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import EngineNeeds, SampledModel
-from pipeline.recipe.engine_arguments import read_flags
+from pipeline.recipe.engine_arguments import num_parts, read_flags
 
 
 def serve_command(model: SampledModel, flags: EngineFlags, **more: Any) -> list[str]:
@@ -23,10 +23,10 @@ def serve_command(model: SampledModel, flags: EngineFlags, **more: Any) -> list[
 
 
 def num_devices(needs: SampledModel | EngineNeeds, flags: EngineFlags) -> int:
-    """GPUs that one copy of a model takes."""
-    parts = (needs.arguments | read_flags(flags.engine_arguments)).get("pipeline_parallel_size", 1)
+    """GPUs that one copy of a model takes. RecipeError for parts that are no whole number from 1."""
     each = (flags.tensor_parallel or needs.tensor_parallel) * (flags.data_parallel or needs.data_parallel)
-    return each * int(parts)
+    given = num_parts(read_flags(flags.engine_arguments), "--engine-arg")
+    return each * (given or num_parts(needs.arguments, "the card's engine.arguments") or 1)
 
 
 def option(name: str, value: Any) -> list[str]:

@@ -32,15 +32,15 @@ MOST = max(SHARDS)
 
 def obstacle(student: PreTrainedModel, layout: Layout, size: int) -> str | None:
     """What keeps `size` processes from sharing a row of this student, or None."""
-    config: Any = student.config.get_text_config()
-    heads = config.num_attention_heads
-    keys = getattr(config, "num_key_value_heads", None) or heads
     # of FlashAttention's student it is `attend_apart` that the layout was asked about, but on a GPU
     ours = layout.attention == NAME or (layout.attention == FLASH and student.device.type == "cpu")
     if not layout.packed or not ours:
         return f"its examples are {layout.name}, with attention {layout.attention}"
     if keeps_state(student):
         return "some of its layers carry a state along the row"
+    config: Any = student.config.get_text_config()
+    heads = config.num_attention_heads
+    keys = getattr(config, "num_key_value_heads", None) or heads
     if heads % size or (keys % size and size % keys):
         return f"{size} does not share out its {heads} heads and {keys} heads of keys"
     return None

@@ -57,8 +57,9 @@ def settle(
     size = size_of_model(student)
     shards, sharers = flags.processes if flags.sharded else 1, flags.context_parallel or 1
     load = load_of(recipe, flags.tokens_per_device, bool(flags.gradient_checkpointing), shards, sharers)
-    if attention == "eager":
-        load = replace(load, scores=student.config.get_text_config().num_attention_heads * recipe.max_length)
+    if attention == "eager":  # a model of mixers alone has no heads
+        heads = getattr(student.config.get_text_config(), "num_attention_heads", None) or 0
+        load = replace(load, scores=heads * recipe.max_length)
     decided = replace(flags, gradient_checkpointing=load.checkpointing)
     found = need(size, load)
     if found is None or room is None:

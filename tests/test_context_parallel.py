@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import distributed
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Mamba2Config
 
 from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
@@ -22,7 +22,8 @@ from pipeline.recipe.schema import TopkLoss, Train
 from students.attention import FLASH, NAME, attend_apart
 from students.context_parallel import SharedRows, attend_shared, check_sharing, possible_sizes
 from students.format import IGNORED
-from students.layout import Layout
+from students.layout import Layout, choose_layout
+from students.memory import settle
 from students.train import check_flags
 from students.trainer import OrderedTrainer
 from tests.conftest import ROOT
@@ -72,6 +73,20 @@ def test_what_cannot_be_shared_is_refused_with_its_reason(tmp_path: Path) -> Non
     student.model.layers[0].mixer = torch.nn.Conv1d(1, 1, 1)  # as where kernels keep its examples apart
     with pytest.raises(StageError, match=r"some of its layers carry a state along the row"):
         check_sharing(student, PACKED, flags)
+
+
+def test_a_student_without_attention_has_its_rows_whole() -> None:
+    """Of a model of mixers alone no head is asked for, whatever its layout."""
+    config = Mamba2Config(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_heads=4, head_dim=16, state_size=8, n_groups=1
+    )
+    student = AutoModelForCausalLM.from_config(config)
+    layout = choose_layout(student, [list(range(40)), list(range(20, 60))], longest=64)
+    assert not layout.packed
+    for given in (layout, PACKED):
+        assert possible_sizes(student, given, RECIPE) == []
+    for attention in (layout.attention, "eager"):
+        settle(student, RECIPE, TrainFlags(), 80.0, attention=attention)
 
 
 def test_what_was_not_launched_is_refused_before_the_student_is_loaded() -> None:

@@ -21,29 +21,29 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from pipeline.errors import RecipeError, StageError
 from pipeline.flags import TrainFlags
-from pipeline.plan.memory import SHARDS
+from pipeline.plan.memory import share_out
 from pipeline.recipe.schema import TopkLoss, Train
 from students.attention import FLASH, NAME, attend_apart, register
 from students.format import IGNORED
 from students.layout import Layout
 
-MOST = max(SHARDS)
 
-
-def obstacle(student: PreTrainedModel, layout: Layout, size: int) -> str | None:
-    """What keeps `size` processes from sharing a row of this student, or None."""
+def obstacle(student: PreTrainedModel, layout: Layout) -> str | None:
+    """What keeps processes from sharing a row of this student, however many they are, or None."""
     # of FlashAttention's student it is `attend_apart` that the layout was asked about, but on a GPU
     ours = layout.attention == NAME or (layout.attention == FLASH and student.device.type == "cpu")
     if not layout.packed or not ours:
         return f"its examples are {layout.name}, with attention {layout.attention}"
     if keeps_state(student):
         return "some of its layers carry a state along the row"
+    return None
+
+
+def heads_of(student: PreTrainedModel) -> tuple[int, int]:
+    """Heads of attention, and those of them that hold keys."""
     config: Any = student.config.get_text_config()
     heads = config.num_attention_heads
-    keys = getattr(config, "num_key_value_heads", None) or heads
-    if heads % size or (keys % size and size % keys):
-        return f"{size} does not share out its {heads} heads and {keys} heads of keys"
-    return None
+    return heads, getattr(config, "num_key_value_heads", None) or heads
 
 
 def keeps_state(student: PreTrainedModel) -> bool:
@@ -53,15 +53,22 @@ def keeps_state(student: PreTrainedModel) -> bool:
 
 def possible_sizes(student: PreTrainedModel, layout: Layout, recipe: Train) -> list[int]:
     """How many processes can share a row of this student, were they launched."""
-    if isinstance(recipe.loss, TopkLoss):
+    if isinstance(recipe.loss, TopkLoss) or obstacle(student, layout) is not None:
         return []
-    return [size for size in range(2, MOST + 1) if obstacle(student, layout, size) is None]
+    heads, keys = heads_of(student)
+    return [size for size in range(2, heads + 1) if share_out(heads, keys, size)]
 
 
 def check_sharing(student: PreTrainedModel, layout: Layout, flags: TrainFlags) -> None:
     """StageError where rows of the student cannot be shared as --context-parallel says."""
     size = flags.context_parallel or 1
-    if size > 1 and (why := obstacle(student, layout, size)) is not None:
+    if size == 1:
+        return
+    why = obstacle(student, layout)
+    if why is None and not share_out(*heads_of(student), size):
+        heads, keys = heads_of(student)
+        why = f"{size} does not share out its {heads} heads and {keys} heads of keys"
+    if why is not None:
         raise StageError(
             f"--context-parallel {size}: {type(student).__name__} cannot have its rows shared: {why}. Leave "
             "the flag out, and take --gradient-checkpointing for long examples"
@@ -95,8 +102,8 @@ class SharedRows:
 
 
 @contextmanager
-def sharing(student: PreTrainedModel, size: int) -> Iterator[Any]:
-    """Attention over the processes of a group, which is given: `size` that follow each other. None of one.
+def sharing(student: PreTrainedModel, size: int) -> Iterator[None]:
+    """Attention over the `size` processes that follow each other and share each row.
 
     RecipeError where processes have decided differently, as on nodes with other GPUs.
     """
@@ -109,13 +116,13 @@ def sharing(student: PreTrainedModel, size: int) -> Iterator[Any]:
                 f"{min(decided)}, as their GPUs differ. Give --context-parallel {max(decided)} to all"
             )
     if size == 1:
-        yield None
+        yield
         return
     group, _ = distributed.new_subgroups(group_size=size)
     student.set_attn_implementation(register())
     AttentionInterface.register(NAME, functools.partial(attend_shared, group=group))
     try:
-        yield group
+        yield
     finally:
         AttentionInterface.register(NAME, attend_apart)
 

@@ -120,7 +120,6 @@ class OrderedTrainer(SFTTrainer):
     pass_rate: Callable[[int], float] | None = None
     max_logits = 2**24  # held at once by compute_loss on a CPU: 64 MB in fp32
     most_trained: int  # tokens of one micro-batch
-    row_group: Any = None  # the processes that share each row
 
     def count_from(self, step: int) -> None:
         """Go on counting tokens where the run stopped: TRL counts those of one process's life."""
@@ -165,9 +164,6 @@ class OrderedTrainer(SFTTrainer):
     def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **options: Any) -> Any:
         found = super().prediction_step(model, inputs, *given, **options)
         number = (following(inputs) != IGNORED).sum().float()
-        if self.row_group is not None:  # each of the sharers is given the loss of the whole row
-            torch.distributed.all_reduce(number, group=self.row_group)
-            number = number / self.row_group.size()
         loss: Any = found[0]
         both = torch.stack([number, loss.float() * number])
         self._held_out.append(tuple(self.accelerator.gather_for_metrics(both[None]).sum(0).tolist()))
@@ -190,8 +186,6 @@ class OrderedTrainer(SFTTrainer):
         """
         if "top_ids" in inputs:
             return self._from_stored(model, inputs, num_items_in_batch)
-        if self.row_group is not None and num_items_in_batch is None:
-            return self._of_shared_row(model, inputs)
         labels = inputs["labels"]
         wanted = following(inputs)[0]
         trained = (wanted != IGNORED).nonzero()[:, 0]
@@ -218,15 +212,8 @@ class OrderedTrainer(SFTTrainer):
             self._total_train_tokens += totals[2]
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         if num_items_in_batch is None:
-            return loss / num_trained
+            return loss / max(num_trained, 1)
         return loss / num_items_in_batch * self.accelerator.num_processes
-
-    def _of_shared_row(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """A part of a row's mean loss, times the processes that share it: their mean is the row's."""
-        number = (inputs["shift_labels"] != IGNORED).sum()
-        torch.distributed.all_reduce(number, group=self.row_group)
-        loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=number)
-        return loss * self.row_group.size() / self.accelerator.num_processes
 
     def _from_stored(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         total, number = topk_loss(model, inputs)
@@ -285,7 +272,7 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
     trainer = build_trainer(job, data, student, style.tokenizer, card.lora_targets)
     with (
         measured(context, asked, style, student, trainer.model) as trainer.pass_rate,
-        sharing(student, job.sharers) as trainer.row_group,
+        sharing(student, job.sharers),
     ):
         seconds = train(trainer, job)
     trained = job.steps / "trained"

@@ -210,12 +210,14 @@ def test_a_value_that_names_code_or_changes_the_texts_is_refused(name: str, valu
 
 
 def test_values_that_only_say_how_a_model_runs_are_taken() -> None:
-    card_with(distributed_executor_backend=None, spec_model="org/model-1.5")
-    card_with(
+    ours = card_with(distributed_executor_backend=None, spec_model="org/model-1.5")
+    assert ours.engine.arguments["spec_model"] == "org/model-1.5"
+    other = card_with(
         distributed_executor_backend="mp",
         compilation_config={"mode": 3, "cudagraph_mode": "FULL", "custom_ops": ["+rms_norm"], "cache_dir": "/a/b.c"},
         speculative_config={"method": "eagle3", "model": "org/model-1.5", "rejection_sample_method": "block"},
     )  # fmt: skip
+    assert sampled_teacher("t", other).identity == sampled_teacher("t", card_with()).identity
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,8 @@ def launch_file(
     served = "--engine server --url http://host:8000/v1"
     sampled = {context.teacher_name: context.teacher_card}
     if stage == "eval":  # each model as its own card says
-        cards = [context.card(model) for model in context.recipe.eval.models]
-        named = zip(context.recipe.eval.models, cards, strict=True)
-        sampled = {model: card for model, (_, card) in named if isinstance(card, TeacherCard)}
+        cards = {model: context.card(model)[1] for model in context.recipe.eval.models}
+        sampled = {model: card for model, card in cards.items() if isinstance(card, TeacherCard)}
         parallel, served = "", "--url {model}=http://host:8000/v1"
     if gpus is None:
         gpus = GPUS_OF_A_NODE if kind == "slurm-train" else gpus_for(sampled, served)

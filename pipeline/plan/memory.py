@@ -171,9 +171,15 @@ def sharers_of(size: ModelSize, recipe: Train) -> list[int]:
     carries along the row is not seen here."""
     if isinstance(recipe.loss, TopkLoss) or not size.queries:
         return []
-    keys = size.kv_heads
-    heads = keys and size.queries * 2 * keys // size.kv_values_per_layer
-    return [n for n in SHARDS if not keys or (not (heads or 0) % n and not (keys % n and n % keys))]
+    if (keys := size.kv_heads) is None:
+        return [*SHARDS]
+    heads = size.queries * 2 * keys // size.kv_values_per_layer
+    return [number for number in SHARDS if share_out(heads, keys, number)]
+
+
+def share_out(heads: int, keys: int, number: int) -> bool:
+    """Whether `number` processes get as many heads each, and as many that hold keys or one in common."""
+    return heads % number == 0 and (keys % number == 0 or number % keys == 0)
 
 
 def fits(size: ModelSize, load: Load, device_gib: float) -> bool:

@@ -70,7 +70,7 @@ class SamplingFlags:
     tensor_parallel: int | None = flag("Devices that share one model; else the card's.")
     data_parallel: int | None = flag("Copies of the model; else the card's.")
     gpu_memory_share: float = flag("The share of a GPU's memory that vLLM may use.", 0.92)
-    kv_cache_gib: int = flag("GiB of key-value cache of vLLM's CPU build.", 2)
+    kv_cache_gib: int = flag("GiB of key-value cache of vLLM's CPU build, at most.", 2)
     max_restarts: int = flag("Restarts of an engine that died, before giving up.", 3)
     request_timeout_seconds: float | None = flag("Time for one request to a server; else by max_tokens.")
     outage_seconds: float = flag("Give up when no server has answered for so long.", 600.0)

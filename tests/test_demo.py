@@ -84,7 +84,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_it_fits_a_laptop(demo: Demo) -> None:
-    assert demo.peak_gib <= 6.0
+    assert demo.peak_gib <= 4.0
 
 
 def test_every_stage_finished_and_its_counts_add_up(demo: Demo) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,20 @@ def test_the_base_is_served_with_the_positions_that_its_card_gives_it() -> None:
     arguments = engine_arguments(sampled_student("base", student_card("qwen2.5-math-1.5b")), EngineFlags())
     assert arguments["hf_overrides"] == {"max_position_embeddings": 131072}
     assert "hf_overrides" not in engine_arguments(embedded(), EngineFlags())
+
+
+@pytest.mark.slow  # imports vLLM
+def test_the_cache_on_a_cpu_is_what_the_requests_in_flight_can_fill() -> None:
+    """All of --kv-cache-gib is written at the start of an engine, and eval starts one while another is asked."""
+    from pipeline.sampling.engines.vllm import engine_arguments
+
+    def cache_mib(**flags: int) -> float:
+        return engine_arguments(embedded(), EngineFlags(**flags))["kv_cache_memory_bytes"] / 2**20
+
+    config = json.loads((Path(embedded().model) / "config.json").read_text())
+    values = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
+    assert cache_mib() == 2 * 256 * (1024 + 128) * values * 2 / 2**20
+    assert cache_mib(concurrency=1) == 256
+    assert cache_mib(concurrency=4096, kv_cache_gib=1) == 1024
+    away = sampled_student("base", student_card("qwen2.5-math-1.5b"))  # its configuration is at the hub
+    assert engine_arguments(away, EngineFlags())["kv_cache_memory_bytes"] == 2 * 2**30

@@ -36,6 +36,8 @@ from pipeline.sampling.prompts import ChatPrompts, RendersPrompts, is_here
 log = logging.getLogger(__name__)
 
 STARTING = threading.Lock()  # one engine at a time changes the environment of this process
+CPU_BLOCK = 128  # tokens that vLLM's cache on a CPU gives at once
+LEAST_CACHE = 2**28  # bytes
 PROCESSES_GIB = 3  # what the processes of an engine on a CPU hold beside weights and cache
 WORKERS_SECONDS = 0.5
 CORE_SECONDS = 4.0
@@ -409,26 +411,43 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
         asked |= {"enable_chunked_prefill": False}
         arguments["max_num_batched_tokens"] = max(model.max_model_len, 4096)
         arguments["enforce_eager"] = True
+        config = config_here(model, arguments | asked)
         # stated, because the default wants 0.92 of all memory to be free and refuses to start otherwise
-        arguments["kv_cache_memory_bytes"] = flags.kv_cache_gib * 2**30
-        if keeps_states(model, arguments | asked):
+        arguments["kv_cache_memory_bytes"] = cache_bytes(config, flags)
+        if config is not None and config.is_hybrid:
             arguments["enable_prefix_caching"] = False  # which would want chunked prefill
     else:
         arguments["gpu_memory_utilization"] = flags.gpu_memory_share
     return arguments | asked
 
 
-def keeps_states(model: SampledModel, arguments: dict[str, Any]) -> bool:
-    """Whether the model has layers that keep a state in place of keys and values (Mamba, linear attention,
-    short convolutions), by vLLM's own reading of its files, where they are here."""
+def config_here(model: SampledModel, arguments: dict[str, Any]) -> Any:
+    """vLLM's own reading of a model's files, where they are here; else None."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     if not is_here(model):
-        return False
+        return None
     try:
-        return bool(AsyncEngineArgs(**arguments).create_model_config().is_hybrid)
+        return AsyncEngineArgs(**arguments).create_model_config()
     except (OSError, ValueError):  # the engine's start will say it
-        return False
+        return None
+
+
+def cache_bytes(config: Any, flags: EngineFlags) -> int:
+    """Bytes of the key-value cache on a CPU: what --kv-cache-gib allows, or less where the requests in flight
+    cannot fill that much. vLLM writes all of it at its start, and two engines may be there at once.
+
+    A token holds keys and values of each head in each layer. Twice the sum, for the ends of blocks, layers of
+    unequal heads, and prompts that are done and will come again. Layers with a state in place of keys (Mamba,
+    linear attention, short convolutions) are not in this sum: such a model gets all.
+    """
+    most = flags.kv_cache_gib * 2**30
+    if config is None or config.is_hybrid or config.is_attention_free:
+        return most
+    layers, heads = config.get_total_num_hidden_layers(), config.get_total_num_kv_heads()
+    token = 2 * layers * heads * config.get_head_size() * config.dtype.itemsize
+    tokens = flags.concurrency * (config.max_model_len + CPU_BLOCK)
+    return min(most, max(2 * token * tokens, LEAST_CACHE))
 
 
 def has_one_thread() -> bool:

@@ -4,7 +4,6 @@ import inspect
 import itertools
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,8 @@ from students.embedded import build as student_build
 from students.embedded import facts
 from teachers.embedded import build as teacher_build
 from teachers.embedded import steps
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 DIRECTORIES = {name: ROOT / name / "embedded" for name in ("teachers", "students")}
 FAMILIES = sorted(embedded.FAMILIES)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

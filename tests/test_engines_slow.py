@@ -28,13 +28,13 @@ from pipeline.sampling.engines.processes import kill, with_children
 from pipeline.sampling.prompts import load_prompts
 from pipeline.verify import VerifierPool
 from tests.collect_child import wait_for_go
+from tests.conftest import ROOT, command_line
 from tests.served import two_free_ports, wait_until_served
 from tests.test_kills import Growth, start_child, tell_to_go, wait_for_lines, whole_lines
 from tests.test_sampling import keys_in
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
 # several engines side by side: vLLM would bind the threads of each to the same cores
 SHARED_CORES = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 COUNT = 400
@@ -189,7 +189,7 @@ class Replicas:
             return
         port = two_free_ports()
         self.ports = [port, port + 1]
-        command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port), "--replicas", "2"]
+        command = command_line("serve-teacher", "--port", port, "--replicas", 2)
         with self.log.open("wb") as log:
             environment = {**os.environ, **SHARED_CORES}
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -15,7 +14,7 @@ from tokenizers import Tokenizer
 from pipeline.recipe.cards import Tags, sampled_student, student_card
 from pipeline.render import split_response
 from pipeline.sampling.engines.processes import kill, with_children
-from tests.conftest import RECIPE, ROOT
+from tests.conftest import RECIPE, ROOT, command_line
 from tests.served import free_port, wait_until_served
 
 pytestmark = pytest.mark.slow
@@ -45,7 +44,7 @@ eval:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, "subprocess.Popen[bytes]", Path]]:
     """A `serve-teacher` process, which starts while other tests run: its port and its log."""
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "pipeline", "serve-teacher", "--port", str(port)]
+    command = command_line("serve-teacher", "--port", port)
     with log.open("wb") as file:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, env=environment)

@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from teachers import generate
 from teachers.pilot import run_pilot, spread
 from teachers.serve import command, device_shares
 from teachers.serve import run as serve
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command_line
 from tests.served import num_asked, scripted_server
 from tests.test_kills import Growth
 
@@ -389,9 +388,11 @@ def test_a_killed_process_leaves_its_engine_time_to_the_next(finished: Path, tmp
     context = context_of(finished, tmp_path)
     directory = context.directory("generate")
     with scripted_server(0.2) as address:
-        command = [sys.executable, "-m", "pipeline", "generate", "--recipe", context.start.recipe]
-        command += ["--runs", context.runs, "--engine", "server", "--url", address]
-        child = subprocess.Popen([*command, "--served-name", "scripted", "--concurrency", "4"], cwd=ROOT)
+        command = command_line(
+            "generate", "--recipe", context.start.recipe, "--runs", context.runs, "--engine", "server",
+            "--url", address, "--served-name", "scripted", "--concurrency", 4,
+        )  # fmt: skip
+        child = subprocess.Popen(command, cwd=ROOT)
         growth, end = Growth(directory), time.monotonic() + 60
         while growth.num_lines() < 50 and time.monotonic() < end:
             time.sleep(0.05)

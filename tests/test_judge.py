@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,7 +42,7 @@ from pipeline.verify.canaries import (
 from pipeline.verify.confusion import wilson_interval
 from pipeline.verify.judge import MARKS, Audit, audit, case_text, read_reply
 from teachers import generate
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command_line
 from tests.scripted_judge import fields_of, is_right, scripted_judge
 from tests.served import scripted_server, seen_by
 from tests.test_generate import flags_for, recipe_of
@@ -562,9 +561,10 @@ def test_filter_refuses_a_judge_that_was_asked_about_other_traces(sampled: Path,
 def test_kill_9_in_the_middle_buys_nothing_twice(sampled: Path, tmp_path: Path) -> None:
     context = fresh(sampled, tmp_path)
     with scripted_judge("slow", 0.2) as url:
-        command = [sys.executable, "-m", "pipeline", "judge", "--recipe", context.start.recipe, "--runs"]
-        command += [str(context.runs), "--engine", "server", "--url", url, "--served-name", "scripted"]
-        command += ["--concurrency", "8", "--workers", "1"]
+        command = command_line(
+            "judge", "--recipe", context.start.recipe, "--runs", context.runs, "--engine", "server",
+            "--url", url, "--served-name", "scripted", "--concurrency", 8, "--workers", 1,
+        )  # fmt: skip
         child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         wait_for_lines(child, Growth(context.directory("judge"), "judge.samples"), 20)
         child.send_signal(signal.SIGKILL)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from pipeline.sampling import Store
 from pipeline.sampling.engines.serving import serve_command
 from students.polish import run
 from students.scoring import digest_of, read_scores
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command_line
 from tests.polish_run import CHANGES, context_in, embedded_teacher, polish_recipe, train_student
 from tests.scoring_server import ScoringServer, serving
 from tests.served import free_port, wait_until_served
@@ -67,9 +66,9 @@ def server_of(teacher: Any, **options: Any) -> ScoringServer:
 def start(runs: Path, url: str | None = None) -> "subprocess.Popen[str]":
     """polish with the teacher's weights here, or with the server at `url` that scores."""
     overrides = [word for value in (*CHANGES, *(SAMPLED if url else LOCAL)) for word in ("--set", value)]
-    served = ["--concurrency", str(IN_FLIGHT), "--engine", "server", "--url", url] if url else []
-    command = [sys.executable, "-m", "pipeline", "polish", "--recipe", str(runs.parent / "small.yaml"),
-               "--runs", str(runs), *served, *overrides]  # fmt: skip
+    served = ["--concurrency", IN_FLIGHT, "--engine", "server", "--url", url] if url else []
+    recipe = runs.parent / "small.yaml"
+    command = command_line("polish", "--recipe", recipe, "--runs", runs, *served, *overrides)
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 

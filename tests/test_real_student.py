@@ -9,7 +9,6 @@ same greedy tokens in transformers and vLLM. Takes about a quarter of an hour on
 import asyncio
 import dataclasses
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from pipeline.sampling import Request, start_engine
 from pipeline.verify.extract import last_boxed
 from students.format import Format, load_format
 from students.train import run
-from tests.conftest import RECIPE, ROOT
+from tests.conftest import RECIPE, ROOT, command_line
 from tests.real_models import fetched_smollm2
 from tests.students_fixtures import finished_filter
 
@@ -50,8 +49,8 @@ def verified_traces(directory: Path) -> list[Example]:
     small = "{reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}}"
     recipe.write_text(RECIPE.replace(small, source, 1).replace("max: 2", "max: 8"))
     for stage in ("problems", "generate", "filter"):
-        command = [sys.executable, "-m", "pipeline", stage, "--recipe", recipe, "--runs", directory / "runs"]
-        subprocess.run([*map(str, command)], cwd=ROOT, check=True)
+        command = command_line(stage, "--recipe", recipe, "--runs", directory / "runs")
+        subprocess.run(command, cwd=ROOT, check=True)
     examples = list(read_examples(directory / "runs/small/filter/examples.parquet"))
     assert len(examples) >= NUM_TRACES
     return examples

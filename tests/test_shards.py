@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.sampling.job import requests_of
 from pipeline.sampling.shards import Shard, bought_before, parse_shard
 from teachers import generate
 from teachers.generate import is_asked
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command_line
 from tests.served import num_asked, scripted_server
 from tests.test_generate import context_of, flags_for, keys_of, manifest_of
 from tests.test_generate import finished as whole
@@ -255,9 +254,10 @@ def test_killed_shards_lose_and_double_nothing(whole: Path, tmp_path: Path) -> N
     context = context_of(whole, tmp_path)
     rng, kills = random.Random(0), 0
     with scripted_server(0.1) as slow:
-        command = [sys.executable, "-m", "pipeline", "generate", "--recipe", context.start.recipe]
-        command += ["--runs", str(context.runs), "--engine", "server", "--url", slow, "--workers", "1"]
-        command += ["--served-name", "scripted", "--concurrency", "2"]
+        command = command_line(
+            "generate", "--recipe", context.start.recipe, "--runs", context.runs, "--engine", "server",
+            "--url", slow, "--workers", 1, "--served-name", "scripted", "--concurrency", 2,
+        )  # fmt: skip
         for number in (0, 1):
             growth = Growth(Shard(2, number).directory(context.directory("generate")))
             for _ in range(10):

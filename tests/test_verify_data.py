@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.verify import VerifierPool
 from pipeline.verify.math import verify_math
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests" / "fixtures" / "verify"
 
 

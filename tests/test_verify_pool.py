@@ -19,9 +19,8 @@ from pipeline.errors import VerifyError
 from pipeline.records import Verdict
 from pipeline.verify import VERSIONS, VerifierPool, verify
 from pipeline.verify.table import VERIFIERS
-from tests.conftest import is_running
+from tests.conftest import ROOT, is_running
 
-ROOT = Path(__file__).resolve().parent.parent
 SLOW = "\\boxed{\\sum_{k=1}^{10000000} \\frac{1}{k^2+1}}"  # math-verify works on it for hours
 DEADLINE = 3.0  # of the module's pool
 Row = tuple[tuple[str, int], str, str, str, dict[str, Any]]

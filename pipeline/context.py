@@ -110,8 +110,19 @@ class Context:
     def judge(self) -> SampledModel:
         """The model that verifies; for recipes with the section alone."""
         assert self.recipe.judge is not None
-        name = called(self.recipe.judge.model)
-        return sampled_teacher(name, self.cards.teachers[name])
+        return sampled_teacher(called(self.recipe.judge.model), self.judge_card)
+
+    @property
+    def judge_card(self) -> TeacherCard:
+        assert self.recipe.judge is not None
+        return self.cards.teachers[called(self.recipe.judge.model)]
+
+    @property
+    def judge_restriction(self) -> str | None:
+        """What is to be read of the judge's licence: the student learns nothing that the judge wrote, but
+        what it learns is chosen by that. None where there is no judge, or its licence allows all of it."""
+        said = None if self.recipe.judge is None else self.judge_card.restriction("judge")
+        return said and f"{said}, and where it judges traces it chooses what the student is trained on"
 
     @cached_property
     def base(self) -> SampledModel:

@@ -80,9 +80,10 @@ def build(examples: Iterable[Example], style: Format, recipe: Train, seed: int) 
             f"train.max_length is {recipe.max_length:,}. {advice(dropped)}, or raise train.max_dropped_share"
         )
     if not train:
+        less = f"Lower train.held_out_share {recipe.held_out_share:g}" if held_out else advice(dropped)
         raise StageError(
             f"train: no example is left to train on ({data.num_in} read, {dropped.total()} dropped, "
-            f"{len(held_out)} held out). {advice(dropped)}, or generate more problems"
+            f"{len(held_out)} held out). {less}, or generate more problems"
         )
     return data
 

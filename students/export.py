@@ -8,10 +8,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from pipeline.context import CHECKPOINT
@@ -19,9 +21,10 @@ from pipeline.errors import StageError
 from pipeline.recipe.cards import SampledModel, StudentCard
 from pipeline.recipe.schema import Sampling
 from students.format import Format
-from students.model import load_base
+from students.model import load_base, names_in_whole
 
 ADAPTER = "adapter"
+WRAPPED = "base_model.model."  # before the name of each weight, as PEFT writes it
 
 
 def export(
@@ -43,6 +46,8 @@ def export(
         own = Path(model.model).is_relative_to(directory.parent.absolute())
         base = os.path.relpath(model.model, adapter) if own else card.model
         values = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+        if names := names_in_whole(card, model, student):
+            values |= fit_to_whole(adapter, values, names)
         path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     else:
         student = AutoModelForCausalLM.from_pretrained(
@@ -72,9 +77,35 @@ def check_loaded(adapted: PeftModel, adapter: Path) -> None:
         )
 
 
-def not_finite(student: PreTrainedModel) -> list[str]:
-    """The weights that hold a value that is no number, by name."""
-    return [name for name, weight in student.named_parameters() if not torch.isfinite(weight).all()]
+def fit_to_whole(adapter: Path, values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """Write the weights of a text model's adapter under the names of the whole that it is a part of; what of
+    its configuration changes with them. Targets are whole paths: a picture tower has layers called alike."""
+
+    def renamed(name: str) -> str:
+        ours = next((part for part in names if name == part or name.startswith(f"{part}.")), None)
+        return name if ours is None else names[ours] + name.removeprefix(ours)
+
+    path = adapter / "adapter_model.safetensors"
+    mode = path.stat().st_mode
+    weights = {renamed(key.removeprefix(WRAPPED)): weight for key, weight in load_file(path).items()}
+    written = {WRAPPED + name: weight for name, weight in weights.items()}
+    save_file(written, path, metadata={"format": "pt"})
+    path.chmod(mode)
+    tokens = values["trainable_token_indices"]
+    return {
+        "target_modules": sorted({name.partition(".lora_")[0] for name in weights if ".lora_" in name}),
+        "exclude_modules": None,
+        "trainable_token_indices": tokens and {renamed(name): ids for name, ids in tokens.items()},
+    }
+
+
+def not_finite(student: PreTrainedModel, dtype: torch.dtype | None = None) -> list[str]:
+    """The weights that hold a value that is no number, as they are or written in `dtype`, by name."""
+    return [
+        name
+        for name, weight in student.named_parameters()
+        if not torch.isfinite(weight if dtype is None else weight.to(dtype)).all()
+    ]
 
 
 def check_finite(student: PreTrainedModel) -> None:

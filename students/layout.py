@@ -317,6 +317,8 @@ class _Compared:
         allowed = None if mask is None or self.name != SDPA else mask >= 0
         try:
             ours = ALL_ATTENTION_FUNCTIONS[self.name](module, *inputs, allowed, **options)[0]
+        except torch.OutOfMemoryError:
+            raise  # nothing of the student's
         except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:  # a kernel's own limits
             return f"it does not run: {' '.join(str(error).split())[:120]}"
         by = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))

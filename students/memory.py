@@ -2,22 +2,49 @@
 for the very model.
 
 On a GPU `--gradient-checkpointing` and then `--context-parallel` follow from it where they are not given;
-nothing is refused, as an estimate is no proof, but the flags that would fit are named.
+nothing is refused, as an estimate is no proof, but the flags that would fit are named. The same for the disk.
 """
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
+from pipeline.errors import StageError
 from pipeline.flags import TrainFlags
 from pipeline.plan.memory import CHECKPOINTING, GIB, SHARING, fits, least_change, load_of, need
 from pipeline.recipe.cards import ModelSize
+from pipeline.recipe.reading import experts_of
 from pipeline.recipe.schema import Train
 
 log = logging.getLogger(__name__)
+
+KEPT_CHECKPOINTS = 2  # while the next one is written
+TRAIN_ADVICE = "Take --gradient-checkpointing, fewer --tokens-per-device or a lower train.max_length"
+POLISH_ADVICE = (
+    "Take fewer --tokens-per-device, a lower polish.max_tokens or polish.method: lora; a teacher whose "
+    "weights do not fit beside the student is served elsewhere (polish.divergence: sampled, --engine server, "
+    "--url)"
+)
+
+
+@contextmanager
+def explaining_lack_of_memory(stage: str, advice: str) -> Iterator[None]:
+    """StageError with `advice` where a GPU's memory runs out in the block, which decorates a function too."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        said = str(error).split(". ")[0][:200]
+        raise StageError(
+            f"{stage}: the device's memory ran out ({said}). {advice}; python -m pipeline plan says what is "
+            "needed. What was finished is kept: run the same command again"
+        ) from error
 
 
 def size_of_model(student: PreTrainedModel) -> ModelSize:
@@ -25,7 +52,7 @@ def size_of_model(student: PreTrainedModel) -> ModelSize:
     config = student.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None) or 1
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
+    experts, _ = experts_of(config.to_dict())
     # a quantised matrix packs two of its weights into a byte
     parameters = sum(p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in student.parameters())
     return ModelSize(
@@ -90,6 +117,27 @@ def settle(
     if wanted:
         log.warning("memory: more than the device has. What would fit: %s", wanted)
     return decided
+
+
+def say_disk(student: nn.Module, dtype: torch.dtype, method: str, steps: Path) -> None:
+    """A warning where the disk has no room for what training writes beside `steps`: as much as is trained, in
+    fp32, with AdamW's two moments in each checkpoint, and at the end the weights once and in `dtype`."""
+    every = trained = 0
+    for weight in student.parameters():
+        every += weight.numel() * (2 if weight.dtype == torch.uint8 else 1)
+        trained += weight.numel() * weight.requires_grad
+    adapter = 0 if method == "full" else 4 * trained  # a copy
+    most = ((KEPT_CHECKPOINTS + 1) * 3 * 4 + 4) * trained + adapter + dtype.itemsize * every
+    held = sum(path.stat().st_size for path in steps.rglob("*") if path.is_file())
+    room = held + shutil.disk_usage(steps.parent).free
+    if room < most:
+        log.warning(
+            "disk: train writes up to %.1f GiB into %s, where %.1f GiB are free or its own. Make room: when "
+            "the disk is full it ends, and goes on from its last checkpoint when it is run again",
+            most / GIB,
+            steps.parent,
+            room / GIB,
+        )
 
 
 def polish_checkpoints(flags: TrainFlags, device: str) -> bool:

@@ -178,6 +178,8 @@ def _load(
             output_loading_info=True,
             **options,
         )
+    except torch.OutOfMemoryError:
+        raise  # nothing of the student's
     except (OSError, SafetensorError, RuntimeError) as error:
         said = " ".join(str(error).split())[:300]
         raise StageError(
@@ -234,6 +236,21 @@ def text_alone(student: PreTrainedModel) -> PreTrainedModel:
     text.train(student.training)
     log.info("the student is the %s in a %s", type(text).__name__, name)
     return text
+
+
+def names_in_whole(card: StudentCard, model: SampledModel, text: PreTrainedModel) -> dict[str, str]:
+    """What decoder and head of `text` are called in the class that transformers loads the card's model as;
+    empty where they are called the same, as where that is the class of `text`."""
+    config = load_config(card, model)
+    if config.get_text_config() is config:
+        return {}
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(config)
+    pairs = [(text.base_model, whole.get_decoder())]
+    pairs.append((text.get_output_embeddings(), whole.get_output_embeddings()))
+    names = [{id(part): name for name, part in one.named_modules()} for one in (text, whole)]
+    found = {names[0][id(ours)]: names[1][id(theirs)] for ours, theirs in pairs}
+    return {ours: theirs for ours, theirs in found.items() if ours != theirs}
 
 
 def _load_quantised(card: StudentCard, model: SampledModel, device: str) -> PreTrainedModel:

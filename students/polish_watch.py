@@ -26,13 +26,14 @@ from pipeline.errors import StageError
 from pipeline.flags import TrainFlags
 from pipeline.recipe.schema import Polish
 from students.progress import LOG_SECONDS
-from students.rounds import ROUNDS, SECONDS, Asker, Response, Row, digest_of, read_rows, write_row
+from students.rounds import BEGIN_ANEW, ROUNDS, SECONDS, Asker, Response, Row, digest_of, read_rows, write_row
 from students.scoring import Scorer
 from students.train import METRICS, STEPS
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 3  # evaluations without a better one
+MOST_CUT = 0.9  # of a round's responses at max_tokens, where the first had less than half as many
 LONGEST, SHORTEST = 2.0, 0.5  # mean length of a round over that of the first, beyond which it has collapsed
 
 
@@ -88,7 +89,13 @@ class Watch(TrainerCallback):
         if done in rows and rows[done].held_out is not None:  # the rest is of updates that are done again
             row = self._row(done)
             row.held_out, row.held_out_tokens = rows[done].held_out, rows[done].held_out_tokens
-        self.stopped = self._why_stop(done)
+        self._decide(done)
+
+    def check_weights(self, done: int) -> None:
+        """StageError where the best weights of the evaluations so far, or the last ones, are gone."""
+        kept = self._evaluations() or done == self._job.recipe.rounds
+        if kept and not self.best_weights.exists():
+            raise StageError(f"{self.best_weights}: the best weights so far are not there. {BEGIN_ANEW}")
 
     def begin(self, number: int, model: torch.nn.Module) -> tuple[list[Response], list[list[float]]]:
         """The responses of a round by the student as it is, and the teacher's scores where it scores
@@ -140,17 +147,21 @@ class Watch(TrainerCallback):
             return
         if self._is_due(done):
             self._evaluate(done, kept["model"])
-        self.stopped = self._why_stop(done)
-        if self.stopped and not self._job.recipe.held_out:
-            raise StageError(
-                f"polish: after {done} rounds {self.stopped}: the student collapses, and with "
-                "polish.held_out: 0 no weights from before are kept. Lower polish.learning_rate, or set "
-                "polish.held_out"
-            )
+        self._decide(done)
         if self.stopped:
             control.should_training_stop = control.should_save = True
         if not self._job.recipe.held_out and done == self._job.recipe.rounds:
             self._keep(done, kept["model"])
+
+    def _decide(self, done: int) -> None:
+        """Whether to stop after `done` rounds. StageError where no weights from before a collapse exist."""
+        self.stopped = self._why_stop(done)
+        if self.stopped and not self._job.recipe.held_out:
+            raise StageError(
+                f"polish: after {done} rounds {self.stopped}: the student collapses, and with "
+                "polish.held_out: 0 no weights from before are kept. Lower polish.learning_rate or set "
+                "polish.held_out; where it only wants longer responses, raise polish.max_tokens"
+            )
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kept: Any) -> None:
         """The library's figures of a round come after its last update, and before its checkpoint."""
@@ -259,6 +270,10 @@ class Watch(TrainerCallback):
         before, now = (row.mean_length if row is not None else None for row in (first, last))
         if before and now and not SHORTEST <= now / before <= LONGEST:
             return f"responses of {now:.0f} tokens where the first round had {before:.0f}"
+        # max_tokens may be less than twice the first length
+        before, now = (row.cut_share or 0.0 if row is not None else 0.0 for row in (first, last))
+        if now > max(MOST_CUT, LONGEST * before):
+            return f"{now:.0%} of the responses are cut where in the first round {before:.0%} were"
         return ""
 
     def _row(self, number: int) -> Row:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from trl import DistillationConfig, DistillationTrainer
 from pipeline.context import Context
 from pipeline.errors import RecipeError, StageError
 from pipeline.flags import EngineFlags, TrainFlags
+from pipeline.plan.memory import rows_at_once
 from pipeline.recipe.cards import SampledModel
 from pipeline.records import ProblemFile
 from pipeline.run.contract import Counts, StageRun, Usage
@@ -33,7 +35,7 @@ from pipeline.sampling.prompts import load_tokenizer
 from pipeline.verify import VerifierPool
 from students.export import export
 from students.format import Format, load_format
-from students.memory import polish_checkpoints
+from students.memory import POLISH_ADVICE, explaining_lack_of_memory, polish_checkpoints
 from students.model import linear_config, load_padded, load_teacher, pick_device, quiet_libraries
 from students.polish_checks import (
     Pair,
@@ -132,15 +134,17 @@ class PolishTrainer(DistillationTrainer):
         advantage = (inputs["teacher_logprobs"] - old).clamp(-MAX_ADVANTAGE, MAX_ADVANTAGE)
         ratio = (logprobs.gather(-1, ids[..., None])[..., 0] - old).exp()
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
-        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        with torch.no_grad():  # in place: each copy of the logits is GiB
+            entropy = -logprobs.exp().mul_(logprobs).sum(-1)
         num_tokens = mask.sum()
         metrics = self._metrics["train"]
         metrics["divergence"].append(float(-((advantage * mask).sum() / num_tokens)))
         metrics["importance_ratio"].append(float((ratio * mask).sum().detach() / num_tokens))
         loss = -(gain * mask).sum() / (num_tokens if num_items is None else num_items)
-        return loss, (entropy * mask).sum().detach(), num_tokens
+        return loss, (entropy * mask).sum(), num_tokens
 
 
+@explaining_lack_of_memory("polish", POLISH_ADVICE)
 def fit(
     context: Context, teacher: SampledModel, flags: TrainFlags, engine: EngineFlags, stage: StageRun
 ) -> None:
@@ -170,7 +174,8 @@ def fit(
     pair = pair_of(context, style, model, student, teacher, questions, longest)
     check_pair(pair)
     with ExitStack() as stack:
-        here, scorer = stack.enter_context(teacher_for(pair, student, engine, job))
+        aside = tuple(path / ROUNDS for path in stage.aside)
+        here, scorer = stack.enter_context(teacher_for(pair, student, engine, job, aside))
         trainer = PolishTrainer(
             model=student,
             teacher_model=here,
@@ -201,7 +206,7 @@ def fit(
             sampler,
             batch,
             stack.enter_context(VerifierPool(workers=1)),
-            tuple(path / ROUNDS for path in stage.aside),
+            aside,
         )
         trainer.watch = Watch(job, asker, scorer)
         run_rounds(trainer, job)
@@ -221,16 +226,22 @@ def fit(
 
 @contextmanager
 def teacher_for(
-    pair: Pair, student: PreTrainedModel, engine: EngineFlags, job: Job
+    pair: Pair, student: PreTrainedModel, engine: EngineFlags, job: Job, aside: tuple[Path, ...]
 ) -> Iterator[tuple[PreTrainedModel | None, Scorer | None]]:
     """The teacher's weights here, or its scores from an engine, once both models have been tried out."""
     max_tokens = job.recipe.max_tokens
     if job.recipe.divergence == SAMPLED:
+        if job.device == "cuda" and engine.engine == "vllm":
+            log.info(
+                "polish: the teacher's vLLM takes %.0f%% of the GPU (--gpu-memory-share), and the student "
+                "trains in the rest: python -m pipeline plan says what that has to be",
+                100 * engine.gpu_memory_share,
+            )
         limit = in_flight(scored_tokens(pair), len(pair.teacher_tokenizer), engine.concurrency)
         with TeacherEngine(pair.teacher, engine, limit) as asked:
             check_served(pair, asked.positions())
             check_trial(try_out(pair, student, asked, max_tokens))
-            yield None, partial(asked.score_round, job.rounds)
+            yield None, partial(asked.score_round, job.rounds, aside)
             return
     here = load_teacher(pair.teacher, job.device)
     weights = TeacherWeights(here, pair.teacher_prompts, pair.style.turn_end_id)
@@ -298,6 +309,7 @@ def run_rounds(trainer: PolishTrainer, job: Job) -> None:
     last = last_checkpoint(job.steps)
     done = 0 if last is None else step_of(last) // job.updates
     trainer.watch.restore(done)
+    trainer.watch.check_weights(done)
     if done == job.recipe.rounds or trainer.watch.stopped:
         return
     if last is not None:
@@ -354,9 +366,7 @@ def places(job: Job) -> Dataset:
 def config_of(job: Job, longest: int) -> DistillationConfig:
     """TRL's configuration; `longest` is the number of tokens that a row may have."""
     recipe, flags, on_cpu = job.recipe, job.flags, job.device == "cpu"
-    rows = max(1, min(recipe.batch_size, flags.tokens_per_device // longest))
-    while recipe.batch_size % rows:
-        rows -= 1
+    rows = rows_at_once(recipe.batch_size, flags.tokens_per_device, longest)
     return DistillationConfig(
         output_dir=str(job.steps),
         seed=job.seed,

@@ -311,10 +311,20 @@ def no_embedding(subject: Subject, modules: dict[str, torch.nn.Module], targeted
 
 
 def weights_are_numbers(subject: Subject) -> str | None:
-    """One value that is none spoils the loss of the first step, or the checkpoint after the last."""
-    wrong = not_finite(subject.student)
-    if not wrong:
+    """One value that is none spoils the loss of the first step, or the checkpoint after the last: that one
+    is written in the card's dtype, which may be narrower than what is trained."""
+    written = subject.card.dtype
+    beyond = not_finite(subject.student, getattr(torch, written))
+    if not beyond:
         return None
+    wrong = not_finite(subject.student)
+    if not wrong or subject.student.dtype == torch.float16:  # as which it may have been loaded
+        return (
+            f"{len(beyond)} weights of the base hold values that {written} does not "
+            f"({', '.join(beyond[:2])}), so no checkpoint could be written after training. "
+            "State a wider dtype in the student's card "
+            f"({'bfloat16' if written == 'float16' else 'float32'})"
+        )
     return (
         f"{len(wrong)} weights of the base hold values that are no numbers ({', '.join(wrong[:2])}), and no "
         f"training mends them. Fetch {subject.card.model} again, or choose another student"

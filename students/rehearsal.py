@@ -29,6 +29,8 @@ def rehearse(model: nn.Module, example: Encoded) -> None:
         with torch.no_grad(), torch.autocast(parameter.device.type, torch.bfloat16, enabled=half):
             fused = model(input_ids=given, labels=labels, use_cache=False, fused_lm_head=True)
             logits = model(input_ids=given, use_cache=False).logits
+    except torch.OutOfMemoryError:
+        raise  # nothing of the student's
     except LIBRARY_FAULTS as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise StageError(

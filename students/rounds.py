@@ -61,6 +61,10 @@ log = logging.getLogger(__name__)
 
 ROUNDS = "rounds"
 ROUND = "round.json"
+BEGIN_ANEW = (
+    "Rename the directory polish to polish.1, or another free number, and run the same command again: what "
+    "was sampled and scored is taken from there, and the updates are made again"
+)
 TRAINED_ON, HELD_OUT = "traces", "held_out.samples"  # prefixes of the stores of a round
 Sampler = Callable[[Sequence[Draw]], list[Drawn]]
 
@@ -103,9 +107,15 @@ def write_row(directory: Path, row: Row) -> None:
 
 
 def read_rows(directory: Path) -> list[Row]:
-    """The rows of all rounds that have one, in order."""
+    """The rows of all rounds that have one, in order. StageError for a file that is none."""
     paths = sorted(directory.glob(f"*/{ROUND}"), key=lambda path: int(path.parent.name))
-    return [msgspec.json.decode(path.read_bytes(), type=Row) for path in paths]
+    rows = []
+    for path in paths:
+        try:
+            rows.append(msgspec.json.decode(path.read_bytes(), type=Row))
+        except msgspec.DecodeError as error:
+            raise StageError(f"{path}: is not the row of a round ({error}). {BEGIN_ANEW}") from None
+    return rows
 
 
 def round_directory(directory: Path, number: int) -> Path:

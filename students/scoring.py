@@ -1,7 +1,8 @@
 """What a teacher gives to a student's tokens: their log-probabilities, by its weights here or by an engine.
 
-rounds/00007/scores.jsonl holds a line for each response that was scored, written as it comes: what a kill
-left is not asked for again. The engine is vLLM in this process, or any number of servers with failover.
+rounds/00007/scores.jsonl holds a line for each response that was scored, written as it comes, with the
+teacher that scored it: what a kill left, or FORCE moved aside, is not asked for again. The engine is vLLM in
+this process, or any number of servers with failover.
 """
 
 import asyncio
@@ -18,11 +19,12 @@ from typing import Any, Self, TypeVar, cast
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.errors import EngineError, RecipeError
+from pipeline.errors import EngineError, RecipeError, StageError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel
 from pipeline.recipe.prompts import Chat
 from pipeline.recipe.schema import Sampling
+from pipeline.run.contract import fingerprint
 from pipeline.sampling import Request, RequestFailed, start_engine
 from pipeline.sampling.engines.base import ScoringEngine
 from pipeline.sampling.engines.server import NoTokenIds
@@ -108,9 +110,12 @@ class TeacherEngine:
         """The log-probabilities of the responses' tokens, of (prompt, response) ids. RecipeError as above."""
         return self._run(self._tried(self._scored(rows)))
 
-    def score_round(self, directory: Path, number: int, responses: Sequence[Response]) -> list[list[float]]:
-        """The same of a round's responses. EngineError where one cannot be scored."""
-        return self._run(score_round(self._engine, directory, number, responses))
+    def score_round(
+        self, directory: Path, aside: Sequence[Path], number: int, responses: Sequence[Response]
+    ) -> list[list[float]]:
+        """The same of a round's responses, by `score_round` below. EngineError where one cannot be scored."""
+        teacher = fingerprint(self._teacher.identity)
+        return self._run(score_round(self._engine, directory, number, responses, teacher, aside))
 
     def _run(self, work: Coroutine[Any, Any, Found]) -> Found:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -158,21 +163,33 @@ class TeacherEngine:
 
 
 async def score_round(
-    engine: ScoringEngine, directory: Path, number: int, responses: Sequence[Response]
+    engine: ScoringEngine,
+    directory: Path,
+    number: int,
+    responses: Sequence[Response],
+    teacher: str,
+    aside: Sequence[Path] = (),
 ) -> list[list[float]]:
-    """The log-probabilities of every response's tokens, in order; those that the round holds are not asked
-    for."""
+    """The log-probabilities of every response's tokens, in order. Those that the round holds are not asked
+    for, nor those that `teacher`, the fingerprint of who scores, gave in `aside`: directories of rounds that
+    were moved out of the way."""
     path = round_directory(directory, number) / SCORES
     repair(path)
     found = read_scores(path)
     wanted = {digest_of(response.prompt, response.ids): response for response in responses}
     file = Appender(path)
 
-    async def ask(digest: str, response: Response) -> None:
-        logprobs = await engine.score(response.prompt, response.ids)
-        file.append(json.dumps({"response": digest, "logprobs": logprobs}))
+    def keep(digest: str, logprobs: list[float]) -> None:
+        file.append(json.dumps({"response": digest, "teacher": teacher, "logprobs": logprobs}))
         found[digest] = logprobs
 
+    async def ask(digest: str, response: Response) -> None:
+        keep(digest, await engine.score(response.prompt, response.ids))
+
+    for other in aside:
+        for digest, logprobs in read_scores(round_directory(other, number) / SCORES, teacher).items():
+            if digest in wanted and digest not in found:
+                keep(digest, logprobs)
     tasks = [
         asyncio.ensure_future(ask(digest, response))
         for digest, response in wanted.items()
@@ -200,12 +217,23 @@ def digest_of(prompt: list[int], ids: list[int]) -> str:
     return hashlib.blake2b(json.dumps([prompt, ids]).encode(), digest_size=8).hexdigest()
 
 
-def read_scores(path: Path) -> dict[str, list[float]]:
-    """The log-probabilities that a round holds, by the digest of what they are of."""
+def read_scores(path: Path, teacher: str | None = None) -> dict[str, list[float]]:
+    """The log-probabilities that a round holds, by the digest of what they are of; with `teacher` those alone
+    that it gave. A last line that a kill tore is left out. StageError for any other that is none."""
     if not path.exists():
         return {}
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {row["response"]: row["logprobs"] for row in rows}
+    found: dict[str, list[float]] = {}
+    for number, line in enumerate(path.read_bytes().rpartition(b"\n")[0].splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            if teacher in (None, row.get("teacher")):
+                found[row["response"]] = row["logprobs"]
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise StageError(
+                f"{path}:{number}: is not a score ({error}): {line[:60]!r}. Remove that line; what it held "
+                "is asked for again"
+            ) from None
+    return found
 
 
 @torch.no_grad()

@@ -41,7 +41,14 @@ from students.export import export
 from students.format import IGNORED, Encoded, load_format
 from students.in_vllm import check_answers
 from students.layout import PaddedRows, choose_layout
-from students.memory import device_gib, settle
+from students.memory import (
+    KEPT_CHECKPOINTS,
+    TRAIN_ADVICE,
+    device_gib,
+    explaining_lack_of_memory,
+    say_disk,
+    settle,
+)
 from students.model import adapter_config, load_student, pick_device, quiet_libraries
 from students.pass_rate import measured
 from students.preflight import Subject, preflight
@@ -241,6 +248,7 @@ def following(inputs: dict[str, Any]) -> torch.Tensor:
     return shifted
 
 
+@explaining_lack_of_memory("train", TRAIN_ADVICE)
 def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRun | None) -> None:
     """Train, export and finish the stage. KeyboardInterrupt leaves a run to go on with.
 
@@ -270,6 +278,8 @@ def fit(context: Context, model: SampledModel, flags: TrainFlags, stage: StageRu
     directory = context.directory("train")
     job = Job(recipe.name, recipe.train, recipe.train_seed, flags, device, directory, not layout.packed)
     trainer = build_trainer(job, data, student, style.tokenizer, card.lora_targets)
+    if stage is not None:
+        say_disk(student, getattr(torch, card.dtype), recipe.train.method, job.steps)
     with (
         measured(context, asked, style, student, trainer.model) as trainer.pass_rate,
         sharing(student, job.sharers),
@@ -321,13 +331,18 @@ def train(trainer: OrderedTrainer, job: Job) -> float:
 def last_checkpoint(directory: Path) -> Path | None:
     """The newest checkpoint that was written to its end: trainer_state.json is its last file.
 
-    What a kill cut short is removed, so that it can never be taken for a checkpoint.
+    What a kill cut short is removed, so that it can never be taken for a checkpoint, and so is one of which a
+    machine that lost its power left a file empty.
     """
     whole = []
     for path in directory.glob("checkpoint-*"):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            tensors = [file for end in ("pt", "pth", "safetensors") for file in path.glob(f"*.{end}")]
+            is_whole = all(file.stat().st_size for file in tensors)
         except (FileNotFoundError, ValueError):
+            is_whole = False
+        if not is_whole:
             shutil.rmtree(path, ignore_errors=True)  # another process may be at it
         else:
             whole.append(path)
@@ -453,7 +468,7 @@ def config_of(job: Job, num_steps: int, num_parts: int, measured: bool) -> SFTCo
         logging_first_step=True,
         save_strategy="steps",
         save_steps=between if stops_early else flags.save_every or max(1, num_steps // 10),
-        save_total_limit=2,
+        save_total_limit=KEPT_CHECKPOINTS,
         load_best_model_at_end=stops_early,
         # else a resumed run forgets how many evaluations brought no better loss
         restore_callback_states_from_checkpoint=stops_early,

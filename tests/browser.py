@@ -48,7 +48,7 @@ class Browser:
     ) -> None:
         self._socket.close()
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
         shutil.rmtree(self._profile, ignore_errors=True)
 
     def open(self, path: Path, width: int = 1200, dark: bool = False) -> None:

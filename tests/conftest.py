@@ -1,6 +1,7 @@
 """Fixtures that several test modules share, and the command line as a user runs it."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from students.format import Format
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# a shell that puts these tests into the background starts them deaf to SIGINT, and so all that they start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RECIPE = """\
 name: small

@@ -20,7 +20,8 @@ from tests.scripted_teacher import application_of
 class ScoringServer:
     """`model` behind `name`. `scored` counts how often each text was scored; with `scores` false it does not.
     After `answers` scores it refuses the request, and where it `dies` closes the connection. It takes
-    `positions` tokens and says whose it is, as a proxy may not, with `owner`; token ids are for who asks."""
+    `positions` tokens of a model at `root` and says whose it is, as a proxy may not, with `owner`; token ids are for
+    who asks."""
 
     def __init__(
         self,
@@ -35,19 +36,19 @@ class ScoringServer:
         delay_seconds: float = 0.0,
         positions: int | None = None,
         owner: str = "vllm",
+        root: str | None = None,
     ) -> None:
         self.name, self.model, self.prompts, self.end = name, model, prompts, end
         self.scores, self.answers, self.dies, self.delay_seconds = scores, answers, dies, delay_seconds
-        self.positions, self.owner = positions, owner
+        self.positions, self.owner, self.root = positions, owner, root
         self.scored: Counter[tuple[int, ...]] = Counter()
 
     def application(self) -> web.Application:
         return application_of(self, web.post("/v1/completions", self.completions))
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response(
-            {"data": [{"id": self.name, "owned_by": self.owner, "max_model_len": self.positions}]}
-        )
+        entry = {"id": self.name, "owned_by": self.owner, "root": self.root, "max_model_len": self.positions}
+        return web.json_response({"data": [entry]})
 
     async def chat(self, request: web.Request) -> web.Response:
         from students.sampler import Draw, draw

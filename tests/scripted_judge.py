@@ -90,8 +90,8 @@ class ScriptedJudge:
 
 
 def scripted_judge(behaviour: str, delay_seconds: float = 0.0) -> AbstractContextManager[str]:
-    """The URL of one in a process of its own, which ends by itself after ten minutes."""
-    return served_by("scripted_judge", "--behaviour", behaviour, "--delay", delay_seconds, "--seconds", 600)
+    """The URL of one in a process of its own, which ends by itself after an hour."""
+    return served_by("scripted_judge", "--behaviour", behaviour, "--delay", delay_seconds, "--seconds", 3600)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What tests with a server in a process of its own need: to start it, what it was asked, a port, to wait for it."""
 
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def served_by(module: str, *arguments: object) -> Iterator[str]:
 
 
 def scripted_server(
-    delay_seconds: float, behaviour: str = "good", seconds: float = 600
+    delay_seconds: float, behaviour: str = "good", seconds: float = 3600
 ) -> AbstractContextManager[str]:
     """The URL of a scripted teacher, which ends by itself after `seconds`."""
     flags = ("--delay", delay_seconds, "--behaviour", behaviour, "--seconds", seconds)
@@ -46,23 +47,21 @@ def num_asked(url: str) -> int:
     return sum(seen_by(url).values())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def two_free_ports() -> int:
-    """The first of two ports, one after the other, on which nothing listens."""
+def free_port(in_a_row: int = 1) -> int:
+    """The first of ports on which nothing listens, of those that the system gives to nobody who names none:
+    what listens there comes up seconds later, and connections and engines take ports meanwhile."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = range(10_000, 65_536 - in_a_row)
+    asked_for = [port for port in ports if not low - in_a_row < port <= high] or ports
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
+        first = random.SystemRandom().choice(asked_for)
+        with ExitStack() as probes:
             try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
+                for port in range(first, first + in_a_row):
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
                 continue
-            return port
+        return first
 
 
 def wait_until_served(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:

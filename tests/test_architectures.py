@@ -1,6 +1,7 @@
 """Many architectures through our own layout: an example among others is the same as alone, or it is refused."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AttentionInterface, AutoModelForCausalLM, Gemma3Config
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -23,7 +24,7 @@ from students.attention import attend_apart, register
 from students.batching import buckets, cut_padded, num_padded, ordered_batches
 from students.examples import build
 from students.format import load_format
-from students.in_vllm import ANSWERING, LACKS_MEMORY, asked_apart, check_answers, ending
+from students.in_vllm import ANSWERING, LACKS_MEMORY, asked_apart, check_answers, ending, known_to_answer
 from students.layout import Layout, choose_layout
 from students.model import _load, linear_config, load_base, unadaptable
 from students.train import run
@@ -235,6 +236,21 @@ def test_what_answers_in_vllm_is_what_the_table_says() -> None:
     assert {type(build_model(name, VOCABULARY)).__name__ for name in answering} == ANSWERING
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "known"),
+    [
+        ("Gemma3ForCausalLM", "bfloat16", True),
+        ("Gemma3ForCausalLM", "float32", True),
+        ("Gemma3ForCausalLM", "float16", False),
+        ("Qwen3NextForCausalLM", "bfloat16", True),
+        ("Qwen3NextForCausalLM", "float32", False),
+        ("NemotronHForCausalLM", "bfloat16", False),
+    ],
+)
+def test_vllm_is_asked_about_a_dtype_that_was_not_tried(name: str, dtype: str, known: bool) -> None:
+    assert known_to_answer(name, dtype) is known
+
+
 @slow
 def test_an_architecture_that_is_not_known_to_answer_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -299,10 +315,26 @@ def test_of_a_class_that_reads_pictures_too_the_text_model_is_trained(tmp_path: 
         assert torch.allclose(alone(input_ids=ids).logits, whole(input_ids=ids).logits, atol=1e-5)
     with pytest.raises(StageError, match="reads more than text, and what is quantised does not come apart"):
         _load(card, sampled(card), torch.float32, "eager", low_cpu_mem_usage=True)
-    context = finished_filter(tmp_path, sums(16), f"train.method={method}", card=card)
+    overrides = [f"train.method={method}", 'train.lora.tokens=["<|im_end|>"]', "train.learning_rate=3.0e-3"]
+    context = finished_filter(tmp_path, sums(16), *overrides, card=card)
     run(context, TrainFlags(device="cpu", log_every=1))
     config = json.loads((context.directory("train") / "checkpoint/config.json").read_text())
     assert (config["architectures"], config["model_type"]) == (["Gemma3ForCausalLM"], "gemma3_text")
+    if method == "lora":
+        adapter, checkpoint = (context.directory("train") / name for name in ("adapter", "checkpoint"))
+        assert (
+            json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == card.model
+        )
+        adapted: Any = AutoPeftModelForCausalLM.from_pretrained(str(adapter), dtype=torch.float32).eval()
+        assert type(adapted.get_base_model()) is type(whole)
+        changed = [name for name, _ in adapted.named_parameters() if "lora_" in name]
+        assert changed
+        assert not any("vision" in name for name in changed)
+        merged: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        with torch.no_grad():
+            before, with_adapter, after = (model(input_ids=ids).logits for model in (whole, adapted, merged))
+        assert (with_adapter - before).abs().max() > 1e-2
+        assert torch.allclose(with_adapter, after, atol=1e-4)
 
 
 def through_the_pipeline(root: Path, name: str) -> dict[str, str]:
@@ -350,10 +382,28 @@ NOT_IN_VLLM = {
 NUM_ANSWERED = 8
 
 
-def greedy(checkpoint: Path, prompt: list[int]) -> list[int]:
+Answer = list[tuple[int, float]]
+
+
+def greedy(checkpoint: Path, prompt: list[int], clear: float) -> Answer:
+    """Its answer, in which each token is by `clear` above the next best: rounding cannot give another. With the
+    log-probability of each."""
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
     options = {"do_sample": False, "max_new_tokens": NUM_ANSWERED, "min_new_tokens": NUM_ANSWERED}
-    return list(model.eval().generate(torch.tensor([prompt]), **options)[0][len(prompt) :].tolist())
+    options |= {"return_dict_in_generate": True, "output_logits": True}
+    done = model.eval().generate(torch.tensor([prompt]), **options)
+    logits = torch.cat(done.logits)
+    best, second = logits.topk(2).values.T
+    assert (best - second).min() > clear, f"{checkpoint}: ask another prompt"
+    best_logprobs, tokens = logits.log_softmax(-1).max(-1)
+    return list(zip(tokens.tolist(), best_logprobs.tolist(), strict=True))
+
+
+def nats_apart(answer: Answer, other: Answer) -> float:
+    """The largest difference of their log-probabilities, NaN if one is; infinite where tokens differ."""
+    pairs = list(zip(answer, other, strict=True))
+    nats = [abs(one[1] - two[1]) if one[0] == two[0] else math.inf for one, two in pairs]
+    return float(torch.tensor(nats).max())
 
 
 @slow
@@ -362,32 +412,36 @@ def test_every_architecture_is_trained_right_or_refused(
 ) -> None:
     """The table: layout, merged = adapter, and the export's answers in transformers and vLLM."""
     rows = {name: through_the_pipeline(tmp_path / name, name) for name in ARCHITECTURES}
-    prompt = [(7 * i) % 250 for i in range(24)]
     checkpoints = {
         name: tmp_path / name / "runs/small/train/checkpoint" for name in rows if name not in REFUSED
     }
     asked = {
         name: f"{path}@bfloat16" if name in IN_16_BITS else str(path) for name, path in checkpoints.items()
     }
-    wanted = {asked[name]: greedy(path, prompt) for name, path in checkpoints.items()}
+    # bf16 sets a logit of these models 0.04 off at most, fp32 1e-5
+    steps = {name: 52 if name in IN_16_BITS else 7 for name in checkpoints}
+    prompts = {name: [step * i % 250 for i in range(24)] for name, step in steps.items()}
+    wanted = {
+        asked[name]: greedy(path, prompts[name], 0.05 if name in IN_16_BITS else 1e-4)
+        for name, path in checkpoints.items()
+    }
+    bounds = {asked[name]: 0.1 if name in IN_16_BITS else 1e-3 for name in checkpoints}
     adapter = f"{tmp_path}/Qwen3/base+{tmp_path}/Qwen3/runs/small/train/adapter"
-    wanted[adapter] = wanted[asked["Qwen3"]]  # what was merged
-    command = [sys.executable, "-m", "tests.vllm_child", json.dumps(prompt), str(NUM_ANSWERED), *wanted]
+    wanted[adapter], bounds[adapter] = wanted[asked["Qwen3"]], 1e-3  # what was merged
+    given = {asked[name]: prompt for name, prompt in prompts.items()} | {adapter: prompts["Qwen3"]}
+    command = [sys.executable, "-m", "tests.vllm_child", str(NUM_ANSWERED), json.dumps(given)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    for name in checkpoints:
-        answered = found[asked[name]]
-        rows[name]["vLLM"] = "answers" if isinstance(answered, list) else answered
+    away = {path: nats_apart(said, wanted[path]) for path, said in found.items() if isinstance(said, list)}
+    refused = {name: found[path] for name, path in asked.items() if path not in away}
+    for name, path in asked.items():
+        rows[name]["vLLM"] = refused.get(name) or f"answers, {away[path]:.0e} nats apart"
     with capsys.disabled():
         print()
         for name, row in rows.items():
             print(f"{name:12}", ", ".join(f"{key} {value}" for key, value in row.items()))
-        print(f"adapter as LoRARequest: {found[adapter]}")
-    differ = [
-        path for path, answered in found.items() if isinstance(answered, list) and answered != wanted[path]
-    ]
-    assert differ == []
-    refused = {name: row["vLLM"] for name, row in rows.items() if row.get("vLLM", "answers") != "answers"}
+        print(f"adapter as LoRARequest: {away.get(adapter, found[adapter])} nats apart from what was merged")
+    assert {path: nats for path, nats in away.items() if not nats <= bounds[path]} == {}
     assert refused.keys() <= NOT_IN_VLLM.keys()
     assert all(NOT_IN_VLLM[name] in said for name, said in refused.items())
-    assert found[adapter] == wanted[adapter]
+    assert adapter in away

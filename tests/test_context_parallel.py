@@ -1,8 +1,6 @@
 """One row over several processes: the same training as by one, and where it cannot be, one clear error."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -102,11 +100,9 @@ def test_what_was_not_launched_is_refused_before_the_student_is_loaded() -> None
         TrainFlags(context_parallel=0)
 
 
-def compared(rank: int, size: int, keys: int, window: int | None, port: int) -> None:
+def compared(rank: int, size: int, keys: int, window: int | None, meeting: Path) -> None:
     """In one of `size` processes: attention of a shared row, and its gradients, against the whole row's."""
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= environment | {"RANK": str(rank), "WORLD_SIZE": str(size)}
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     torch.manual_seed(0)
     heads, tokens, module = 6, 24, torch.nn.Module()
     whole = [torch.randn(1, number, tokens, 8, requires_grad=True) for number in (heads, keys, keys)]
@@ -129,11 +125,9 @@ def compared(rank: int, size: int, keys: int, window: int | None, port: int) -> 
     ("size", "keys", "window"), [(2, 2, None), (3, 1, 4)], ids=["keys apart", "keys copied"]
 )
 def test_attention_and_gradients_of_a_shared_row_are_those_of_the_whole(
-    size: int, keys: int, window: int | None
+    size: int, keys: int, window: int | None, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(compared, (size, keys, window, port), nprocs=size)
+    torch.multiprocessing.spawn(compared, (size, keys, window, tmp_path / "meeting"), nprocs=size)
 
 
 def trained(root: Path, processes: int, *arguments: str) -> Context:

@@ -8,6 +8,7 @@ import itertools
 import re
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -59,7 +60,8 @@ def coverage(setting: Setting) -> float:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[Setting, float]:
-    with ProcessPoolExecutor(2) as workers:
+    # a fork of the process of these tests would have the locks of threads that it has not
+    with ProcessPoolExecutor(2, get_context("spawn")) as workers:
         return dict(zip(SETTINGS, workers.map(coverage, SETTINGS), strict=True))
 
 

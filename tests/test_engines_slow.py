@@ -29,7 +29,7 @@ from pipeline.sampling.prompts import load_prompts
 from pipeline.verify import VerifierPool
 from tests.collect_child import wait_for_go
 from tests.conftest import ROOT, command_line
-from tests.served import two_free_ports, wait_until_served
+from tests.served import free_port, wait_until_served
 from tests.test_kills import Growth, start_child, tell_to_go, wait_for_lines, whole_lines
 from tests.test_sampling import keys_in
 
@@ -187,7 +187,7 @@ class Replicas:
         """Start them, once; `wait` returns when both answer."""
         if self.process is not None:
             return
-        port = two_free_ports()
+        port = free_port(2)
         self.ports = [port, port + 1]
         command = command_line("serve-teacher", "--port", port, "--replicas", 2)
         with self.log.open("wb") as log:

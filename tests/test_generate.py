@@ -1,7 +1,6 @@
 """The generate stage, its plan and its server, with a scripted teacher for the engine."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -29,7 +28,7 @@ from teachers.serve import command, device_shares
 from teachers.serve import run as serve
 from tests.conftest import ROOT, command_line
 from tests.served import num_asked, scripted_server
-from tests.test_kills import Growth
+from tests.test_kills import Growth, wait_for_lines
 
 RECIPE = """\
 name: {name}
@@ -383,6 +382,11 @@ def test_adopted_traces_took_no_engine_time(finished: Path, tmp_path: Path) -> N
     assert (usage.tokens_per_second, usage.tokens_per_kept) == (None, paid.tokens_per_kept)
 
 
+def engine_seconds_in(directory: Path) -> float:
+    progress = json.loads((directory / "progress.json").read_text())
+    return float(progress["carried"].get("engine_seconds", 0))
+
+
 @pytest.mark.slow
 def test_a_killed_process_leaves_its_engine_time_to_the_next(finished: Path, tmp_path: Path) -> None:
     context = context_of(finished, tmp_path)
@@ -393,13 +397,13 @@ def test_a_killed_process_leaves_its_engine_time_to_the_next(finished: Path, tmp
             "--url", address, "--served-name", "scripted", "--concurrency", 4,
         )  # fmt: skip
         child = subprocess.Popen(command, cwd=ROOT)
-        growth, end = Growth(directory), time.monotonic() + 60
-        while growth.num_lines() < 50 and time.monotonic() < end:
+        wait_for_lines(child, Growth(directory), 50)
+        while not engine_seconds_in(directory):  # they are saved every second
+            assert child.poll() is None
             time.sleep(0.05)
         child.kill()
         child.wait()
-        spent = json.loads((directory / "progress.json").read_text())["carried"]["engine_seconds"]
-        assert spent > 0
+        spent = engine_seconds_in(directory)
         generate.run(context, flags_for(address))
     usage = manifest_of(context).usage
     assert usage.engine_seconds > spent
@@ -539,9 +543,9 @@ def test_more_replicas_than_devices_are_refused() -> None:
         device_shares(4096, 1, {"CUDA_VISIBLE_DEVICES": ""})
 
 
-def test_replicas_without_gpus_have_cores_of_their_own() -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    shares = device_shares(len(cores), 1, {"CUDA_VISIBLE_DEVICES": ""})
-    assert [share["VLLM_CPU_OMP_THREADS_BIND"] for share in shares] == [str(core) for core in cores]
+def test_replicas_without_gpus_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 2, 5})
+    shares = device_shares(3, 1, {"CUDA_VISIBLE_DEVICES": ""})
+    assert [share["VLLM_CPU_OMP_THREADS_BIND"] for share in shares] == ["1", "2", "5"]
     own = {"CUDA_VISIBLE_DEVICES": "", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     assert device_shares(2, 1, own) == [{}, {}]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.gpu.__main__ import FAILS, NOT_HERE, WORKS, last_words, next_rows, table, wait_for
+from tests.gpu.__main__ import FAILS, NOT_HERE, WORKS, counted, last_words, next_rows, table, wait_for, work
 from tests.gpu.processes import DATA, against_the_cpu
 from tests.gpu.rows import ROWS, Row
-from tests.gpu.setting import hold_estimate
+from tests.gpu.setting import NotHere, Setting, hold_estimate
 
 NEVER_HERE = Row("never", "machine:machine", needs=("no_such_module_of_anybody",))
 
@@ -21,7 +21,9 @@ NEVER_HERE = Row("never", "machine:machine", needs=("no_such_module_of_anybody",
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_works_or_is_not_for_this_machine(row: Row) -> None:
     (found,) = next_rows([row], "cuda", time.monotonic() + 600)
-    assert found["state"] != FAILS, found
+    if found["state"] == NOT_HERE:
+        pytest.skip(found["figures"])
+    assert found["state"] == WORKS, found
 
 
 @pytest.mark.slow
@@ -89,6 +91,60 @@ def test_no_row_takes_code_that_does_not_import_for_a_machine_that_lacks_it() ->
 def test_a_row_without_its_package_is_not_begun() -> None:
     (found,) = next_rows([NEVER_HERE, *ROWS], "cuda", time.monotonic() + 60)
     assert (found["state"], found["figures"]) == (NOT_HERE, "not installed: no_such_module_of_anybody")
+
+
+@pytest.mark.parametrize(
+    ("row", "torch_version", "capability", "error", "said"),
+    [
+        ("variable_length", "2.9.1+cu130", (9, 0), NotHere, r"torch 2\.9.*begins with 2\.10"),
+        ("variable_length", "2.13.0+cu130", (7, 5), NotHere, r"capability \(7, 5\)"),
+        ("variable_length", "2.13.0+cu130", (9, 0), AssertionError, "has no torch.nn.attention.varlen"),
+        ("flash_attention", "2.13.0+cu130", (9, 0), NotHere, "transformers takes no flash_attn"),
+    ],
+)
+def test_what_a_machine_lacks_is_not_here_and_what_it_should_have_fails(
+    row: str,
+    torch_version: str,
+    capability: tuple[int, int],
+    error: type[Exception],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A newer torch without its kernel is a fault, which an older one is not."""
+    import torch
+
+    from students import varlen
+    from tests.gpu import kernels
+
+    monkeypatch.setattr(torch, "__version__", torch_version)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(kernels, "is_flash_attn_2_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    varlen.parameters.cache_clear()
+    try:
+        with pytest.raises(error, match=said):
+            getattr(kernels, row)(Setting("cuda", tmp_path))
+    finally:
+        varlen.parameters.cache_clear()
+
+
+def test_rows_are_counted_by_what_became_of_them() -> None:
+    rows = [{"state": state} for state in (WORKS, NOT_HERE, WORKS, FAILS, NOT_HERE, NOT_HERE)]
+    assert counted(rows) == "of 6 rows 2 work, 1 fail, 3 need what is not here"
+
+
+@pytest.mark.slow  # it imports torch
+def test_a_row_that_finds_no_gpu_says_so_and_nothing_else(tmp_path: Path) -> None:
+    """Not what clearing the device up after it makes of that."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    work([ROWS[1]], "cuda", tmp_path)
+    (found,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert found == {"state": NOT_HERE, "figures": "needs 1 GPU, found 0"}
 
 
 def test_a_row_that_hangs_or_dies_fails(tmp_path: Path) -> None:

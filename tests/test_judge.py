@@ -425,6 +425,23 @@ def test_a_judge_that_is_right(sampled: Path, tmp_path: Path, behaviour: str) ->
     assert dropped.counts.dropped["wrong"] == sum(not each for each in right.values())
 
 
+@pytest.mark.parametrize(
+    ("accepted", "warned"), [(None, True), ("Other-1.0", True), ("Guarded-1.0", False)], ids=str
+)
+def test_a_licence_that_restricts_is_named_before_the_judge_is_asked(
+    sampled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, accepted: str | None, warned: bool
+) -> None:
+    """Nothing that a judge writes is trained on, so this is no refusal as it is for a teacher."""
+    card = {"model": str(ROOT / "teachers/embedded"), "licence": "Guarded-1.0"}
+    override = {} if accepted is None else {"generate.accept_licence": accepted}
+    guarded = card | {"training_on_outputs": "restricted"}
+    context = fresh(sampled, tmp_path, **{"judge.model": guarded}, **override)
+    with pytest.raises(EngineError):
+        judge_stage.run(context, judge_flags(NOWHERE, outage_seconds=0.1))
+    said = "judge.model: The licence of the judge (Guarded-1.0) restricts what may be trained on its outputs"
+    assert (said in caplog.text) is warned
+
+
 def test_a_judge_that_accepts_everything_fails_the_stage_and_is_not_asked_twice(
     sampled: Path, tmp_path: Path
 ) -> None:

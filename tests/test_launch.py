@@ -18,6 +18,7 @@ from pipeline.flags import RunFlags
 from pipeline.launch import FILES, launch_file
 from pipeline.recipe.cards import FOLDERS as CARDS
 from pipeline.run.contract import Start
+from students.train import STEPS
 from tests.conftest import ROOT
 
 RECIPE = ROOT / "recipes/demo.yaml"
@@ -48,6 +49,7 @@ def test_a_launch_file_is_short_and_holds_no_open_place(kind: str) -> None:
         "merge",
         "parallel",
         "served",
+        "train",
     ):
         assert f"${{{open_place}}}" not in text
     assert "recipes/demo.yaml" in text
@@ -173,8 +175,6 @@ def at_the_limit(kind: str, checkout: Path, tmp_path: Path, signalled: bool) -> 
             **{"SAID": str(said), "SLURM_SUBMIT_DIR": str(checkout), "SLURM_JOB_NODELIST": "node-a"},
             **{"SLURM_JOB_ID": "80", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3"},
         },
-        # Slurm's own default: a shell that put these tests into the background would leave it ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 60
@@ -182,6 +182,7 @@ def at_the_limit(kind: str, checkout: Path, tmp_path: Path, signalled: bool) -> 
             time.sleep(0.02)
         if signalled:
             running.send_signal(getattr(signal, f"SIG{asked[1]}"))
+        (tmp_path / "sent").touch()
         return running.wait(timeout=60), said.read_text().splitlines()
     finally:
         running.kill()
@@ -220,14 +221,29 @@ sys.exit({ends_with})
     assert at_the_limit("slurm", checkout, tmp_path, signalled) == (code, said)
 
 
-def test_a_training_that_meets_its_time_limit_is_queued_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "saves"),
+    [((), True), ((10,), True), ((), False), ((10,), False)],
+    ids=["first", "next", "none yet", "none since"],
+)
+def test_a_training_that_meets_its_time_limit_is_queued_again_where_it_saved_a_step(
+    before: tuple[int, ...], saves: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else it would begin at the same step for ever; a checkpoint that is being written is none yet."""
     checkout = in_a_checkout(tmp_path)
+    steps = checkout / "runs/demo/train" / STEPS
+    for step in before:
+        (steps / f"checkpoint-{step}").mkdir(parents=True)
+        (steps / f"checkpoint-{step}/trainer_state.json").touch()
+    save = f"touch {steps}/checkpoint-99/trainer_state.json" if saves else ":"
     (checkout / ".venv/bin/accelerate").write_text(
-        '#!/bin/bash\necho began >> "$SAID"\nuntil grep -q requeue "$SAID"; do sleep 0.05; done\nexit 3\n'
+        f'#!/bin/bash\nmkdir -p {steps}/checkpoint-99\n{save}\necho began >> "$SAID"\n'
+        f"for _ in {{1..600}}; do [ ! -e {tmp_path}/sent ] || break; sleep 0.05; done\nexit 3\n"
     )
     code, said = at_the_limit("slurm-train", checkout, tmp_path, True)
-    assert said == ["scontrol show hostnames node-a", "began", "scontrol requeue 80"]
+    assert said == ["scontrol show hostnames node-a", "began"] + ["scontrol requeue 80"] * saves
     assert code == 3
+    assert ("error: train saved no step" in capfd.readouterr().err) is not saves
 
 
 def test_the_merge_in_the_header_takes_any_path_of_a_recipe(tmp_path: Path) -> None:
@@ -285,9 +301,16 @@ def test_the_last_copy_to_a_bucket_has_all_that_was_made(tmp_path: Path) -> None
     (bucket / "runs/demo/problems").mkdir(parents=True)
     work = f"""#!/bin/bash
 echo "$@" > "$SAID"
+begun() {{ cat "$TMPDIR/uploads" 2> /dev/null | grep -c begins; }}
+another() {{
+  local held=$(begun)
+  for _ in {{1..600}}; do [ "$(begun)" -le "$held" ] || return 0; sleep 0.05; done
+  exit 1
+}}
 for number in 1 2 3 4 5 6; do echo "$number" >> {shard}/traces-00000.jsonl; sleep 0.2; done
+another
 echo finished > {shard}/manifest.json
-sleep 0.6
+another
 """
     (checkout / ".venv/bin/python").write_text(work)
     script = yaml.safe_load(filled("sky"))["run"].replace("sleep 60", "sleep 0.1")

@@ -1,8 +1,10 @@
 """What training takes of a device: the formula against what torch keeps, and what is advised from it."""
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,9 +27,12 @@ from pipeline.plan.memory import (
 from pipeline.recipe.cards import ModelSize, student_card
 from pipeline.recipe.schema import Train
 from students.attention import register
-from students.memory import settle, size_of_model
+from students.format import Encoded
+from students.memory import say_disk, settle, size_of_model
+from students.model import load_base
+from students.rehearsal import rehearse
 from tests.architectures import build_model
-from tests.students_fixtures import build_student
+from tests.students_fixtures import build_student, card_of, sampled
 
 RANK = 8
 BIG = student_card("qwen3-1.7b-base").size or pytest.fail("the card has no size")
@@ -157,6 +162,23 @@ def test_rows_are_shared_where_an_example_fits_no_other_way(
     assert settle(student, recipe, replace(flags, context_parallel=1), between, [2]).context_parallel == 1
 
 
+@pytest.mark.parametrize(("method", "most"), [("full", 3 * 12 + 4 + 2), ("lora", 2)])
+def test_a_disk_without_room_is_said_before_training(
+    method: str, most: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three checkpoints with both moments, the weights once in fp32 and once as they are exported."""
+    student, held = tiny(1, method, (32, 64, 32, 16)), 1000
+    number = sum(weight.numel() for weight in student.parameters())
+    adapter = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
+    needed = most * number + (0 if method == "full" else (3 * 12 + 4 + 4) * adapter)
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps/kept").write_bytes(bytes(held))
+    for free, said in ((needed - held, False), (needed - held - 1, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        say_disk(student, torch.bfloat16, method, tmp_path / "steps")
+        assert ("disk: train writes up to" in caplog.text) is said
+
+
 def test_an_adapter_has_as_many_parameters_as_peft_makes() -> None:
     model = tiny(2, "lora", (64, 128, 64, 32))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -265,3 +287,21 @@ def test_checkpointing_is_taken_where_it_is_needed_and_not_forbidden(
         assert forbidden.gradient_checkpointing is False
         assert "more than the device has. What would fit: --gradient-checkpointing" in caplog.text
         assert settle(student, recipe, flags, None).gradient_checkpointing is False
+
+
+def test_a_device_that_is_full_is_no_fault_of_the_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a RuntimeError, as is what an unknown architecture or a broken file raises."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    card = card_of(build_student(tmp_path))
+    student = load_base(card, sampled(card))
+    monkeypatch.setattr(student, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        rehearse(student, Encoded([1, 2, 3], 1, ("p", 0)))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_base(card, sampled(card))

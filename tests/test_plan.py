@@ -182,6 +182,17 @@ def test_what_the_recipe_states_goes_before_what_the_cards_say(tmp_path: Path) -
     assert value(parts, "train", "memory of a device") == f"{1.05 * held / 2**30 + 1:.2f} GiB"
 
 
+def test_examples_longer_than_the_students_positions_are_said_before_traces_are_bought(
+    tmp_path: Path,
+) -> None:
+    for length, said in ((32768, False), (32769, True)):
+        parts = plan_parts(context_of(tmp_path, GYM, **{"train.max_length": length}), Assumed())
+        lines = next(part.lines for part in parts if part.title == "train")
+        refused = [line.source for line in lines if line.name == "train.max_length"]
+        assert bool(refused) is said
+        assert all("the student has 32,768 positions, as its card says" in note for note in refused)
+
+
 def test_what_is_not_counted_is_named(tmp_path: Path) -> None:
     context = context_of(tmp_path, GYM, "{task: gsm8k, name: own}, {reasoning_gym: gcd, size: 40}")
     cards = {name: card.model_copy(update={"size": None}) for name, card in context.cards.tasks.items()}

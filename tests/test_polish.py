@@ -16,7 +16,7 @@ from transformers import TrainerControl, TrainerState
 from pipeline.context import Context
 from pipeline.errors import EngineError, RecipeError, StageError
 from pipeline.flags import EngineFlags, TrainFlags
-from pipeline.plan.command import SAMPLER_TOKENS
+from pipeline.plan.command import SAMPLER_TOKENS, VLLM_GIB
 from pipeline.recipe.prompts import PROMPTS
 from pipeline.recipe.schema import Lora, Polish
 from pipeline.records import Problem
@@ -24,7 +24,7 @@ from pipeline.run.contract import Counts
 from pipeline.verify import VerifierPool
 from students.examples import is_held_out
 from students.format import Format
-from students.memory import polish_checkpoints
+from students.memory import POLISH_ADVICE, explaining_lack_of_memory, polish_checkpoints
 from students.model import linear_config, load_padded
 from students.polish import run
 from students.polish_checks import (
@@ -41,7 +41,7 @@ from students.polish_checks import (
 from students.polish_watch import Job, Watch
 from students.rounds import Asker, Questions, Response, Row, pick_questions, read_rows, write_row
 from students.sampler import BATCH_TOKENS, Draw, Drawn, draw
-from students.scoring import TeacherWeights, score_here
+from students.scoring import SCORING_BYTES, TeacherWeights, score_here
 from tests.finished_run import finish
 from tests.students_fixtures import (
     CHATML,
@@ -233,6 +233,21 @@ def test_a_fresh_adapter_on_another_student_is_asked_anew(
 
 def test_the_bill_knows_the_batch_of_the_sampler() -> None:
     assert BATCH_TOKENS["cuda"] == SAMPLER_TOKENS
+
+
+def test_the_bill_has_room_for_what_an_engine_scores() -> None:
+    assert VLLM_GIB * 2**30 > SCORING_BYTES
+
+
+def test_memory_that_runs_out_is_said_with_what_to_do() -> None:
+    @explaining_lack_of_memory("polish", POLISH_ADVICE)
+    def fit() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 56.00 GiB. GPU 0 has a total")
+
+    with pytest.raises(
+        StageError, match=r"polish: the device's memory .*\(CUDA out of memory\).*--engine server"
+    ):
+        fit()
 
 
 def test_polish_trains_no_tokens() -> None:
@@ -438,6 +453,21 @@ def test_responses_of_another_length_end_it(tmp_path: Path, length: float, stops
     assert watch.stopped == (f"responses of {length} tokens where the first round had 60" if stops else "")
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "stops"),
+    [(0.0, 0.91, True), (0.0, 0.9, False), (0.48, 0.95, False), (0.48, 0.97, True)],
+)
+def test_responses_that_no_longer_end_end_it(tmp_path: Path, first: float, last: float, stops: bool) -> None:
+    """Where max_tokens is less than twice the first length, no length says so."""
+    rows = evaluated(0.5, 0.6, 0.7)
+    rows[0].cut_share, rows[1].cut_share = first, last
+    watch = watch_of(tmp_path, *rows)
+    assert watch.stopped == (
+        f"{last:.0%} of the responses are cut where in the first round {first:.0%} were" * stops
+    )
+    assert watch.best == (0 if stops else 2)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.5, 0.9])
 def test_a_collapse_keeps_weights_from_before_it(tmp_path: Path, rate: float) -> None:
     """Round 1 is answered by the student after one round: neither that one nor the one after is kept."""
@@ -464,8 +494,12 @@ def test_a_collapse_without_held_out_problems_fails(tmp_path: Path) -> None:
     watch = watch_of(tmp_path, Row(round=0, mean_length=60, loss=0.1), Row(round=1, held_out=0.5))
     watch._job = replace(watch._job, recipe=POLISH.model_copy(update={"held_out": 0}))
     watch.rows[1] = Row(round=1, mean_length=200, loss=0.1)
-    with pytest.raises(StageError, match=r"after 2 rounds responses of 200 tokens .*the student collapses"):
+    said = r"after 2 rounds responses of 200 tokens .*the student collapses"
+    with pytest.raises(StageError, match=said):
         watch.on_step_end(None, TrainerState(global_step=2), TrainerControl())
+    write_row(tmp_path / "rounds", watch.rows[1])
+    with pytest.raises(StageError, match=said):  # and so when it is run again
+        Watch(watch._job, None, None).restore(2)  # type: ignore[arg-type]
 
 
 def test_a_resumed_run_knows_what_the_killed_one_knew(tmp_path: Path) -> None:
@@ -478,6 +512,30 @@ def test_a_resumed_run_knows_what_the_killed_one_knew(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows] == [0, 1, 2]
     assert "pass_rate" not in rows[2]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"round": "x"}'])
+def test_a_row_of_a_round_that_is_damaged_is_named(tmp_path: Path, text: str) -> None:
+    """As a machine that loses its power may leave it."""
+    write_row(tmp_path, Row(round=0))
+    (tmp_path / "00000" / "round.json").write_text(text)
+    with pytest.raises(
+        StageError, match=r"00000/round.json: is not the row of a round .*Rename the directory polish"
+    ):
+        read_rows(tmp_path)
+
+
+def test_best_weights_that_are_gone_are_named(tmp_path: Path) -> None:
+    watch = watch_of(tmp_path, *evaluated(0.5, 0.4))
+    gone = r"steps/best-00000: the best weights so far are not there.*Rename the directory polish"
+    with pytest.raises(StageError, match=gone):
+        watch.check_weights(1)
+    watch.best_weights.mkdir(parents=True)
+    watch.check_weights(1)
+    unmeasured = watch_of(tmp_path / "other", Row(round=0, mean_length=60, loss=0.1))
+    unmeasured.check_weights(0)
+    with pytest.raises(StageError, match="the best weights so far are not there"):
+        unmeasured.check_weights(POLISH.rounds)  # its last ones
 
 
 def test_what_a_round_took_is_the_sum_over_the_processes(

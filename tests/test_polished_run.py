@@ -15,8 +15,9 @@ from eval.stage import inputs_of, trained_in
 from pipeline.__main__ import app
 from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError, StageError
-from pipeline.plan.command import plan_parts
+from pipeline.plan.command import plan_parts, polish_memory_lines
 from pipeline.plan.estimate import Assumed, replicate, size_of
+from pipeline.recipe.cards import ModelSize
 from pipeline.recipe.schema import Recipe, load_recipe
 from pipeline.recipe.strict_yaml import validate
 from pipeline.records import Example, write_examples
@@ -128,6 +129,55 @@ def test_sampling_is_billed_in_batches_of_the_sampler(
     assert f"{rate:,.0f} tokens a second: {rows} rows a batch" in line.source
     hours = (20 * problems + 3 * 128) * each / rate / 3600
     assert float(line.value) == pytest.approx(hours, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("memory", "overrides", "said"),
+    [
+        (80, [], "no room for them beside the student: serve it on other devices (make serve-teacher there"),
+        (80, ["polish.divergence=reverse_kl"], "beside the student: take polish.divergence: sampled, and"),
+        (
+            141,
+            [],
+            "polish --engine server --url here); or run vLLM beside the student: --gpu-memory-share 0.65",
+        ),
+        (141, ["polish.divergence=reverse_kl"], "beside the student, as divergence: reverse_kl asks"),
+    ],
+)
+def test_the_plan_says_where_the_teacher_of_polish_can_be(
+    memory: float, overrides: list[str], said: str
+) -> None:
+    """One GPU, a teacher of 30 billion parameters and a student of 1.7."""
+    recipe = ROOT / "recipes/qwen3_30b-qwen3_1.7b-gsm8k_math-polish.yaml"
+    context = load_context(recipe, Path("runs"), overrides=overrides)
+    assumed = Assumed(problems=1000, devices=1, memory=memory)
+    parts = {part.title: part for part in plan_parts(context, assumed)}
+    lines = {line.name: line for line in parts["polish"].lines}
+    assert said in lines["weights of the teacher"].source
+    assert lines["memory of the student"].source == f"of a device of {memory:g} GiB (memory)"
+    if not overrides:  # 8,192 tokens by 151,936 rows, three numbers of 4 bytes each; nothing is in tiles
+        assert f"logits {8192 * 151_936 * 12 / 2**30:.2f}" in lines["of it, in GiB"].source
+
+
+def test_the_plan_names_the_model_that_no_device_holds() -> None:
+    recipe = ROOT / "recipes/qwen3_30b-qwen3_1.7b-gsm8k_math-polish.yaml"
+    context = load_context(recipe, Path("runs"))
+    with pytest.raises(RecipeError, match=r"the teacher: 1 device of 24 GiB cannot hold 56.8 .*devices=N"):
+        plan_parts(context, Assumed(problems=1000, devices=1, memory=24))
+
+
+def test_a_student_that_polish_cannot_hold_is_told_how_to_shrink(recipe_file: Path) -> None:
+    size = ModelSize(
+        parameters=8e9, active_parameters=8e9, layers=36, kv_values_per_layer=2048, hidden=4096, mlp=12288,
+        queries=4096, vocabulary=151_936,
+    )  # fmt: skip
+    section = load_context(recipe_file, Path("runs"), overrides=[POLISH, HELD]).recipe.polish
+    assert section is not None
+    student, _, teacher = polish_memory_lines(section, size, size, 400, 2**17, Assumed(memory=80))
+    assert student.source == (
+        "more than a device of 80 GiB (memory) has: lower polish.max_tokens, take polish.method: lora"
+    )
+    assert "no room for them" in teacher.source
 
 
 @pytest.mark.parametrize(("rounds", "every", "times"), [(1, 10, 2), (20, 10, 3), (25, 10, 4), (3, 1, 4)])

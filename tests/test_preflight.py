@@ -226,6 +226,25 @@ def test_a_base_with_a_row_of_no_numbers_is_refused(
         preflight(subject)
 
 
+@pytest.mark.parametrize("loaded", [torch.float32, torch.float16], ids=["trained in fp32", "in float16"])
+def test_a_base_beyond_the_dtype_that_is_written_is_refused_before_training(
+    student_directory: Path, tmp_path: Path, loaded: torch.dtype
+) -> None:
+    """Its weights are numbers as they were saved; on a GPU an adapter's base is loaded as it is written."""
+    subject = subject_of(tmp_path, card_of(student_directory, dtype="float16"), "train.method=lora")
+    weights: Any = subject.student
+    with torch.no_grad():
+        weights.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
+    weights.to(loaded)
+    with pytest.raises(
+        StageError,
+        match=rf"1 of {len(CHECKS)} .*\n.* 1 weights .* float16 does not \(model.layers.1.*\(bfloat16\)",
+    ):
+        preflight(subject)
+    if loaded == torch.float32:
+        assert preflight(replace(subject, card=card_of(student_directory))) == list(CHECKS)
+
+
 def test_a_base_that_cannot_emit_its_end_of_turn_is_found(tmp_path: Path) -> None:
     subject = subject_of(tmp_path, card_of(build_student(tmp_path / "base")), "train.method=lora")
     with torch.no_grad():

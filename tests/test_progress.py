@@ -124,10 +124,10 @@ def test_nothing_is_glued_to_the_line_and_the_line_to_nothing() -> None:
 
 
 class Slow:
-    """An engine whose responses take so many seconds each, by the sample's number; it counts its tokens."""
+    """An engine whose responses end when the test says so, by the sample's number; it counts its tokens."""
 
-    def __init__(self, *seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, samples: int) -> None:
+        self.ends = [asyncio.Event() for _ in range(samples)]
         self.notes: dict[str, Any] = {}
         self.given_up = 0
         self.begun: dict[int, float] = {}
@@ -147,7 +147,7 @@ class Slow:
         number = request.key[1]
         self.begun[number] = time.monotonic()
         try:
-            await asyncio.sleep(self.seconds[number])
+            await self.ends[number].wait()
         except asyncio.CancelledError:
             self.given_up += 1
             raise
@@ -159,14 +159,25 @@ class Slow:
 def test_an_interrupt_waits_for_what_is_nearly_done_and_says_for_how_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pipeline.sampling.loop.DRAIN_SECONDS", 0.5)
-    engine, job = Slow(0.05, 0.3, 60.0), replace(JOB, samples=Samples(keep=3, max=3))
+    monkeypatch.setattr("pipeline.sampling.loop.DRAIN_SECONDS", 1.0)
+    engine, job = Slow(3), replace(JOB, samples=Samples(keep=3, max=3))
 
     async def interrupted(store: Store) -> None:
         store.load("r", "t")
         loop = Loop(job, engine, store, None, Options(8))
-        asyncio.get_running_loop().call_later(0.1, loop.stop, KeyboardInterrupt())
-        await loop.run(make_problems(1), {})
+
+        async def press() -> None:
+            while len(engine.begun) < 3:
+                await asyncio.sleep(0.01)
+            engine.ends[0].set()
+            while len(loop._tasks) > 2:
+                await asyncio.sleep(0.01)
+            loop.stop(KeyboardInterrupt())
+            engine.ends[1].set()
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as both:
+            both.create_task(press())
+            await loop.run(make_problems(1), {})
 
     begun = time.monotonic()
     with Store(tmp_path) as store, pytest.raises(KeyboardInterrupt):
@@ -174,7 +185,7 @@ def test_an_interrupt_waits_for_what_is_nearly_done_and_says_for_how_long(
     assert time.monotonic() - begun < 5
     assert sorted(trace.sample for trace in Store(tmp_path).traces()) == [0, 1]
     assert engine.given_up == 1
-    assert "waiting at most 0 s for 2 that are in flight" in caplog.text
+    assert "waiting at most 1 s for 2 that are in flight" in caplog.text
 
 
 def test_tokens_in_flight_are_counted_while_nothing_is_finished(
@@ -183,12 +194,24 @@ def test_tokens_in_flight_are_counted_while_nothing_is_finished(
     monkeypatch.setattr("pipeline.sampling.loop.OBSERVE_SECONDS", 0.05)
     monkeypatch.setattr("pipeline.sampling.progress.SCREEN_SECONDS", 0.1)
     monkeypatch.setattr("pipeline.sampling.progress.FIRST_LOG_SECONDS", 0.4)
+    monkeypatch.setattr("pipeline.sampling.progress.LOG_SECONDS", 0.1)
     caplog.set_level(logging.INFO)
-    job = replace(JOB, samples=Samples(keep=2, max=2))
+    engine, job = Slow(2), replace(JOB, samples=Samples(keep=2, max=2))
+
+    async def end_them_once_they_are_counted() -> None:
+        while not re.search(r"0/1 problems .* 2 in flight .* tok/s .* left at most", caplog.text):
+            await asyncio.sleep(0.01)
+        for end in engine.ends:
+            end.set()
+
+    async def collected(store: Store) -> None:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as both:
+            both.create_task(end_them_once_they_are_counted())
+            await collect(job, make_problems(1), engine, store, None, Options(8, (), Progress(1)))
+
     with Store(tmp_path) as store:
-        asyncio.run(collect(job, make_problems(1), Slow(0.8, 0.8), store, None, Options(8, (), Progress(1))))
-    first, last = (line for line in caplog.text.splitlines() if "problems" in line)
-    assert re.search(r"0/1 problems .* 2 in flight .* tok/s .* left at most", first)
+        asyncio.run(collected(store))
+    *_, last = (line for line in caplog.text.splitlines() if "problems" in line)
     assert "1/1 problems" in last
 
 

@@ -33,6 +33,7 @@ RAY = {
     "RAY_worker_niceness": "0",
     "RAY_agent_register_timeout_ms": "100000",
     "RAY_AUTH_MODE": "disabled",
+    "RAY_memory_monitor_refresh_ms": "0",  # what else fills the memory is no reason to kill an engine
 }
 # of 127.0.0.1 Ray makes this machine's own address, on which nothing listens then
 NODE = {

@@ -47,8 +47,10 @@ def test_kinds_of_sources_and_tasks_are_told_by_their_key(tmp_path: Path) -> Non
 # fmt: off
 FAULTS = {
     "unknown key": (("epochs: 1", "epoch: 1"), r"train\.epoch: unknown key; did you mean 'epochs'\?"),
+    "unknown key that a class is called by": (("train:", "Train:"), r"Train: unknown key; did you mean 'train'"),
     "unknown key in a source": (("size: 20", "siez: 20"), r"\[0\]\.siez: unknown key; did you mean 'size'"),
     "unknown key that two kinds share": (("reasoning_gym: chain_sum, size: 20, config: {min_terms: 2, max_terms: 3}", "path: a.jsonl, licens: MIT"), r"\[0\]\.licens: unknown key; did you mean 'licence'\? \(known: answer, columns, licence, limit, majority, name, path, prompt, verifier, weight, window\)"),
+    "an adapter that sees nothing": (("epochs: 1", "epochs: 1\n  lora: {dropout: 1}"), r"lora\.dropout: .*less than 1, found 1"),
     "wrong type": (("epochs: 1", "epochs: three"), r"train\.epochs: .*valid number, found 'three'"),
     "a number as text is text": (("size: 20", "size: '20'"), r"size: .*valid integer, found '20'"),
     "missing key": (("  student: embedded-dense\n", ""), r"train\.student: this key is missing"),

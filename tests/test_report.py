@@ -14,17 +14,21 @@ import yaml
 from eval.compare import compare
 from pipeline.context import Context, load_context
 from pipeline.errors import RecipeError, StageError
+from pipeline.plan.command import plan_parts
+from pipeline.plan.estimate import Assumed
 from pipeline.recipe.cards import Tags
 from pipeline.report.charts import STROKES, budget_chart, colour, loss_chart, rate_chart, scores_chart
 from pipeline.report.gather import Findings, ModelFacts, gather
 from pipeline.report.markdown import card_markdown, report_markdown
 from pipeline.report.page import inert_json, policy, questions_note, source_hash
+from pipeline.report.publish import outputs_note
 from pipeline.report.results import RESULTS, TaskResult, read_results
 from pipeline.report.stage import finished_stages
 from pipeline.report.tables import cost_table, forecast_table, hardware_note, what_is_measured
 from pipeline.report.traces import answered_questions, clipped, filtered_traces, shares
 from pipeline.run.contract import Usage
 from pipeline.run.provenance import machines
+from tests.conftest import ROOT
 from tests.finished_run import ABILITY, HOSTILE, Run, write_report, write_run
 
 
@@ -127,6 +131,33 @@ def test_a_restriction_is_stated_where_it_was_read_alone(
         assert ("read it before this checkpoint is passed on" in text) is (said is not None)
         assert said is None or said in text
         assert ("restricts" in text) is (outputs == "restricted")
+
+
+@pytest.mark.parametrize("outputs", ["allowed", "restricted", "unstated"])
+def test_what_a_judge_s_licence_says_is_stated_where_its_verdicts_chose_what_was_trained_on(
+    context: Context, tmp_path: Path, outputs: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "Who?", "answer": "It was she."}')
+    card = f"model: {ROOT / 'teachers/embedded'}, licence: Guarded-1.0, training_on_outputs: {outputs}"
+    judged = reloaded(
+        context,
+        f"judge={{model: {{{card}}}}}",
+        f"problems.sources=[{{path: {tmp_path / 'rows.jsonl'}, verifier: judge}}]",
+    )
+    texts = [card_markdown(found(judged)), report_markdown(found(judged)), outputs_note(judged)]
+    (bill,) = (part for part in plan_parts(judged, Assumed()) if part.title == "judge")
+    texts.extend(line.source for line in bill.lines if line.name == "training on outputs")
+    said = {
+        "restricted": "The licence of the judge (Guarded-1.0) restricts what may be trained on its outputs,",
+        "unstated": "The judge's card does not say whether its licence (Guarded-1.0) allows training on its",
+    }.get(outputs)
+    assert len(texts) == (3 if said is None else 4), "and the bill says it before anything is bought"
+    for text in texts:
+        text = " ".join(text.replace("\\", "").split())
+        assert said is None or said in text
+        assert ("where it judges traces it chooses what the student is trained on" in text) is (
+            said is not None
+        )
 
 
 def test_the_links_at_the_top_are_the_headings(context: Context) -> None:

@@ -1,13 +1,18 @@
 """score: the log-probabilities that an engine gives to a text that somebody else wrote, and a round's of them."""
 
 import math
+import re
+import shutil
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.errors import EngineError, RecipeError
+from pipeline.errors import EngineError, RecipeError, StageError
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel
 from pipeline.sampling import RequestFailed
@@ -35,8 +40,9 @@ def make(tiny: Any, style: Format) -> Any:
 
 @pytest.fixture
 def rounds(tmp_path: Path) -> Path:
-    """The directory of rounds, with the one that is scored."""
-    (tmp_path / "00000").mkdir()
+    """The directory of rounds, with those that are scored."""
+    for number in range(3):
+        (tmp_path / f"{number:05}").mkdir()
     return tmp_path
 
 
@@ -47,8 +53,11 @@ def responses(style: Format) -> list[Response]:
     return [Response(prompt, ids, [-0.1] * len(ids), True, False) for ids in texts]
 
 
-def engine_of(teacher: SampledModel, *urls: str, limit: int = 4) -> TeacherEngine:
-    return TeacherEngine(teacher, EngineFlags(engine="server", urls=urls), limit)
+def engine_of(
+    teacher: SampledModel, *urls: str, limit: int = 4, outage_seconds: float = 600.0
+) -> TeacherEngine:
+    flags = EngineFlags(engine="server", urls=urls, outage_seconds=outage_seconds)
+    return TeacherEngine(teacher, flags, limit)
 
 
 def rows_of(responses: list[Response]) -> list[tuple[list[int], list[int]]]:
@@ -59,7 +68,7 @@ def test_a_server_scores_each_token_of_a_response(
     make: Any, tiny: Any, teacher: SampledModel, responses: list[Response], rounds: Path
 ) -> None:
     with serving(make()) as url, engine_of(teacher, url) as asked:
-        found = asked.score_round(rounds, 0, responses)
+        found = asked.score_round(rounds, (), 0, responses)
     for ours, wanted in zip(found, score_here(tiny, rows_of(responses)), strict=True):
         assert ours == pytest.approx(wanted, abs=1e-4)
 
@@ -83,17 +92,66 @@ def test_scores_that_a_round_holds_are_not_asked_for_again(
         engine_of(teacher, url, limit=1) as asked,
         pytest.raises(EngineError, match=r"scored 5 of 12 responses of round 0, and one not \(http_400"),
     ):
-        asked.score_round(rounds, 0, responses)
+        asked.score_round(rounds, (), 0, responses)
     path = rounds / "00000" / SCORES
     with path.open("a") as file:
         file.write('{"response": "0123", "log')  # as a kill leaves it
     server = make()
     with serving(server) as url, engine_of(teacher, url) as asked:
-        found = asked.score_round(rounds, 0, responses)
-        again = asked.score_round(rounds, 0, responses)
+        found = asked.score_round(rounds, (), 0, responses)
+        again = asked.score_round(rounds, (), 0, responses)
     assert server.scored.total() == 7
     assert found == again
     assert list(map(len, found)) == [len(response.ids) for response in responses]
+
+
+def test_scores_that_were_moved_aside_are_taken_where_the_same_teacher_gave_them(
+    make: Any, teacher: SampledModel, responses: list[Response], rounds: Path, tmp_path: Path
+) -> None:
+    aside = Path(shutil.copytree(rounds, tmp_path / "polish.1" / "rounds"))
+    other = replace(teacher, identity=teacher.identity | {"revision": "another"})
+    server = make()
+    with serving(server) as url:
+        with engine_of(teacher, url) as asked:
+            bought = asked.score_round(aside, (), 0, responses[:5])
+        with engine_of(other, url) as asked:
+            asked.score_round(aside, (), 0, responses[:8])  # three are the other teacher's
+        path = aside / "00000" / SCORES
+        with path.open("a") as file:
+            file.write('{"response": "0123", "log')
+        held = path.read_bytes()
+        with engine_of(teacher, url) as asked:
+            found = asked.score_round(rounds, (aside,), 0, responses)
+    assert server.scored.total() == 5 + 3 + 7
+    assert found[:5] == bought
+    assert path.read_bytes() == held
+    assert (rounds / "00000" / SCORES).read_text().count("\n") == 12
+
+
+@pytest.mark.parametrize("line", ["garbage", "7", '{"response": "0123"}', "\xff"])
+def test_a_line_that_is_no_score_is_named(
+    make: Any, teacher: SampledModel, responses: list[Response], rounds: Path, line: str
+) -> None:
+    path = rounds / "00000" / SCORES
+    path.write_text(f'{{"response": "0123", "logprobs": [-1.0]}}\n{line}\n', encoding="latin-1")
+    with (
+        serving(make()) as url,
+        engine_of(teacher, url) as asked,
+        pytest.raises(StageError, match=r"scores.jsonl:2: is not a score .* Remove that line; what it held"),
+    ):
+        asked.score_round(rounds, (), 0, responses)
+
+
+def test_a_server_without_the_name_that_was_given_is_told_of_that_name(
+    make: Any, teacher: SampledModel
+) -> None:
+    with serving(make()) as url:
+        flags = EngineFlags(engine="server", urls=(url,), served_name="another")
+        with (
+            TeacherEngine(teacher, flags, 4) as asked,
+            pytest.raises(EngineError, match=r"does not serve another; it serves teacher.*--served-name"),
+        ):
+            asked.positions()
 
 
 def test_another_server_takes_over(
@@ -101,9 +159,65 @@ def test_another_server_takes_over(
 ) -> None:
     first, second = make(answers=2, dies=True), make()
     with serving(first) as one, serving(second) as two, engine_of(teacher, one, two) as asked:
-        found = asked.score_round(rounds, 0, responses)
+        found = asked.score_round(rounds, (), 0, responses)
     assert len(found) == 12
     assert (first.scored.total(), second.scored.total()) == (2, 10)
+
+
+EXCHANGED = [
+    ("root", "/models/other", "serves /models/other now, under the name under which it served /models/it"),
+    ("positions", 100, r"takes 100 tokens now \(max_model_len\), and took 180"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), EXCHANGED, ids=["other weights", "shorter context"])
+def test_a_server_that_came_back_as_less_is_asked_no_more(
+    make: Any, teacher: SampledModel, responses: list[Response], rounds: Path,
+    caplog: pytest.LogCaptureFixture, name: str, value: Any, said: str,
+) -> None:  # fmt: skip
+    first, second = make(answers=2, dies=True, root="/models/it", positions=180), make()
+    with serving(first) as one, serving(second) as two, engine_of(teacher, one, two) as asked:
+        asked.positions()
+        setattr(first, name, value)
+        asked.score_round(rounds, (), 0, responses)
+        first.answers, end = None, time.monotonic() + 60
+        while "answers but is not used" not in caplog.text:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        asked.score_round(rounds, (), 1, responses)
+    assert re.search(rf"{one} answers but is not used: {one} {said}", caplog.text)
+    assert (first.scored.total(), second.scored.total()) == (2, 22)
+
+
+@pytest.mark.parametrize(("name", "value", "said"), EXCHANGED, ids=["other weights", "shorter context"])
+def test_a_server_that_was_exchanged_between_two_rounds_is_found_out(
+    make: Any, teacher: SampledModel, responses: list[Response], rounds: Path,
+    monkeypatch: pytest.MonkeyPatch, name: str, value: Any, said: str,
+) -> None:  # fmt: skip
+    """While the student is trained nobody asks, so no request fails."""
+    monkeypatch.setattr("pipeline.sampling.engines.server.IDLE_SECONDS", 0.1)
+    server = make(root="/models/it", positions=180)
+    with serving(server) as url, engine_of(teacher, url, outage_seconds=0.3) as asked:
+        asked.score_round(rounds, (), 0, responses[:6])
+        asked.score_round(rounds, (), 1, responses[:6])
+        setattr(server, name, value)
+        time.sleep(0.2)
+        with pytest.raises(EngineError, match=rf"no server could be used for 0 s \({url} {said}"):
+            asked.score_round(rounds, (), 2, responses)
+    assert server.scored.total() == 12
+
+
+def test_a_pause_in_which_nobody_asked_is_no_outage(
+    make: Any, teacher: SampledModel, responses: list[Response], rounds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.sampling.engines.server.IDLE_SECONDS", 0.0)
+    server = make(answers=6, dies=True)
+    with serving(server) as url, engine_of(teacher, url, outage_seconds=60.0) as asked:
+        asked.score_round(rounds, (), 0, responses[:6])
+        asked._engine._replicas._last_sign -= 100  # so long ago
+        threading.Timer(0.3, lambda: setattr(server, "answers", None)).start()
+        asked.score_round(rounds, (), 1, responses)
+    assert server.scored.total() == 18
 
 
 def test_a_server_that_does_not_score_is_refused(make: Any, teacher: SampledModel) -> None:

@@ -113,10 +113,19 @@ def test_the_base_is_served_with_the_positions_that_its_card_gives_it() -> None:
     assert "hf_overrides" not in engine_arguments(embedded(), EngineFlags())
 
 
+def on_a_cpu() -> None:
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        pytest.skip("these are arguments of vLLM's build for CPUs")
+
+
 @pytest.mark.slow  # imports vLLM
 def test_the_cache_on_a_cpu_is_what_the_requests_in_flight_can_fill() -> None:
     """All of --kv-cache-gib is written at the start of an engine, and eval starts one while another is asked."""
     from pipeline.sampling.engines.vllm import engine_arguments
+
+    on_a_cpu()
 
     def cache_mib(**flags: int) -> float:
         return engine_arguments(embedded(), EngineFlags(**flags))["kv_cache_memory_bytes"] / 2**20
@@ -128,3 +137,16 @@ def test_the_cache_on_a_cpu_is_what_the_requests_in_flight_can_fill() -> None:
     assert cache_mib(concurrency=4096, kv_cache_gib=1) == 1024
     away = sampled_student("base", student_card("qwen2.5-math-1.5b"))  # its configuration is at the hub
     assert engine_arguments(away, EngineFlags())["kv_cache_memory_bytes"] == 2 * 2**30
+
+
+@pytest.mark.slow  # imports vLLM
+def test_a_kernel_that_turns_some_queries_wrongly_is_kept_for_those_that_it_turns_right() -> None:
+    from pipeline.sampling.engines.vllm import engine_arguments
+
+    on_a_cpu()
+    assert "compilation_config" not in engine_arguments(embedded(), EngineFlags())
+    unseen = sampled_student("base", student_card("lfm2.5-1.2b-base"))
+    in_torch = {"custom_ops": ["-rotary_embedding"]}
+    assert engine_arguments(unseen, EngineFlags())["compilation_config"] == in_torch
+    flags = EngineFlags(engine_arguments=("compilation_config={level: 0}",))
+    assert engine_arguments(unseen, flags)["compilation_config"] == in_torch | {"level": 0}

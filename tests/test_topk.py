@@ -179,7 +179,12 @@ def test_a_server_is_asked_for_as_many_and_one_that_gives_none_is_refused(tmp_pa
     ("overrides", "said"),
     [
         (["train.loss={topk_kl: 20}"], "generate stores 0. Set generate.keep_tokens: true"),
-        ([*TOPK[:2], "train.loss={topk_kl: 21}"], "topk_kl"),
+        ([*TOPK[:2], "train.loss={topk_kl: 21}"], r"; train\.loss\.topk_kl: input should be less than"),
+        (
+            [*TOPK[:2], "train.loss=topk_kl"],
+            r"train\.loss: input should be 'nll', found 'topk_kl'; train\.loss:",
+        ),
+        ([*TOPK[:2], "train.loss={topk: 20}"], r"train\.loss\.topk: unknown key; did you mean 'topk_kl'"),
         (
             [*TOPK, "train.held_out_share=0.1", "train.early_stopping=2", "train.stop_on=token_accuracy"],
             "token_accuracy is not measured where the loss is topk_kl",
@@ -187,7 +192,15 @@ def test_a_server_is_asked_for_as_many_and_one_that_gives_none_is_refused(tmp_pa
         (["generate.top_logprobs=5"], "set keep_tokens: true"),
         (["filter.select.prefer=surprising"], "set generate.keep_tokens: true"),
     ],
-    ids=["nothing-stored", "too-many", "accuracy", "no-tokens", "surprising"],
+    ids=[
+        "nothing-stored",
+        "too-many",
+        "no-number",
+        "mistyped",
+        "accuracy",
+        "no-tokens",
+        "surprising",
+    ],
 )
 def test_what_is_not_stored_cannot_be_learnt(recipe_file: Path, overrides: list[str], said: str) -> None:
     with pytest.raises(RecipeError, match=said):

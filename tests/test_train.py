@@ -383,7 +383,7 @@ def test_an_interrupted_run_keeps_its_patience(tmp_path: Path, base: StudentCard
         (
             3,
             ["train.held_out_share=0.9999"],
-            r"no example is left to train on \(3 read, 0 dropped, 3 held out\)",
+            r"\(3 read, 0 dropped, 3 held out\)\. Lower train.held_out_share 0.9999, or generate more",
         ),
     ],
     ids=["none at all", "all held out"],
@@ -493,6 +493,19 @@ def test_a_checkpoint_that_a_kill_cut_short_is_never_resumed_from(tmp_path: Path
         directory.mkdir()
         if state is not None:
             (directory / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "model.safetensors"])
+def test_a_checkpoint_of_which_a_file_is_empty_is_never_resumed_from(tmp_path: Path, name: str) -> None:
+    """As a machine leaves it that loses its power while the file waits in its memory."""
+    for step in (10, 20):
+        directory = tmp_path / f"checkpoint-{step}"
+        directory.mkdir()
+        (directory / "trainer_state.json").write_text("{}")
+        (directory / name).write_text("weights" if step == 10 else "")
+        (directory / "merges.txt").touch()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
 

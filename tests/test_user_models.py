@@ -25,7 +25,7 @@ from pipeline.recipe.cards import (
     template_path,
 )
 from pipeline.recipe.prompts import PROMPTS
-from pipeline.recipe.reading import HARMONY, read_card
+from pipeline.recipe.reading import HARMONY, experts_of, read_card
 from pipeline.recipe.strict_yaml import validate
 from pipeline.records import Filtered
 from pipeline.render import Split, join_response, split_response, taught
@@ -151,6 +151,7 @@ CARDS = {
         r"generate\.teacher: a model is the name of",
     ),
     "no such card file": ("train.student=none.yaml", r"train\.student: none\.yaml: there is no such card"),
+    "a model by itself": ("train.student=Qwen/Qwen3-4B", r"a model is written as \{model: Qwen/Qwen3-4B\}$"),
     "unknown key": (
         "train.student={model: MINE, eoss: x}",
         r"the card of .*mine: eoss: unknown key; did you mean",
@@ -267,6 +268,94 @@ def test_the_size_of_the_embedded_teacher_is_read_as_its_experts_are(tmp_path: P
     read = read_card("teacher", str(ROOT / "teachers/embedded"))["size"]
     size, _ = size_of(teacher_card("embedded-moe"))
     assert (read["parameters"], read["active_parameters"]) == (size.parameters, size.active_parameters)
+
+
+# what transformers' own configurations say, in the words of each
+NUMBERS_OF_EXPERTS = {
+    "qwen3_moe": (128, 8),
+    "gpt_oss": (128, 4),
+    "mixtral": (8, 2),
+    "deepseek_v3": (256, 8),
+    "deepseek_v4": (256, 6),
+    "glm4_moe": (128, 8),
+    "kimi_linear": (256, 8),
+    "minimax_m2": (256, 8),
+    "nemotron_h": (8, 2),
+    "ernie4_5_moe": (64, 6),
+    "longcat_flash": (512, 12),
+    "gemma4_text": (1, 1),
+    "llama": (1, 1),
+}
+
+
+@pytest.mark.parametrize(("kind", "experts"), NUMBERS_OF_EXPERTS.items(), ids=NUMBERS_OF_EXPERTS.keys())
+def test_experts_are_read_by_the_name_that_their_family_gives_them(
+    kind: str, experts: tuple[int, int]
+) -> None:
+    from transformers import AutoConfig
+
+    assert experts_of(AutoConfig.for_model(kind).to_dict()) == experts
+
+
+def test_where_no_number_of_experts_per_token_is_said_none_of_them_is_idle() -> None:
+    assert experts_of({"num_experts": 8, "num_experts_per_tok": None}) == (8, 8)
+    assert experts_of({"num_experts": 64, "moe_topk": [8, 8]}) == (64, 8)
+
+
+def test_layers_without_experts_and_experts_that_all_tokens_share_are_always_active(tmp_path: Path) -> None:
+    """The names of a DeepSeek-V3 of one dense layer and one of four experts, two of which a token meets."""
+    model = model_in(
+        tmp_path / "mine", hidden_size=8, n_routed_experts=4, num_experts_per_tok=2, first_k_dense_replace=1,
+        moe_intermediate_size=4, intermediate_size=16,
+    )  # fmt: skip
+    shared = "model.layers.1.mlp.shared_experts.up_proj.weight"
+    shapes = {"model.layers.0.mlp.up_proj.weight": [16, 8], shared: [4, 8]}
+    shapes |= {f"model.layers.1.mlp.experts.{number}.up_proj.weight": [4, 8] for number in range(4)}
+    header = {name: {"shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps(header).encode()
+    (model / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    size = read_card("teacher", str(model))["size"]
+    assert (size["parameters"], size["active_parameters"], size["mlp"]) == (288, 288 - 64, None)
+
+
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+MIXTURES: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "minimax_m2": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v3": ROUTED | LATENT | {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+    "glm4_moe": ROUTED | {"first_k_dense_replace": 1},
+    "kimi_linear": LATENT | {"num_experts": 4, "num_experts_per_token": 2, "moe_intermediate_size": 16},
+    "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_active_parameters_are_those_of_the_modules_that_a_token_meets(kind: str, tmp_path: Path) -> None:
+    """Tiny random mixtures, counted once by their modules and once by the files that they are saved to."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from students.memory import size_of_model
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3} | {
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0,
+    } | MIXTURES[kind]  # fmt: skip
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    routed = sum(
+        parameter.numel()
+        for module in model.modules()
+        if type(module).__name__.endswith("Experts")
+        for parameter in module.parameters(recurse=False)
+    )
+    model.save_pretrained(tmp_path)
+    size = read_card("teacher", str(tmp_path))["size"]
+    assert size["parameters"] - size["active_parameters"] == routed / 2 > 0
+    assert size["mlp"] is None
+    assert size_of_model(model).mlp is None, "train estimates no dense layer for it either"
 
 
 # --- no thinking ---

@@ -113,8 +113,10 @@ def test_a_verifier_is_loaded_for_the_first_who_asks(pool: VerifierPool) -> None
 
 
 def test_the_deadline_costs_one_verdict(pool: VerifierPool) -> None:
-    list(pool.map(row(k) for k in range(40)))  # both workers have started
-    before = set(workers_of(os.getpid()))
+    end = time.monotonic() + 60
+    while len(before := set(workers_of(os.getpid()))) < 2:  # the second one starts when both are needed
+        assert time.monotonic() < end
+        list(pool.map(row(k) for k in range(40)))
     verdicts = list(pool.map(row(k, SLOW if k == 20 else None) for k in range(40)))
     assert [verdict.sample for verdict in verdicts if verdict.status != "correct"] == [20]
     assert verdicts[20].reason == "timeout"
@@ -299,9 +301,8 @@ with VerifierPool(workers=2, deadline_seconds=60) as pool:
         pass
     for k in range(2):
         pool.submit((str(k), 0), "math", "1", {SLOW!r}, {{}})
-    time.sleep(1)
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(120)
 """
 
 
@@ -312,10 +313,14 @@ def test_workers_die_with_their_host(number: int) -> None:
     ) as host:
         assert host.stdout is not None
         assert host.stdout.readline().strip() == "ready"
+        # half a second of CPU each: both are at what takes for ever
+        while len([worker for worker in workers_of(host.pid) if cpu_ticks(worker) >= 50]) < 2:
+            assert host.poll() is None
+            time.sleep(0.02)
         workers = descendants(host.pid)
         assert len(workers) == 3
         host.send_signal(number)
-        host.wait(timeout=20)
+        host.wait(timeout=60)
     end = time.monotonic() + 30  # half of the deadline: their own limit of CPU time has not ended them
     while any(map(is_running, workers)) and time.monotonic() < end:
         time.sleep(0.1)

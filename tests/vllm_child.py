@@ -1,9 +1,9 @@
 """Answer greedily from checkpoints in vLLM, each engine in a fork of one process that has imported vLLM.
 
-    python -m tests.vllm_child PROMPT_IDS NUM_TOKENS DIRECTORY [DIRECTORY ...]
+    python -m tests.vllm_child NUM_TOKENS '{"DIRECTORY": PROMPT_IDS, ...}'
 
-Prints one JSON object: for each directory its token ids, or the last line of what kept it from loading. A
-directory `base+adapter` is the base with the adapter as a LoRARequest, `directory@bfloat16` is one that is
+Prints one JSON object: for each directory its token ids and their log-probabilities, or the last line of what
+kept it from loading. A directory `base+adapter` is the base with the adapter as a LoRARequest, `directory@bfloat16` is one that is
 loaded in that type, not in float32. Engines of one process get in each
 other's way (groups of processes are global); importing takes longer than starting one.
 """
@@ -30,14 +30,16 @@ def answer(directory: str, prompt: list[int], num_tokens: int) -> Any:
     try:
         asked = sampled(card_of(Path(model)), dtype=dtype or "float32", max_model_len=128)
         engine = LLM(**engine_arguments(asked, EngineFlags(concurrency=1, kv_cache_gib=1)), **lora)
-        greedy = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
+        greedy = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True, logprobs=0)
         request = LoRARequest("adapter", 1, adapter) if adapter else None
         (done,) = engine.generate(
             [{"prompt_token_ids": prompt}], greedy, use_tqdm=False, lora_request=request
         )
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return list(done.outputs[0].token_ids)
+    output = done.outputs[0]
+    steps = zip(output.token_ids, output.logprobs, strict=True)
+    return [(token, step[token].logprob) for token, step in steps]
 
 
 def in_a_fork(directory: str, prompt: list[int], num_tokens: int) -> Any:
@@ -63,8 +65,8 @@ def main() -> None:
     os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     import vllm  # noqa: F401  # once, for all forks
 
-    prompt, num_tokens, *directories = sys.argv[1:]
-    found = {path: in_a_fork(path, json.loads(prompt), int(num_tokens)) for path in directories}
+    num_tokens, asked = sys.argv[1:]
+    found = {path: in_a_fork(path, prompt, int(num_tokens)) for path, prompt in json.loads(asked).items()}
     print(json.dumps(found))
 
 

@@ -71,6 +71,8 @@ def run(context: Context, flags: JudgeFlags | None = None) -> None:
     if stage is None:  # a bound may have been lowered since
         refuse(saved_audit(context.directory("judge")), section, context.directory("judge"))
         return
+    if context.judge_restriction and context.recipe.generate.accept_licence != context.judge_card.licence:
+        log.warning("judge.model: %s: read it before the student is passed on", context.judge_restriction)
     with stage:
         for name in ("problems", "generate"):
             check_outputs(context.directory(name))

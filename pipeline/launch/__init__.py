@@ -65,6 +65,7 @@ def launch_file(
         recipe=join(words),
         merge=quote(f".venv/bin/python -m pipeline {stage} {join(words)} --merge"),
         name=quote(context.recipe.name),
+        train=quote(str(flags.runs / context.recipe.name / "train")),
         shards=shards,
         last=shards - 1,
         nodes=nodes,

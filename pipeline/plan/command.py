@@ -6,6 +6,7 @@ manifest and a pilot's forecast. Writes nothing; --pilot 50 samples that many pr
     python -m pipeline plan --recipe recipes/demo.yaml --assume devices=16
 """
 
+import math
 import sys
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -37,10 +38,10 @@ from pipeline.plan.estimate import (
     weights_gib,
 )
 from pipeline.plan.forecast import read_forecast
-from pipeline.plan.memory import least_change, load_of, need, sharers_of
+from pipeline.plan.memory import least_change, load_of, need, polish_need, sharers_of
 from pipeline.recipe.cards import ModelSize, TaskCard
 from pipeline.recipe.rule_entry import rule_name
-from pipeline.recipe.schema import Recipe, Train
+from pipeline.recipe.schema import Polish, Recipe, Train
 from pipeline.recipe.sources import (
     CardTask,
     HubSource,
@@ -58,6 +59,9 @@ from pipeline.verify.canaries import num_canaries
 from pipeline.verify.table import DEFERRED
 
 HOUR = 3600.0
+# of vLLM beside its weights: logits of what it scores (SCORING_BYTES of students/scoring.py), a cache, CUDA
+VLLM_GIB = 6.0
+ELSEWHERE = "serve it on other devices (make serve-teacher there, polish --engine server --url here)"
 SAMPLER_TOKENS = 2**17  # of a batch on a GPU: BATCH_TOKENS of students/sampler.py, which needs torch
 
 
@@ -164,13 +168,14 @@ def plan_parts(context: Context, assumed: Assumed) -> list[Part]:
     outlook = outlook_of(recipe, num_asked, assumed, forecast, later)
     teacher, where = size_of(context.teacher_card)
     value_bytes = kv_bytes(context.teacher_card)
-    layout = layout_for(teacher, outlook.tokens_per_trace + assumed.prompt_tokens, assumed, value_bytes)
+    tokens = outlook.tokens_per_trace + assumed.prompt_tokens
+    layout = layout_for(teacher, tokens, assumed, value_bytes, "the teacher")
     rate = outlook.measured.get("tokens_per_second") or layout.tokens_per_second
     parts = [
         Part("problems", [Line("problems", f"{num_problems:,.0f}", source), *asked]),
         generate_part(recipe, outlook, assumed),
         teacher_part(teacher, where, layout, rate, outlook, assumed, value_bytes),
-        train_part(recipe, outlook, *size_of(context.student_card), assumed),
+        train_part(context, outlook, *size_of(context.student_card), assumed),
         eval_part(context, outlook, rate / layout.tokens_per_second, assumed),
     ]
     if recipe.polish is not None:
@@ -387,9 +392,9 @@ def judge_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
     hidden = num_canaries(round(own + doubtful), section.canaries)
     cases, tokens = own + doubtful + hidden, min(assumed.judge_tokens, section.max_tokens)
     prompt = 3 * assumed.prompt_tokens  # its own, and a question with an answer
-    card = context.cards.teachers[context.judge.name]
+    card = context.judge_card
     size, where = size_of(card)
-    layout = layout_for(size, tokens + prompt, assumed, kv_bytes(card))
+    layout = layout_for(size, tokens + prompt, assumed, kv_bytes(card), "the judge")
     share = f"{assumed.unverifiable_share:.0%} of the other traces, assumed (unverifiable_share)"
     hiding = f"{section.canaries:.0%} of its work, and five of each kind at least"
     reply = f"{tokens:,.0f} a case, assumed (judge_tokens); one that thinks needs more"
@@ -401,13 +406,15 @@ def judge_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
         Line("prompt tokens", f"{cases * prompt:,.0f}", f"{prompt} a case, three times prompt_tokens"),
         Line("output tokens a second", f"{layout.tokens_per_second:,.0f}", where),
     ]
+    if (said := context.judge_restriction) is not None:
+        lines.append(Line("training on outputs", card.training_on_outputs, said))
     note = "at most: equal answers to a question are one case. Its work in eval is not counted"
     return priced("judge", lines, cases * tokens / layout.tokens_per_second / HOUR, note, assumed)
 
 
-def train_part(recipe: Recipe, outlook: Outlook, size: ModelSize, where: str, assumed: Assumed) -> Part:
+def train_part(context: Context, outlook: Outlook, size: ModelSize, where: str, assumed: Assumed) -> Part:
     """Examples and tokens that the student sees, at most: filter's rules are not foreseen."""
-    train, select = recipe.train, recipe.filter.select
+    train, select = context.recipe.train, context.recipe.filter.select
     examples = outlook.examples
     trained = examples * outlook.tokens_per_trace
     note = f"examples x tokens a trace x {train.epochs:g} epochs"
@@ -423,6 +430,9 @@ def train_part(recipe: Recipe, outlook: Outlook, size: ModelSize, where: str, as
         Line("tokens seen", f"{trained * train.epochs:,.0f}", note),
         *memory_lines(train, size, where, assumed),
     ]
+    if train.max_length > (positions := context.student_card.max_positions):
+        refused = f"train refuses it: the student has {positions:,} positions, as its card says"
+        lines.append(Line("train.max_length", f"{train.max_length:,}", refused))
     note = f"{speed}, {assumed.mfu:g} of it reached (tflops, mfu)"
     return priced("train", lines, hours, note, assumed)
 
@@ -440,7 +450,10 @@ def polish_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
     read = responses * (each + assumed.prompt_tokens)
     longest, tokens = section.max_tokens + assumed.prompt_tokens, each + assumed.prompt_tokens
     rows = min(max(SAMPLER_TOKENS // longest, 1), section.problems_per_round * section.samples)
-    layout_for(student, tokens, replace(assumed, concurrency=max(rows, MIN_SEQUENCES)))  # whether it fits
+    # whether it fits
+    few = replace(assumed, concurrency=max(rows, MIN_SEQUENCES))
+    larger = "a device of more memory (--assume memory=N), for it has one"
+    layout_for(student, tokens, few, name="polish's student", way_out=larger)
     rate = replicate(student, tokens, 1, replace(assumed, concurrency=rows)).tokens_per_second
     spent = {
         "sampling": (responses + asked) * each / rate / HOUR,
@@ -460,9 +473,41 @@ def polish_part(context: Context, outlook: Outlook, assumed: Assumed) -> Part:
         Line("sampled tokens", f"{responses * each:,.0f}", "responses x tokens a trace, at most max_tokens"),
         Line("tokens held out", f"{asked * each:,.0f}", f"{section.held_out} problems, at most, each time"),
         Line("scored tokens", f"{responses * each:,.0f}", "those sampled; prompts are read with them"),
+        *polish_memory_lines(section, student, teacher, longest, rows * longest, assumed),
         *(Line(f"hours of {name}", f"{taken:,.3f}", notes[name]) for name, taken in spent.items()),
     ]
     return priced("polish", lines, sum(spent.values()), "should every round be run", assumed)
+
+
+def polish_memory_lines(
+    section: Polish, student: ModelSize, teacher: ModelSize, longest: int, sampled: int, assumed: Assumed
+) -> list[Line]:
+    """What polish takes of its one device, and where the teacher can be. A row has `longest` tokens, a batch
+    of the sampler `sampled`."""
+    cache = cache_bytes_per_token(student) * sampled
+    found = polish_need(student, section, TrainFlags().tokens_per_device, longest, cache)
+    if found is None:
+        return [Line("memory of the student", "not known", "no widths of a dense model are stated")]
+    left, beside = assumed.memory - found.device_gib, weights_gib(teacher)
+    smaller = "lower polish.max_tokens" + (", take polish.method: lora" * (section.method == "full"))
+    room = f"of a device of {assumed.memory:g} GiB (memory)"
+    if left < 0:
+        room = f"more than a device of {assumed.memory:g} GiB (memory) has: {smaller}"
+    if section.divergence != "sampled":
+        where = f"beside the student, as divergence: {section.divergence} asks"
+        if beside > left:
+            where = f"no room for them beside the student: take polish.divergence: sampled, and {ELSEWHERE}"
+    elif beside + VLLM_GIB > left:
+        where = f"no room for them beside the student: {ELSEWHERE}, or {smaller}"
+    else:
+        share = math.floor(100 * left / assumed.memory) / 100
+        where = f"{ELSEWHERE}; or run vLLM beside the student: --gpu-memory-share {share:g}"
+    parts = f"{found}; at an update, or with the sampler's cache where that takes more"
+    return [
+        Line("memory of the student", f"{found.device_gib:,.2f} GiB", room),
+        Line("of it, in GiB", "", parts),
+        Line("weights of the teacher", f"{digits(beside)} GiB", where),
+    ]
 
 
 def memory_lines(train: Train, size: ModelSize, where: str, assumed: Assumed) -> list[Line]:
@@ -502,7 +547,7 @@ def eval_part(context: Context, outlook: Outlook, pace: float, assumed: Assumed)
     for name in evaluation.models:
         model = context.card(name)[1]
         size, source = size_of(model)
-        layout = layout_for(size, tokens + assumed.prompt_tokens, assumed, kv_bytes(model))
+        layout = layout_for(size, tokens + assumed.prompt_tokens, assumed, kv_bytes(model), name)
         rate = layout.tokens_per_second * pace
         taken = samples * tokens / rate / HOUR
         hours += taken

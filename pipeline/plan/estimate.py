@@ -148,7 +148,14 @@ def cache_copies(size: ModelSize, parallel: int) -> float:
     return max(1.0, parallel / size.kv_heads) if size.kv_heads else 1.0
 
 
-def layout_for(size: ModelSize, tokens: float, assumed: Assumed, value_bytes: int = KV_BYTES) -> Layout:
+def layout_for(
+    size: ModelSize,
+    tokens: float,
+    assumed: Assumed,
+    value_bytes: int = KV_BYTES,
+    name: str = "the model",
+    way_out: str = "more devices (--assume devices=N)",
+) -> Layout:
     """The tensor-parallel size, a power of two, and the replicas of it that give the most tokens a second.
 
     `tokens` is the mean length of a sequence. RecipeError where weights and the cache of 8 sequences do not
@@ -159,9 +166,10 @@ def layout_for(size: ModelSize, tokens: float, assumed: Assumed, value_bytes: in
     fitting = [layout for layout in layouts if layout.sequences >= MIN_SEQUENCES]
     if not fitting:
         raise RecipeError(
-            f"{assumed.devices} devices of {assumed.memory:g} GiB cannot hold {weights_gib(size):,.1f} "
-            f"GiB of weights and the cache of {MIN_SEQUENCES} sequences; more devices or a quantised model "
-            "are needed"
+            f"{name}: {assumed.devices} device{'s' * (assumed.devices > 1)} of {assumed.memory:g} GiB cannot "
+            f"hold {weights_gib(size):,.1f} GiB of weights and the cache of {MIN_SEQUENCES} sequences; "
+            f"{way_out}, a quantised model or a smaller one are needed (python -m pipeline "
+            "cards lists sizes)"
         )
     return max(fitting, key=lambda layout: (layout.tokens_per_second, -layout.tensor_parallel))
 

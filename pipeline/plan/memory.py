@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.recipe.cards import ModelSize
-from pipeline.recipe.schema import TopkLoss, Train
+from pipeline.recipe.schema import Polish, TopkLoss, Train
 
 # bytes a token and layer that backward needs, a unit of width: hidden, MLP, queries, keys (or values).
 # Full fine-tuning keeps the residual stream in fp32 and casts a copy for each of the projections.
@@ -32,6 +32,9 @@ EMBEDDING_BYTES = {
 }
 # TRL's fused head projects so many tokens on so much of the vocabulary at a time, and holds its gradient too
 TILE_TOKENS, TILE_VOCABULARY, TILE_BYTES = 4096, 32768, 6.0
+# of the loss of sampled tokens, a token and entry of the vocabulary: the log-probabilities, their gradient
+# and that of the logits, in fp32
+SAMPLED_BYTES = 12.0
 SCORE_BYTES = 8.0  # of each score of eager attention: in 16 and 32 bits, with those after the soft cap
 CHECKPOINTING, SHARDED = "--gradient-checkpointing", "students/launch/fsdp2.yaml"
 SHARING = "--context-parallel"
@@ -107,6 +110,29 @@ def need(size: ModelSize, load: Load) -> Need | None:
         * (kept + 4 * boundary),  # the last norm, the head's input and their gradients
         logits=tile,
     )
+
+
+def polish_need(
+    size: ModelSize, recipe: Polish, tokens_per_device: int, longest: int, cache: float
+) -> Need | None:
+    """Of the student in polish on a GPU, without its teacher: while it is updated or, where that is more,
+    while it samples with so many bytes of `cache`. `longest`: tokens of a prompt and its response."""
+    rows = rows_at_once(recipe.batch_size, tokens_per_device, longest)
+    found = need(size, Load(recipe.method, recipe.lora.rank, rows * longest, checkpointing=True))
+    if found is None:
+        return None
+    whole = rows * recipe.max_tokens * (size.vocabulary or 0) * SAMPLED_BYTES
+    logits = whole if recipe.divergence == "sampled" else 2 * found.logits  # TRL's tiles, of both models
+    sampling = replace(found, gradients=0.0, activations=cache, logits=0.0)
+    return max(replace(found, logits=logits), sampling, key=lambda each: each.total)
+
+
+def rows_at_once(batch_size: int, tokens_per_device: int, longest: int) -> int:
+    """Responses of a micro-batch of polish: as many as fit, of which an update of `batch_size` is made."""
+    rows = max(1, min(batch_size, tokens_per_device // longest))
+    while batch_size % rows:
+        rows -= 1
+    return rows
 
 
 def is_tied(size: ModelSize) -> bool:

@@ -138,6 +138,15 @@ class TeacherCard(ModelCard):
     engine: EngineNeeds
     training_on_outputs: Literal["allowed", "restricted", "unstated"]
 
+    def restriction(self, who: str) -> str | None:
+        """What stands, or may stand, against training on what this model wrote as `who`: teacher or judge."""
+        if self.training_on_outputs == "allowed":
+            return None
+        if self.training_on_outputs == "restricted":
+            return f"The licence of the {who} ({self.licence}) restricts what may be trained on its outputs"
+        unread = f"The {who}'s card does not say whether its licence ({self.licence})"
+        return f"{unread} allows training on its outputs"
+
 
 class StudentCard(ModelCard):
     """`template` null means the tokenizer's own; else a file, or the name of one in students/templates/."""
@@ -235,7 +244,8 @@ def _card(model: type[Model], kind: Literal["teacher", "student", "task"], entry
     path, known = FOLDERS[kind] / f"{name}.yaml", card_names(kind)
     where = f"{FOLDERS[kind].relative_to(ROOT)}/{name}.yaml"
     if name not in known:  # also refuses a name with `/` or `..`, which would be read as a path
-        raise RecipeError(f"{where}: there is no such {kind} card; {nearest(name, known)}")
+        own = f"; a model is written as {{model: {name}}}" if "/" in name and kind != "task" else ""
+        raise RecipeError(f"{where}: there is no such {kind} card; {nearest(name, known)}{own}")
     return validate(model, read_mapping(path, "card"), where)
 
 

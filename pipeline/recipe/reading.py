@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,11 @@ TAGS = (
 )
 DTYPES = ("bfloat16", "float16", "float32")
 POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+# what configurations call the experts of a layer, and how many of them a token is sent to
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS_PER_TOKEN = (
+    "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts",
+)  # fmt: skip
 # a teacher's cache holds one sequence of this length at least: longer ones are asked for in a card
 MAX_MODEL_LEN = 32_768
 MARK = "retort-marks-the-answer"
@@ -255,12 +261,11 @@ def size_of(model: str, config: dict[str, Any]) -> dict[str, Any] | None:
     kv_values, latent = 2 * kv_heads * head_dim, counts.get("kv_lora_rank")
     if latent is not None:  # latent attention keeps one compressed row for all heads
         kv_heads, kv_values = 1, latent + counts.get("qk_rope_head_dim", 0)
-    experts = counts.get("num_experts", counts.get("num_local_experts", 1))
-    active = counts.get("num_experts_per_tok", 1)
-    expert_weights = layers * experts * 3 * hidden * counts.get("moe_intermediate_size", 0)
+    experts, active = experts_of(config)
+    idle = expert_weights(directory, experts) * (1 - active / experts)
     return {
         "parameters": float(parameters),
-        "active_parameters": float(parameters - expert_weights * (1 - active / experts)),
+        "active_parameters": float(parameters - idle),
         "bytes_per_parameter": num_bytes / parameters,
         "layers": layers,
         "kv_values_per_layer": kv_values,
@@ -272,13 +277,42 @@ def size_of(model: str, config: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def experts_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """How many experts a layer of a mixture has beside those that all tokens share, and how many of them a
+    token is sent to, all where that is not said: no bill is then too low. (1, 1) for a dense model."""
+
+    def first(names: tuple[str, ...], otherwise: int) -> int:
+        values = (config.get(name) for name in names)
+        most = (max(value, default=None) if isinstance(value, list) else value for value in values)
+        return next((value for value in most if isinstance(value, int) and value > 0), otherwise)
+
+    experts = first(EXPERTS, 1)
+    return experts, min(first(EXPERTS_PER_TOKEN, experts), experts)
+
+
+def expert_weights(directory: Path, experts: int) -> int:
+    """Parameters of all experts of a checkpoint, without those that all tokens share: the tensors below a
+    module `experts`, and those that hold one matrix for each of them."""
+    return sum(
+        math.prod(tensor["shape"])
+        for name, tensor in stored_tensors(directory)
+        if experts > 1
+        and ("experts" in name.split(".") or (len(tensor["shape"]) == 3 and tensor["shape"][0] == experts))
+    )
+
+
 def stored_weights(directory: Path) -> tuple[int, int]:
-    """Parameters of a checkpoint and the bytes that they take, from the headers of its safetensors files."""
+    """Parameters of a checkpoint and the bytes that they take."""
     parameters = num_bytes = 0
+    for _, tensor in stored_tensors(directory):
+        parameters += math.prod(tensor["shape"])
+        num_bytes += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+    return parameters, num_bytes
+
+
+def stored_tensors(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name, shape and place of all tensors of a checkpoint, from the headers of its safetensors files."""
     for path in directory.glob("*.safetensors"):
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        parameters += sum(math.prod(tensor["shape"]) for tensor in tensors)
-        num_bytes += sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors)
-    return parameters, num_bytes
+        yield from ((name, tensor) for name, tensor in header.items() if name != "__metadata__")

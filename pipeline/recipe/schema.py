@@ -251,7 +251,7 @@ class Lora(Strict):
 
     rank: Count = 16
     alpha: float = Field(default=32.0, gt=0)
-    dropout: Share = 0.0
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # of all inputs nothing would be learned
     variant: Literal["plain", "rslora", "dora"] = "plain"
     tokens: list[str] = []
 

@@ -174,9 +174,14 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def _explain(model: type[Strict], fault: Any) -> str:
-    # union tags and function names that pydantic puts into the location are not keys of the file
+    # what pydantic puts into the location of a union, and names of functions, are not keys of the file
+    sections = {section.__name__ for section in Strict.__subclasses__()}
     location = [
-        part for part in fault["loc"] if isinstance(part, int) or not part.startswith(("tag:", "function-"))
+        part
+        for place, part in enumerate(fault["loc"], start=1)
+        if isinstance(part, int)
+        or (fault["type"] == "extra_forbidden" and place == len(fault["loc"]))  # as the file spells it
+        or not (part.startswith(("tag:", "function-", "literal[")) or part in sections)
     ]
     path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     if fault["type"] == "extra_forbidden":

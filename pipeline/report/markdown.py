@@ -38,7 +38,7 @@ def report_markdown(findings: Findings) -> str:
         *use(findings),
         "## Provenance",
         *tables.provenance_tables(findings),
-        noted(tables.licence_note(findings.context.teacher_card)),
+        noted(tables.licence_note(findings.context)),
         tables.software_table(findings),
         *recipe(findings),
     )
@@ -46,7 +46,7 @@ def report_markdown(findings: Findings) -> str:
 
 def card_markdown(findings: Findings) -> str:
     """The model card that goes with the checkpoint, in the form that the Hugging Face hub reads."""
-    teacher, student = findings.context.teacher_card, findings.context.student_card
+    student = findings.context.student_card
     facts: dict[str, Any] = {**license_fields([student.licence]), "library_name": "transformers"}
     facts["pipeline_tag"] = "text-generation"
     if not Path(model_location(student.model)).is_dir():  # the hub knows no directory of this project
@@ -63,7 +63,7 @@ def card_markdown(findings: Findings) -> str:
         "## Licences and provenance",
         *tables.provenance_tables(findings),
         paragraph(tables.hardware_note(findings)),
-        noted(tables.licence_note(teacher)),
+        noted(tables.licence_note(findings.context)),
         "## Limits",
         listed(map(paragraph, tables.limits(findings))),
         *recipe(findings),

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from pipeline.context import CHECKPOINT, Context
 from pipeline.errors import RecipeError, StageError
-from pipeline.recipe.cards import TeacherCard
 from pipeline.report.licences import license_fields
 from pipeline.report.markdown import front_matter, listed
 from pipeline.report.table import Table, escape, table_lines
-from pipeline.report.tables import UNREAD
 from pipeline.report.use import place_of
 from pipeline.run.contract import Manifest, check_outputs, hash_file, held
 from pipeline.run.revisions import known_revision
@@ -127,16 +125,18 @@ answer was checked by a verifier against its gold answer, and only traces that e
 
 {listed(listed_licences)}
 
-{outputs_note(teacher)}
+{outputs_note(context)}
 """
 
 
-def outputs_note(teacher: TeacherCard) -> str:
-    """What the teacher's licence says of training on these examples, where its card knows."""
-    licence = escape(teacher.licence)
-    if teacher.training_on_outputs == "unstated":
-        return f"{UNREAD} ({licence}) allows training on its outputs: read it before these are passed on."
-    return f"Training on the teacher's outputs is {teacher.training_on_outputs} by its licence ({licence})."
+def outputs_note(context: Context) -> str:
+    """What the licences of teacher and judge say of training on these examples, where their cards know."""
+    teacher = context.teacher_card
+    outputs, judge = teacher.training_on_outputs, context.judge_restriction
+    said = f"Training on the teacher's outputs is {outputs} by its licence ({teacher.licence})."
+    if outputs == "unstated":
+        said = f"{teacher.restriction('teacher')}: read it before these are passed on."
+    return escape(f"{said} {judge}: read it before these are passed on." if judge else said)
 
 
 def upload(kind: str, repo: str, folder: Path) -> None:

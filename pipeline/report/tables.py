@@ -7,7 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 
-from pipeline.recipe.cards import TeacherCard, called
+from pipeline.context import Context
+from pipeline.recipe.cards import called
 from pipeline.report.gather import Findings, funnel_of
 from pipeline.report.numbers import count, p_value, points, score, seconds, short
 from pipeline.report.results import POOLED, Consensus, Score, TaskResult
@@ -525,17 +526,11 @@ def cost_note(findings: Findings) -> str:
     )
 
 
-UNREAD = "The teacher's card does not say whether its licence"
-
-
-def licence_note(teacher: TeacherCard) -> str | None:
-    """What is to be read before the checkpoint is passed on, where its teacher's licence may forbid that."""
-    if teacher.training_on_outputs == "allowed":
-        return None
-    said = f"The licence of the teacher ({teacher.licence}) restricts what may be trained on its outputs"
-    if teacher.training_on_outputs == "unstated":
-        said = f"{UNREAD} ({teacher.licence}) allows training on its outputs"
-    return f"{said}: read it before this checkpoint is passed on."
+def licence_note(context: Context) -> str | None:
+    """What is to be read before the checkpoint is passed on, where its teacher's licence, or its judge's, may
+    forbid that."""
+    said = filter(None, (context.teacher_card.restriction("teacher"), context.judge_restriction))
+    return " ".join(f"{each}: read it before this checkpoint is passed on." for each in said) or None
 
 
 def limits(findings: Findings) -> list[str]:

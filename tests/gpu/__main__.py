@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def clear_device(device: str) -> None:
     if device == "cuda":
         import torch
 
+        if not torch.cuda.is_available():  # which the row itself tells
+            return
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
 
@@ -149,6 +152,13 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def counted(results: list[dict[str, Any]]) -> str:
+    """How many rows there are of each state: what is not here is neither."""
+    states = Counter(result["state"] for result in results)
+    words = {WORKS: "work", FAILS: "fail", NOT_HERE: "need what is not here"}
+    return f"of {len(results)} rows " + ", ".join(f"{states[state]} {word}" for state, word in words.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--dry", action="store_true", help="on the CPU, as small as it can be")
@@ -178,10 +188,10 @@ def main() -> None:
             print(table([found]), flush=True)
             flags.out.write_text(json.dumps(results, indent=2) + "\n")
     print("\n" + table(results))
-    failed = [result["name"] for result in results if result["state"] == FAILS]
+    failed = any(result["state"] == FAILS for result in results)
     if rest:
         print(f"\nno time was left for: {', '.join(row.name for row in rest)}")
-    print(f"\n{len(failed)} of {len(results)} rows failed; {flags.out}")
+    print(f"\n{counted(results)}; {flags.out}")
     sys.exit(1 if failed or rest else 0)
 
 

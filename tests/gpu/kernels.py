@@ -1,9 +1,16 @@
-"""Rows about attention: torch's variable-length kernel against the call example by example, values and speed."""
+"""Rows about attention: torch's variable-length kernel and FlashAttention's against the call example by example.
+
+What this machine has not (a package, a newer card) is not here; what is there and not used, or wrong, fails.
+"""
 
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from packaging.version import Version
+from transformers import AutoModelForCausalLM, Qwen3Config
+from transformers.utils import is_flash_attn_2_available
 
 from students import attention, varlen
 from tests.gpu.machine import seconds_of
@@ -18,6 +25,7 @@ ROWS = {
 }
 Parts = list[torch.Tensor]
 TOLERANCE = 0.02  # of the largest value: bf16 has 8 bits
+FIRST_WITH_VARLEN = "2.10"
 
 
 class Layer(torch.nn.Module):
@@ -68,8 +76,12 @@ def largest_difference(row: Parts, options: dict[str, Any]) -> dict[str, float]:
 def variable_length(setting: Setting) -> dict[str, Any]:
     """Values and gradients agree, with and without a window, and how many times faster a pass is."""
     require_gpus(setting)
-    if not varlen.parameters():
-        raise NotHere("this torch has no torch.nn.attention.varlen")
+    if Version(torch.__version__) < Version(FIRST_WITH_VARLEN):
+        raise NotHere(f"torch {torch.__version__}: torch.nn.attention.varlen begins with {FIRST_WITH_VARLEN}")
+    if (capability := torch.cuda.get_device_capability()) < varlen.OLDEST:
+        raise NotHere(f"capability {capability}: the kernel begins with {varlen.OLDEST}")
+    assert varlen.parameters(), f"torch {torch.__version__} has no torch.nn.attention.varlen"
+    hold_taken()
     found: dict[str, Any] = {"torch": torch.__version__, "takes": sorted(varlen.parameters())}
     apart = {}
     for window in (None, 512):
@@ -85,8 +97,44 @@ def variable_length(setting: Setting) -> dict[str, Any]:
     return found
 
 
+def hold_taken() -> None:
+    """AssertionError where a student's attention does not take the kernel for a row of short examples."""
+    row, options = row_of(ROWS["32 x 256"])
+    with patch.object(varlen, "attend", wraps=varlen.attend) as taken:
+        attention.attend_apart(Layer(), row[0], row[1], row[2], None, **options)
+    assert taken.called, "attention goes example by example"
+
+
 def flash_attention(setting: Setting) -> dict[str, Any]:
+    """A student is packed with it, by train's own questions, and its gradients are those of our attention."""
     require_gpus(setting)
+    if not is_flash_attn_2_available():
+        raise NotHere("transformers takes no flash_attn that is not FlashAttention 2.3.3 or newer")
+    from students.layout import choose_layout  # TRL, which the row above need not wait for
+
     name = attention.implementation("cuda")
     assert name == attention.FLASH, name
-    return {"implementation": name}
+    sizes = {"num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 512, "vocab_size": 512}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+    torch.manual_seed(0)
+    student: Any = AutoModelForCausalLM.from_config(
+        Qwen3Config(**sizes, **heads), dtype=torch.bfloat16, attn_implementation=name
+    ).to("cuda")
+    lengths = [100, 60, 300]
+    ids = torch.randint(0, sizes["vocab_size"], (1, sum(lengths)), device="cuda")
+    layout = choose_layout(student, [part.tolist() for part in ids[0].split(lengths)], 2048)
+    assert (layout.packed, layout.attention) == (True, name), layout
+    places = torch.cat([torch.arange(length, device="cuda") for length in lengths])[None]
+    found = []
+    for implementation in (name, attention.register()):
+        student.set_attn_implementation(implementation)
+        _, options = row_of(lengths)
+        borders = {
+            f"{what}_{side}": options[f"{what}_q"] for what in ("cu_seq_lens", "max_length") for side in "qk"
+        }
+        student.zero_grad()
+        student(input_ids=ids, position_ids=places, labels=ids, use_cache=False, **borders).loss.backward()
+        found.append(torch.cat([weight.grad.float().flatten() for weight in student.parameters()]))
+    by = float((found[0] - found[1]).norm() / found[1].norm())
+    assert by < TOLERANCE, by
+    return {"implementation": name, "gradients differ": round(by, 5)}

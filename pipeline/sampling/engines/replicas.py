@@ -27,6 +27,9 @@ FIRST_REST_SECONDS, MAX_REST_SECONDS = 0.25, 30.0
 class Replica:
     """One server. `limit` is how many requests it may have at a time, `counts` go into the manifest.
 
+    `root` and `positions` are where a vLLM has its weights from and how many tokens it takes, as far as it
+    says so, and `unfit_for` is why it answers and is not used.
+
     Refusals are weighed over windows of about as many outcomes as requests are in flight. `left_out` and
     `renamed` are parameters as it was learnt that it wants them, `rests_for` is why it rests for long and
     `has_answered` whether it did since it last asked for that, `generated` the tokens of its answers and
@@ -37,6 +40,9 @@ class Replica:
     limit: float
     most: int
     model: str = ""
+    root: str = ""
+    positions: int | None = None
+    unfit_for: str = ""
     is_vllm: bool = False
     left_out: set[str] = field(default_factory=set)
     renamed: dict[str, str] = field(default_factory=dict)
@@ -57,6 +63,15 @@ class Replica:
     def cuts(self) -> int:
         """How often the limit was cut. What was sent before the last cut and is refused now is old news."""
         return self.counts["slowed_down"]
+
+    def came_back_as(self, root: str, positions: int | None) -> str:
+        """What a server is now that it was not: other weights, or fewer positions; nothing where it is the
+        same, or does not say."""
+        if self.root and root and root != self.root:
+            return f"serves {root} now, under the name under which it served {self.root}"
+        if self.positions and positions and positions < self.positions:
+            return f"takes {positions:,} tokens now (max_model_len), and took {self.positions:,}"
+        return ""
 
     def is_free(self, now: float) -> bool:
         return not self.down and self.paused_until <= now and self.in_flight < max(int(self.limit), 1)
@@ -127,8 +142,11 @@ class Replicas:
                 return chosen
             silent = now - self._last_sign > self._outage_seconds
             if silent and all(replica.down for replica in self.all):
+                unfit = "; ".join(r.unfit_for or f"{r.url} is down" for r in self.all)
+                unfit *= any(r.unfit_for for r in self.all)
                 raise EngineError(
-                    f"no server has answered for {self._outage_seconds:.0f} s ({', '.join(self.urls())}). "
+                    f"no server {'could be used' if unfit else 'has answered'} for "
+                    f"{self._outage_seconds:.0f} s ({unfit or ', '.join(self.urls())}). "
                     f"What was finished is kept: {self._advice} and run the same command again"
                 )
             self._changed.clear()
@@ -159,6 +177,11 @@ class Replicas:
     def sign_of_life(self) -> None:
         self._last_sign = time.monotonic()
 
+    def idle_for(self, seconds: float) -> bool:
+        """Whether nothing is on its way and nothing has been for so long."""
+        idle = not any(replica.in_flight for replica in self.all)
+        return idle and time.monotonic() - self._last_sign > seconds
+
     def fell(self, replica: Replica, why: str) -> bool:
         """Mark a server as down; True where it was up until now."""
         if replica.down:
@@ -172,7 +195,7 @@ class Replicas:
         return True
 
     def rose(self, replica: Replica) -> None:
-        replica.down = False
+        replica.down, replica.unfit_for = False, ""
         replica.failed_in_a_row = 0
         replica.limit = float(replica.most)
         self.sign_of_life()

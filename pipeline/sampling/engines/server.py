@@ -65,6 +65,7 @@ MODELS_BYTES = 4 * 2**20  # the longest lists of public routers have a quarter o
 ANSWER_BYTES, TOKEN_BYTES, LOGPROB_BYTES = 256 * 2**10, 128, 512
 NUM_FIRST = 16  # responses after which it is told that none of them has an answer
 METRICS_SECONDS = 2.0  # between two looks at a vLLM's counters
+IDLE_SECONDS = 10.0  # unasked for so long, a server may be another one: no vLLM starts in less
 GENERATED = re.compile(r"^vllm:generation_tokens(?:_total)?(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
@@ -107,11 +108,17 @@ class ServerEngine:
             self.notes["left_out"] = left_out
 
     async def ready(self) -> None:
-        if not self._probed:
-            async with self._probing:
-                if not self._probed:
-                    await self._probe()
-                    self._probed = True
+        """Also after a pause, in which servers may have been exchanged without a request that failed."""
+        if self._probed and not self._replicas.idle_for(IDLE_SECONDS):
+            return
+        async with self._probing:
+            if not self._probed:
+                self._replicas.sign_of_life()  # nobody has asked until now: an outage begins here
+                await self._probe()
+                self._probed = True
+            elif self._replicas.idle_for(IDLE_SECONDS):
+                await self._look_again()
+                self._replicas.sign_of_life()  # not before: whoever asks meanwhile waits here
 
     async def prompts(self) -> ChatPrompts | None:
         """The model's tokenizer where it is on this machine; servers need none here."""
@@ -203,8 +210,12 @@ class ServerEngine:
     def _failed(self, replica: Replica, retry: Retry) -> None:
         """Count a failure that says nothing of the load; a server that fails too often is down."""
         replica.failed_in_a_row += 1
-        unwell = retry.kind == "connection" or replica.failed_in_a_row >= MAX_FAILED_IN_A_ROW
-        if unwell and self._replicas.fell(replica, f"{retry.kind}: {retry}"):
+        if retry.kind == "connection" or replica.failed_in_a_row >= MAX_FAILED_IN_A_ROW:
+            self._leave_out(replica, f"{retry.kind}: {retry}")
+
+    def _leave_out(self, replica: Replica, why: str) -> None:
+        """Ask a server for nothing until it answers again as what it was."""
+        if self._replicas.fell(replica, why):
             watch = asyncio.create_task(self._watch(replica))
             self._watches.add(watch)
             watch.add_done_callback(self._watches.discard)
@@ -218,8 +229,9 @@ class ServerEngine:
                 await self._learn(replica)
             except (Retry, RequestFailed, EngineError) as error:
                 pause = min(pause * 1.5, MAX_BACKOFF_SECONDS)
-                if isinstance(error, EngineError) and said != str(error):
-                    said = str(error)
+                replica.unfit_for = str(error) if isinstance(error, EngineError) else ""
+                if replica.unfit_for and said != replica.unfit_for:
+                    said = replica.unfit_for
                     log.warning("%s answers but is not used: %s", replica.url, said)
                 continue
             self._replicas.rose(replica)
@@ -375,8 +387,20 @@ class ServerEngine:
             listed = "; ".join(f"{url}: {what}" for url, what in found.items())
             raise EngineError(f"no server answers ({listed}). Start one with make serve-teacher")
 
+    async def _look_again(self) -> None:
+        """Compare each server with what it was; one that is none of it any more is as one that is down."""
+        for replica in self._replicas.all:
+            if replica.down:
+                continue  # its watch does
+            try:
+                await self._learn(replica)
+            except (Retry, RequestFailed, EngineError) as error:
+                replica.unfit_for = str(error) if isinstance(error, EngineError) else ""
+                self._leave_out(replica, str(error))
+
     async def _learn(self, replica: Replica) -> None:
-        """The name of the model there, and whether it is a vLLM. EngineError where it is another model."""
+        """The name of the model there, and whether it is a vLLM. EngineError where it is another model, or
+        less than what was there before."""
         models = await self._models(replica)
         try:
             name = served_name(self._model, self._flags, list(models))
@@ -384,16 +408,24 @@ class ServerEngine:
             raise EngineError(f"{replica.url}: {self._key.shown(str(error))}") from None
         if name is None:
             raise EngineError(
-                f"{replica.url} does not serve {self._model.name} ({self._model.model}); it serves "
+                f"{replica.url} does not serve "
+                f"{self._flags.served_name or f'{self._model.name} ({self._model.model})'}; it serves "
                 f"{self._key.shown(', '.join(models)) or 'nothing'}. Start it with make serve-teacher, or "
                 "name it with --served-name"
             )
         entry = models.get(name, {})
-        replica.model = name
+        longest, root = entry.get("max_model_len"), entry.get("root")
+        known = longest if isinstance(longest, int) and 0 < longest < MAX_COUNT else None
+        came = replica.came_back_as(str(root or ""), known)
+        if came:
+            raise EngineError(
+                f"{replica.url} {self._key.shown(came)}. Start it again as it was; only where these are the "
+                "same weights at another place, run the same command again"
+            )
+        replica.model, replica.root = name, str(root or replica.root)
+        replica.positions = known if replica.positions is None else replica.positions
         self.notes.setdefault("asked_as", {})[replica.url] = self._key.shown(name)
         replica.is_vllm = entry.get("owned_by") == "vllm"
-        longest = entry.get("max_model_len")
-        known = longest if isinstance(longest, int) and 0 < longest < MAX_COUNT else None
         self.notes.setdefault("max_model_len", {})[replica.url] = known
         if replica.is_vllm:
             await self._compare_prompts(replica)

@@ -36,6 +36,15 @@ from pipeline.sampling.prompts import ChatPrompts, RendersPrompts, is_here
 log = logging.getLogger(__name__)
 
 STARTING = threading.Lock()  # one engine at a time changes the environment of this process
+# architectures whose answers are right with vLLM's kernel for rotary embeddings on a CPU
+# (tests/test_architectures.py): queries of [tokens, heads, size], as LFM2's, it turns wrongly (vLLM 0.32)
+TURNED_RIGHT = frozenset(
+    f"{name}ForCausalLM"
+    for name in (
+        *("Qwen2", "Qwen3", "Qwen3Moe", "Qwen3Next", "Llama", "Mistral", "Gemma2", "Gemma3", "Gemma4"),
+        *("SmolLM3", "Olmo3", "Phi3", "GptOss", "GraniteMoeHybrid", "FalconH1"),
+    )
+)
 CPU_BLOCK = 128  # tokens that vLLM's cache on a CPU gives at once
 LEAST_CACHE = 2**28  # bytes
 PROCESSES_GIB = 3  # what the processes of an engine on a CPU hold beside weights and cache
@@ -416,6 +425,10 @@ def engine_arguments(model: SampledModel, flags: EngineFlags) -> dict[str, Any]:
         arguments["kv_cache_memory_bytes"] = cache_bytes(config, flags)
         if config is not None and config.is_hybrid:
             arguments["enable_prefix_caching"] = False  # which would want chunked prefill
+        if config is None or config.architecture not in TURNED_RIGHT:
+            own = asked.get("compilation_config", {})
+            if isinstance(own, dict):
+                asked["compilation_config"] = {"custom_ops": ["-rotary_embedding"]} | own
     else:
         arguments["gpu_memory_utilization"] = flags.gpu_memory_share
     return arguments | asked

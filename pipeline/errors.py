@@ -59,11 +59,16 @@ DISK_WORDS = (
 )
 
 
+def in_one_line(error: BaseException, most: int | None = None) -> str:
+    """What an error says, without its breaks; of a long one the first `most` characters."""
+    return " ".join(str(error).split())[:most]
+
+
 def write_fault(error: BaseException | None, where: Path) -> StageError | None:
     """The one error for a full, broken or closed disk that `error` or one of its causes tells of."""
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
-        text = " ".join(str(error).split())
+        text = in_one_line(error)
         if number in DISK_FAULTS or any(word in text for word in DISK_WORDS):
             return StageError(
                 f"{where}: cannot be read or written ({text[:200]}). What is finished is kept: make room "

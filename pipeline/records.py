@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from pipeline.errors import StageError
+from pipeline.errors import StageError, in_one_line
 from pipeline.rows import write_rows
 
 if TYPE_CHECKING:
@@ -468,5 +468,5 @@ def read_examples(path: Path) -> Iterator[Example]:
                     ]
                     yield Example(**row)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = in_one_line(error, 200)
         raise StageError(f"{path}: cannot be read as examples ({said}). Run: make filter") from None

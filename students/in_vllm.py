@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.errors import StageError
+from pipeline.errors import StageError, in_one_line
 from pipeline.flags import EngineFlags
 from pipeline.recipe.cards import SampledModel
 from pipeline.run.lifetime import die_with_parent
@@ -149,5 +149,5 @@ def fault_of(model: SampledModel, flags: EngineFlags, prompt: list[int]) -> str 
             greedy = SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
             engine.generate(TokensPrompt(prompt_token_ids=prompt), greedy, use_tqdm=False)
     except Exception as error:  # noqa: BLE001  # of any kind: each architecture is code of its own
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return f"{type(error).__name__}: {in_one_line(error, 300)}"
     return None

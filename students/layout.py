@@ -21,7 +21,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from pipeline.errors import StageError
+from pipeline.errors import StageError, in_one_line
 from students import varlen
 from students.attention import FLASH, NAME, register
 
@@ -320,7 +320,7 @@ class _Compared:
         except torch.OutOfMemoryError:
             raise  # nothing of the student's
         except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:  # a kernel's own limits
-            return f"it does not run: {' '.join(str(error).split())[:120]}"
+            return f"it does not run: {in_one_line(error, 120)}"
         by = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
         if not by <= (HALF_EXACT if self.half else EXACT):  # nor is NaN
             return f"it differs by {by:.2g} of its scale"

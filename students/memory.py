@@ -47,14 +47,18 @@ def explaining_lack_of_memory(stage: str, advice: str) -> Iterator[None]:
         ) from error
 
 
+def num_weights(parameter: nn.Parameter) -> int:
+    """How many it holds: a quantised matrix packs two into a byte."""
+    return parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
+
+
 def size_of_model(student: PreTrainedModel) -> ModelSize:
     """The loaded student's size; widths stay unknown for a mixture of experts or an unusual configuration."""
     config = student.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None) or 1
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     experts, _ = experts_of(config.to_dict())
-    # a quantised matrix packs two of its weights into a byte
-    parameters = sum(p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in student.parameters())
+    parameters = sum(map(num_weights, student.parameters()))
     return ModelSize(
         parameters=parameters,
         active_parameters=parameters,
@@ -124,7 +128,7 @@ def say_disk(student: nn.Module, dtype: torch.dtype, method: str, steps: Path) -
     fp32, with AdamW's two moments in each checkpoint, and at the end the weights once and in `dtype`."""
     every = trained = 0
     for weight in student.parameters():
-        every += weight.numel() * (2 if weight.dtype == torch.uint8 else 1)
+        every += num_weights(weight)
         trained += weight.numel() * weight.requires_grad
     adapter = 0 if method == "full" else 4 * trained  # a copy
     most = ((KEPT_CHECKPOINTS + 1) * 3 * 4 + 4) * trained + adapter + dtype.itemsize * every

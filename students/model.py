@@ -12,7 +12,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from pipeline.errors import RecipeError, StageError
+from pipeline.errors import RecipeError, StageError, in_one_line
 from pipeline.recipe.cards import SampledModel, StudentCard, called
 from pipeline.recipe.schema import Lora, Train
 from pipeline.sampling.prompts import token_id
@@ -47,7 +47,7 @@ def load_config(card: StudentCard, model: SampledModel) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(model.model, revision=model.revision, trust_remote_code=False)
     except ValueError as error:
-        said = " ".join(str(error).split())[:200]
+        said = in_one_line(error, 200)
         raise StageError(
             f"{model.model}: needs code of its own, which is never run ({said}). Choose a student that "
             "transformers supports by itself"
@@ -181,13 +181,13 @@ def _load(
     except torch.OutOfMemoryError:
         raise  # nothing of the student's
     except (OSError, SafetensorError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:300]
+        said = in_one_line(error, 300)
         raise StageError(
             f"{model.model}: its weights cannot be loaded ({said}). A student is read from *.safetensors "
             "only, in a local directory or on the hub"
         ) from None
     except ValueError as error:  # as of an architecture that has not this attention
-        said = " ".join(str(error).split())[:300]
+        said = in_one_line(error, 300)
         raise StageError(
             f"{model.model}: transformers does not load it with attention {implementation} ({said})"
         ) from None
@@ -227,7 +227,7 @@ def text_alone(student: PreTrainedModel) -> PreTrainedModel:
         )
         text.tie_weights()
     except (AttributeError, RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = in_one_line(error, 200)
         raise StageError(
             f"{name} reads more than text, and its text model cannot be trained by itself ({said}). Name a "
             "checkpoint of text alone as the student"

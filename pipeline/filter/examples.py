@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, in_one_line
 from pipeline.recipe.cards import StudentCard, Tags, model_location
 from pipeline.recipe.prompts import Prompt
 from pipeline.records import Example, Filtered
@@ -87,7 +87,7 @@ def tokenizer_file(card: StudentCard, revision: str | None = None) -> Path:
     try:
         return Path(hf_hub_download(card.model, "tokenizer.json", revision=revision or card.revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:  # the last: no hub id
-        said = " ".join(str(error).split())[:200]
+        said = in_one_line(error, 200)
         raise RecipeError(
             f"{card.model}: its tokenizer.json cannot be fetched ({said}). filter counts tokens with it: "
             "fetch the student once where there is a network, or name a local directory in its card"
@@ -123,6 +123,6 @@ def read_tokenizer(path: str) -> Any:
         return Tokenizer.from_file(path)
     except Exception as error:  # noqa: BLE001  # the library raises nothing narrower
         raise RecipeError(
-            f"{path}: cannot be read as a tokenizer ({' '.join(str(error).split())[:200]}); filter counts "
+            f"{path}: cannot be read as a tokenizer ({in_one_line(error, 200)}); filter counts "
             "tokens with it. Fetch the whole file (a Git LFS pointer is not enough: git lfs pull)"
         ) from None

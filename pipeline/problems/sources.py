@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import RecipeError, VerifyError, inside
+from pipeline.errors import RecipeError, VerifyError, in_one_line, inside
 from pipeline.problems.options import options_of
 from pipeline.problems.programs import FORMS, Cell, NoTests
 from pipeline.recipe.cards import TaskCard
@@ -155,7 +155,7 @@ def _dataset(source: ProceduralSource, seed: int) -> "ProceduralDataset":
     try:
         return create_dataset(source.reasoning_gym, seed=seed, size=source.size, **source.config)
     except FAMILY_FAULTS as error:
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = in_one_line(error) or type(error).__name__
         raise RecipeError(
             f"{where}: reasoning-gym refuses it: {said}; found {json.dumps(source.config)} "
             f"(keys: {', '.join(known)})"
@@ -345,7 +345,7 @@ def hub_rows(source: HubSource) -> Iterator[Line]:
     try:
         rows = datasets.load_dataset(source.hub, source.subset, split=source.split, revision=source.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        said = " ".join(str(error).split())[:300]
+        said = in_one_line(error, 300)
         raise RecipeError(
             f"{where}: the data set cannot be loaded: {said}. Without a network, give a local copy as a "
             "source with `path:`"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, in_one_line
 from pipeline.recipe.templates import rendered
 
 Kind = Literal["teacher", "student"]
@@ -81,7 +81,7 @@ class Files:
             said = error
         raise RecipeError(
             f"{self.model}: is no directory here, and its {name} cannot be fetched from the hub "
-            f"({' '.join(str(said).split())[:160]}). Fetch the model first, or state in a card what would be "
+            f"({in_one_line(said, 160)}). Fetch the model first, or state in a card what would be "
             "read from it (python -m pipeline schema student)"
         )
 
@@ -262,7 +262,7 @@ def size_of(model: str, config: dict[str, Any]) -> dict[str, Any] | None:
     if latent is not None:  # latent attention keeps one compressed row for all heads
         kv_heads, kv_values = 1, latent + counts.get("qk_rope_head_dim", 0)
     experts, active = experts_of(config)
-    idle = expert_weights(directory, experts) * (1 - active / experts)
+    idle = expert_weights(directory, experts) * (1 - active / experts) if experts > 1 else 0
     return {
         "parameters": float(parameters),
         "active_parameters": float(parameters - idle),
@@ -291,13 +291,12 @@ def experts_of(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def expert_weights(directory: Path, experts: int) -> int:
-    """Parameters of all experts of a checkpoint, without those that all tokens share: the tensors below a
-    module `experts`, and those that hold one matrix for each of them."""
+    """Parameters of all experts of a mixture's checkpoint, without those that all tokens share: the tensors
+    below a module `experts`, and those that hold one matrix for each of them."""
     return sum(
         math.prod(tensor["shape"])
         for name, tensor in stored_tensors(directory)
-        if experts > 1
-        and ("experts" in name.split(".") or (len(tensor["shape"]) == 3 and tensor["shape"][0] == experts))
+        if "experts" in name.split(".") or (len(tensor["shape"]) == 3 and tensor["shape"][0] == experts)
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, in_one_line
 
 
 class Strict(BaseModel):
@@ -110,7 +110,7 @@ def parse(text: str, where: str) -> Any:
         line = f" line {mark.line + 1}" if mark else ""
         raise RecipeError(f"{where}:{line} is not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise RecipeError(f"{where}: is not valid YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{where}: is not valid YAML: {in_one_line(error)}") from None
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:

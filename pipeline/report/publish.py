@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.context import CHECKPOINT, Context
-from pipeline.errors import RecipeError, StageError
+from pipeline.errors import RecipeError, StageError, in_one_line
 from pipeline.report.licences import license_fields
 from pipeline.report.markdown import front_matter, listed
 from pipeline.report.table import Table, escape, table_lines
@@ -151,7 +151,7 @@ def upload(kind: str, repo: str, folder: Path) -> None:
         api.create_repo(repo, repo_type=kind, private=True, exist_ok=True)
         where = api.upload_folder(repo_id=repo, repo_type=kind, folder_path=str(folder))
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = in_one_line(error, 200)
         raise StageError(
             f"publish: {repo}: the hub refused it ({said}). {folder} is complete: log in with "
             "`hf auth login` and run the same command again"

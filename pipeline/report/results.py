@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import msgspec
 
-from pipeline.errors import StageError
+from pipeline.errors import StageError, in_one_line
 from pipeline.recipe.schema import Sampling
 
 RESULTS = "results.json"
@@ -231,6 +231,6 @@ def read_results(path: Path) -> Results:
         raise StageError(f"{path}: cannot be read ({error.strerror}). Run: make eval") from None
     except ValueError as error:
         raise StageError(
-            f"{path}: does not hold the results of this version ({' '.join(str(error).split())[:300]}). Run "
+            f"{path}: does not hold the results of this version ({in_one_line(error, 300)}). Run "
             "eval again with FORCE=1 (the directory is moved, not deleted, and its samples are adopted)"
         ) from None

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, in_one_line
 from pipeline.rows.files import files_of, kind_of, require_file
 from pipeline.rows.lines import Line, lines_in, parse_line
 
@@ -75,7 +75,7 @@ def _opened(file: str, compression: str) -> IO[bytes]:
 
 
 def _fault(file: str, what: str, error: Exception) -> RecipeError:
-    return RecipeError(f"{file}: cannot be read as {what}: {' '.join(str(error).split())}")
+    return RecipeError(f"{file}: cannot be read as {what}: {in_one_line(error)}")
 
 
 def _text_lines(stream: IO[bytes]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RecipeError, StageError
+from pipeline.errors import RecipeError, StageError, in_one_line
 from pipeline.recipe.cards import Cards, SampledModel
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.sources import CardTask, HubSource
@@ -158,7 +158,7 @@ def latest_commit(name: str) -> str:
         hub = HfApi()
         commit = (hub.model_info(plain) if is_model else hub.dataset_info(plain)).sha
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = in_one_line(error, 200)
         if is_model and isinstance(error, HFValidationError):
             raise RecipeError(
                 f"{plain}: is neither a hub id ({said}) nor a directory here; correct `model` in its card"

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import RecipeError, StageError
+from pipeline.errors import RecipeError, StageError, in_one_line
 from pipeline.recipe.cards import SampledModel
 from pipeline.recipe.prompts import Chat
 from pipeline.recipe.reading import Files, template_of
@@ -155,7 +155,7 @@ def load_tokenizer(model: str, revision: str | None, local_only: bool = False) -
             model, revision=revision, local_files_only=local_only, trust_remote_code=False
         )
     except Exception as error:  # noqa: BLE001  # its readers raise KeyError, TypeError, Exception
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        said = f"{type(error).__name__}: {in_one_line(error, 300)}"
         raise StageError(
             f"{torn_file(model) or model}: its tokenizer cannot be loaded ({said}). Fetch the whole "
             "checkpoint, with its tokenizer.json (a Git LFS pointer is not enough: git lfs pull); one that "

@@ -40,7 +40,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import VerifyError
+from pipeline.errors import VerifyError, in_one_line
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}  # the order of sets is always the same
@@ -511,7 +511,7 @@ def fault_of(one: Way) -> str:
             program.talk(b"", lambda: b"\n" in program.output, close=True)
             found = json.loads(bytes(program.output) or b"{}")
     except (OSError, Stopped, SandboxFault, ValueError) as error:
-        return " ".join(str(error).split())
+        return in_one_line(error)
     if not found:
         return bytes(program.errors[-200:]).decode(errors="replace").strip() or "the program ended at once"
     missing = [name for name, held in found.items() if not held]

@@ -142,11 +142,12 @@ class Replicas:
                 return chosen
             silent = now - self._last_sign > self._outage_seconds
             if silent and all(replica.down for replica in self.all):
-                unfit = "; ".join(r.unfit_for or f"{r.url} is down" for r in self.all)
-                unfit *= any(r.unfit_for for r in self.all)
+                what, which = "has answered", ", ".join(self.urls())
+                if any(replica.unfit_for for replica in self.all):
+                    what = "could be used"
+                    which = "; ".join(one.unfit_for or f"{one.url} is down" for one in self.all)
                 raise EngineError(
-                    f"no server {'could be used' if unfit else 'has answered'} for "
-                    f"{self._outage_seconds:.0f} s ({unfit or ', '.join(self.urls())}). "
+                    f"no server {what} for {self._outage_seconds:.0f} s ({which}). "
                     f"What was finished is kept: {self._advice} and run the same command again"
                 )
             self._changed.clear()

@@ -414,15 +414,15 @@ class ServerEngine:
                 "name it with --served-name"
             )
         entry = models.get(name, {})
-        longest, root = entry.get("max_model_len"), entry.get("root")
+        longest, root = entry.get("max_model_len"), str(entry.get("root") or "")
         known = longest if isinstance(longest, int) and 0 < longest < MAX_COUNT else None
-        came = replica.came_back_as(str(root or ""), known)
+        came = replica.came_back_as(root, known)
         if came:
             raise EngineError(
                 f"{replica.url} {self._key.shown(came)}. Start it again as it was; only where these are the "
                 "same weights at another place, run the same command again"
             )
-        replica.model, replica.root = name, str(root or replica.root)
+        replica.model, replica.root = name, root or replica.root
         replica.positions = known if replica.positions is None else replica.positions
         self.notes.setdefault("asked_as", {})[replica.url] = self._key.shown(name)
         replica.is_vllm = entry.get("owned_by") == "vllm"
